@@ -1,0 +1,14 @@
+//! The engine of braise: from a GGUF file to tokens.
+//!
+//! The path of a token, in the order of the modules: [`gguf`] maps the file, [`arch`] turns its
+//! metadata into a [`block::Spec`], [`model`] binds the weights to it, [`tokenizer`] and [`chat`]
+//! turn text into token ids, [`forward`] turns token ids into logits on a [`backend`], and
+//! [`sample`] picks the next token. [`session`] holds the state of one conversation.
+
+pub mod chat;
+pub mod error;
+pub mod gguf;
+pub mod sample;
+pub mod tokenizer;
+
+pub use error::{Error, ErrorKind, Result};
