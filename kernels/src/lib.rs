@@ -1,1 +1,3 @@
-//! k
+//! Quantization formats and the kernels that multiply them.
+
+pub mod quant;
