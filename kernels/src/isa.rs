@@ -41,7 +41,11 @@ macro_rules! level {
 const LEVELS: [Level; 3] = [
     Level { isa: Isa::Portable, name: "portable", features: "", detected: || true },
     level!(Avx2, "avx2", ["avx2", "fma", "f16c"]),
-    level!(Avx512Vnni, "avx512vnni", ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"]),
+    level!(
+        Avx512Vnni,
+        "avx512vnni",
+        ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"]
+    ),
 ];
 
 /// A level that was asked for by name and cannot be had.
@@ -91,7 +95,8 @@ impl Isa {
     /// # Errors
     /// The name is unknown, or the CPU lacks the level. There is no fallback to a slower one.
     pub fn by_name(name: &str) -> Result<Isa, IsaError> {
-        let level = LEVELS.iter().find(|l| l.name == name).ok_or_else(|| IsaError::Unknown(name.to_owned()))?;
+        let level =
+            LEVELS.iter().find(|l| l.name == name).ok_or_else(|| IsaError::Unknown(name.to_owned()))?;
         if !level.isa.is_supported() {
             return Err(IsaError::Unsupported(level.isa));
         }

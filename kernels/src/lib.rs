@@ -1,3 +1,12 @@
-//! Quantization formats and the kernels that multiply them.
+//! Quantization formats and the SIMD kernels that multiply them. Knows no file format and no model.
+//!
+//! [`quant`] is the scalar truth about every format, [`ops`] the float operations, [`cpu`] what is faster on a given
+//! instruction set, [`table`] the choice between them, made once. [`sync`] is memory that worker threads share.
+#![allow(
+    unsafe_code,
+    reason = "the one crate where SIMD loads and shared memory need it; every block says why it is sound"
+)]
 
+pub mod isa;
 pub mod quant;
+pub mod sync;

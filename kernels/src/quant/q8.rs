@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn the_error_is_at_most_half_a_step() {
         for shift in [-3.0f32, -0.2, 0.0, 0.4, 5.0] {
-            let x: Vec<f32> = (0..4 * BLOCK).map(|i| (i as f32 * 1.7).sin() * (1.0 + (i / BLOCK) as f32) + shift).collect();
+            let x: Vec<f32> =
+                (0..4 * BLOCK).map(|i| (i as f32 * 1.7).sin() * (1.0 + (i / BLOCK) as f32) + shift).collect();
             let (q, z, d, sum) = quantized(&x);
             let row = Q8Row { q: &q, z: &z, d: &d, sum: &sum };
             for (i, (x, y)) in x.iter().zip(row.dequantize(0..x.len())).enumerate() {
