@@ -7,6 +7,9 @@
     reason = "the one crate where SIMD loads and shared memory need it; every block says why it is sound"
 )]
 
+mod cpu;
 pub mod isa;
+pub mod ops;
 pub mod quant;
 pub mod sync;
+pub mod table;

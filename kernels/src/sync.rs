@@ -208,7 +208,7 @@ fn write_mode(columns: bool, chunk: &Chunk<'_>, units: Units) -> Mode {
 /// A buffer of rows that a team shares.
 #[derive(Debug)]
 pub struct Shared<T> {
-    data: UnsafeCell<Box<[T]>>,
+    data: Box<[UnsafeCell<T>]>,
     row_len: usize,
     team: u64,
     /// `2 * phase + 1` while a worker sets `mode` for that phase, `2 * phase + 2` once it is set.
@@ -220,11 +220,11 @@ pub struct Shared<T> {
 // borrows or disjoint mutable ones, as the module's documentation says.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 
-impl<T: Copy + Send + Sync> Shared<T> {
-    /// A buffer of `rows` rows of `row_len` elements, all `value`, for the workers of `team`.
-    pub fn new(team: &Team, rows: usize, row_len: usize, value: T) -> Shared<T> {
+impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
+    /// A buffer of `rows` rows of `row_len` zeros for the workers of `team`. Takes memory only once it is written.
+    pub fn zeroed(team: &Team, rows: usize, row_len: usize) -> Shared<T> {
         Shared {
-            data: UnsafeCell::new(vec![value; rows * row_len].into_boxed_slice()),
+            data: bytemuck::zeroed_slice_box(rows * row_len),
             row_len,
             team: team.id,
             state: AtomicU64::new(0),
@@ -239,7 +239,8 @@ impl<T: Copy + Send + Sync> Shared<T> {
 
     /// The whole buffer, outside of phases.
     pub fn get_mut(&mut self) -> &mut [T] {
-        self.data.get_mut()
+        // SAFETY: `&mut self` makes this the only borrow of the elements.
+        unsafe { std::slice::from_raw_parts_mut(self.first(), self.data.len()) }
     }
 
     /// The whole buffer, in a phase in which nobody writes it.
@@ -247,36 +248,40 @@ impl<T: Copy + Send + Sync> Shared<T> {
         self.agree(worker, READ);
         // SAFETY: the workers of the only team that may use this buffer have agreed to read it until the end of the
         // phase, and the borrow of `worker` ends the result's life before that.
-        unsafe { &*self.data.get() }
+        unsafe { std::slice::from_raw_parts(self.first(), self.data.len()) }
     }
 
     /// The chunk's rows, as one slice.
     #[allow(clippy::mut_from_ref, reason = "the chunk is the permission to write")]
     pub fn rows<'a>(&'a self, chunk: &'a Chunk<'_>, units: Units) -> &'a mut [T] {
-        let all = self.part(chunk, units, false);
-        let len = all.len() / self.row_len.max(1);
-        let rows = units.elements(chunk, len);
+        self.take(chunk, write_mode(false, chunk, units));
+        let rows = units.elements(chunk, self.n_rows());
         // SAFETY: `rows` is within the buffer; rows of different chunks are disjoint because all workers agree on the
         // units and on the number of chunks, and this chunk has not been given its part before.
         unsafe {
-            let first = all.cast::<T>().add(rows.start * self.row_len);
+            let first = self.first().add(rows.start * self.row_len);
             std::slice::from_raw_parts_mut(first, rows.len() * self.row_len)
         }
     }
 
     /// The chunk's columns of every row.
     pub fn columns<'a>(&'a self, chunk: &'a Chunk<'_>, units: Units) -> Columns<'a, T> {
-        let all = self.part(chunk, units, true);
-        let range = units.elements(chunk, self.row_len);
-        Columns { all, row_len: self.row_len, range, borrow: PhantomData }
+        self.take(chunk, write_mode(true, chunk, units));
+        Columns { buffer: self, range: units.elements(chunk, self.row_len) }
     }
 
-    /// The buffer as a raw slice, after the checks that make the chunk's part of it exclusive.
-    fn part(&self, chunk: &Chunk<'_>, units: Units, columns: bool) -> *mut [T] {
-        self.agree(chunk.worker, write_mode(columns, chunk, units));
+    fn n_rows(&self) -> usize {
+        self.data.len() / self.row_len.max(1)
+    }
+
+    fn first(&self) -> *mut T {
+        UnsafeCell::raw_get(self.data.as_ptr())
+    }
+
+    /// Makes the part of the buffer that `mode` gives to `chunk` exclusively the caller's.
+    fn take(&self, chunk: &Chunk<'_>, mode: Mode) {
+        self.agree(chunk.worker, mode);
         chunk.give(std::ptr::from_ref(self).cast());
-        // SAFETY: only the pointer to the elements is read here; the box itself changes under `&mut self` alone.
-        unsafe { std::ptr::from_mut::<[T]>((*self.data.get()).as_mut()) }
     }
 
     /// Makes `mode` this phase's use of the buffer, or checks that it already is.
@@ -307,13 +312,11 @@ impl<T: Copy + Send + Sync> Shared<T> {
 /// The same columns of every row of a [`Shared`] buffer.
 #[derive(Debug)]
 pub struct Columns<'a, T> {
-    all: *mut [T],
-    row_len: usize,
+    buffer: &'a Shared<T>,
     range: Range<usize>,
-    borrow: PhantomData<&'a mut [T]>,
 }
 
-impl<T> Columns<'_, T> {
+impl<T: bytemuck::Zeroable + Copy + Send + Sync> Columns<'_, T> {
     /// Which columns they are.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
@@ -321,11 +324,11 @@ impl<T> Columns<'_, T> {
 
     /// These columns of row `row`.
     pub fn row(&mut self, row: usize) -> &mut [T] {
-        assert!(row < self.all.len() / self.row_len);
+        assert!(row < self.buffer.n_rows());
         // SAFETY: the row is in the buffer and the columns in the row; columns of different chunks are disjoint, this
         // chunk has been given them once, and `&mut self` makes this the only borrow of them.
         unsafe {
-            let first = self.all.cast::<T>().add(row * self.row_len + self.range.start);
+            let first = self.buffer.first().add(row * self.buffer.row_len + self.range.start);
             std::slice::from_raw_parts_mut(first, self.range.len())
         }
     }
@@ -349,8 +352,8 @@ mod tests {
         for size in [1, 2, 5] {
             let team = Team::new(size);
             let (rows, cols) = (7, 30);
-            let a = Shared::new(&team, rows, cols, 0u32);
-            let b = Shared::new(&team, rows, cols, 0u32);
+            let a = Shared::<u32>::zeroed(&team, rows, cols);
+            let b = Shared::<u32>::zeroed(&team, rows, cols);
             run(&team, |worker| {
                 for round in 1..200u32 {
                     while let Some(chunk) = worker.claim(4) {
@@ -382,7 +385,7 @@ mod tests {
     #[test]
     fn units_of_several_buffers_are_cut_as_one() {
         let team = Team::new(1);
-        let (a, b) = (Shared::new(&team, 1, 6, 0), Shared::new(&team, 1, 8, 0));
+        let (a, b) = (Shared::<u8>::zeroed(&team, 1, 6), Shared::<u8>::zeroed(&team, 1, 8));
         team.join(0, |worker| {
             let mut n = 0;
             while let Some(chunk) = worker.claim(5) {
@@ -396,7 +399,7 @@ mod tests {
     fn panics(f: impl FnOnce(&mut Worker<'_>, &Shared<u8>) + std::panic::UnwindSafe) -> bool {
         std::panic::catch_unwind(|| {
             let team = Team::new(1);
-            let buffer = Shared::new(&team, 4, 4, 0);
+            let buffer = Shared::zeroed(&team, 4, 4);
             team.join(0, |worker| f(worker, &buffer));
         })
         .is_err()
@@ -429,7 +432,7 @@ mod tests {
         }));
         assert!(panics(|w, _| {
             let other = Team::new(1);
-            Shared::new(&other, 1, 1, 0u8).read(w);
+            Shared::<u8>::zeroed(&other, 1, 1).read(w);
         }));
     }
 

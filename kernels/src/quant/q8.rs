@@ -11,9 +11,10 @@
 //! ```
 //!
 //! Why a zero point: the activations of language models have a few channels that are many times larger than their
-//! neighbours, always with the same sign. A symmetric scale spends half of its range on values that do not occur.
-//! On SmolLM2-135M the zero point cuts the KL divergence from exact activations to 0.4 times that of symmetric
-//! 32-value blocks (the format that other engines use); halving the block instead gives 0.54 times.
+//! neighbours. Around such a value a symmetric scale spends half of its range on values that do not occur. On
+//! SmolLM2-135M (three licence texts, 377 to 480 tokens) the zero point cuts the KL divergence from exact activations
+//! to 0.39 to 0.44 times that of symmetric 32-value blocks, the format that other engines use; halving the block
+//! instead gives 0.54 to 0.57 times.
 
 use std::ops::Range;
 
@@ -27,7 +28,7 @@ pub const SUM_BLOCK: usize = 16;
 const STEPS: f32 = 254.0;
 
 /// One row of quantized activations; see the module's documentation for its arrays.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Q8Row<'a> {
     /// Values without their zero point, `n` of them.
     pub q: &'a [i8],
@@ -62,7 +63,36 @@ impl<'a> Q8Row<'a> {
     }
 }
 
+/// Rows of quantized activations of one length: the columns of a matrix product.
+#[derive(Debug, Clone, Copy)]
+pub struct Q8Mat<'a> {
+    /// Values in a row, a multiple of [`BLOCK`].
+    pub row_len: usize,
+    /// All rows, one after the other.
+    pub all: Q8Row<'a>,
+}
+
+impl<'a> Q8Mat<'a> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.all.len() / self.row_len
+    }
+
+    /// Row `i`.
+    #[inline]
+    pub fn row(&self, i: usize) -> Q8Row<'a> {
+        let part = |unit: usize| i * self.row_len / unit..(i + 1) * self.row_len / unit;
+        Q8Row {
+            q: &self.all.q[part(1)],
+            z: &self.all.z[part(BLOCK)],
+            d: &self.all.d[part(BLOCK)],
+            sum: &self.all.sum[part(SUM_BLOCK)],
+        }
+    }
+}
+
 /// Quantizes a row. A block that holds a NaN or an infinity gets a NaN scale, so that it cannot go unnoticed.
+#[inline(always)] // into each ISA's version
 pub fn quantize(x: &[f32], q: &mut [i8], z: &mut [i8], d: &mut [f32], sum: &mut [i16]) {
     assert!(x.len().is_multiple_of(BLOCK) && q.len() == x.len());
     let n = x.len() / BLOCK;
@@ -78,6 +108,7 @@ pub fn quantize(x: &[f32], q: &mut [i8], z: &mut [i8], d: &mut [f32], sum: &mut 
 }
 
 /// Quantizes one block; returns its zero point and scale.
+#[inline(always)]
 fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> (i8, f32) {
     *q = [0; BLOCK];
     if x.iter().any(|x| !x.is_finite()) {

@@ -1,0 +1,163 @@
+//! 512-bit vectors with `vpdpbusd` (u8 x s8 products, four to an i32).
+//!
+//! A dot kernel turns weights into unsigned bytes w, two blocks of 32 to a vector, and multiplies them with the
+//! activations t = q + z in integers, exactly:
+//!
+//! ```text
+//! sum of w t = dpbusd(dpbusd(0, w, q), w, z, z, ..)
+//! ```
+//!
+//! Sixteen i32 lanes, eight a block, become floats and are scaled by d_w * d_x of their block. What the unsigned bytes
+//! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
+
+pub(crate) mod ops;
+pub(crate) mod q4_0;
+pub(crate) mod q4_1;
+pub(crate) mod q4_k;
+pub(crate) mod q6_k;
+pub(crate) mod q8_0;
+
+use super::{GROUP, Group};
+use crate::quant::Type;
+use crate::table::MatMulFn;
+use std::arch::x86_64::*;
+
+/// The formats that this level has a kernel for.
+pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
+    (Type::Q4_0, MatMulFn::Q8(q4_0::matmul)),
+    (Type::Q4_1, MatMulFn::Q8(q4_1::matmul)),
+    (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
+    (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
+    (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
+];
+
+// Loads: the only unsafe code of the kernels in this folder.
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn load_512(a: &[i8; 64]) -> __m512i {
+    // SAFETY: reads the 64 bytes of `a`; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(a.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn load_256(a: &[u8; 32]) -> __m256i {
+    // SAFETY: reads the 32 bytes of `a`; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(a.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn load_128(a: &[u8; 16]) -> __m128i {
+    // SAFETY: reads the 16 bytes of `a`; the load needs no alignment.
+    unsafe { _mm_loadu_si128(a.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn load_ps(a: &[f32; 8]) -> __m256 {
+    // SAFETY: reads the eight floats of `a`; the load needs no alignment.
+    unsafe { _mm256_loadu_ps(a.as_ptr()) }
+}
+
+/// Eight scales in f16, as floats.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scales(h: [u16; GROUP]) -> __m256 {
+    let h = h.map(|h| h as i16);
+    _mm256_cvtph_ps(_mm_set_epi16(h[7], h[6], h[5], h[4], h[3], h[2], h[1], h[0]))
+}
+
+/// Two blocks of sixteen bytes of nibbles as 64 bytes: low nibbles, then high ones, of the first, then of the second.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> __m512i {
+    let both = _mm512_castsi256_si512(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load_128(a)), load_128(b)));
+    let twice = _mm512_shuffle_i64x2::<0b01_01_00_00>(both, both);
+    let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
+    _mm512_and_si512(shifted, _mm512_set1_epi8(0x0f))
+}
+
+/// Sum of w t over four neighbouring values, for the 64 values of pair `p` of a group. `z` holds the group's zero
+/// points eight times.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn integer_sums(w: __m512i, x: &Group<'_>, z: __m512i, p: usize) -> __m512i {
+    let q = load_512(&x.q.as_chunks().0[p]);
+    let p = 2 * p as i8;
+    let lane = |b: i8| _mm_set1_epi8(b);
+    let index = _mm512_inserti32x4::<3>(
+        _mm512_inserti32x4::<2>(_mm512_broadcast_i32x4(lane(p)), lane(p + 1)),
+        lane(p + 1),
+    );
+    let z = _mm512_shuffle_epi8(z, index);
+    _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, q), w, z)
+}
+
+/// Zero points of a group, eight times.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn zero_points(x: &Group<'_>) -> __m512i {
+    _mm512_set1_epi64(i64::from_le_bytes(x.z.map(|z| z as u8)))
+}
+
+/// Sum of t of each block of a group.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn block_sums(x: &Group<'_>, factors: __m256i) -> __m256 {
+    // SAFETY: reads the sixteen sums; the load needs no alignment.
+    let sums = unsafe { _mm256_loadu_si256(x.sum.as_ptr().cast()) };
+    _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, factors))
+}
+
+/// Running sums of N dot products.
+struct Acc<const N: usize> {
+    main: [__m512; N],
+    offset: [__m256; N],
+}
+
+impl<const N: usize> Acc<N> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn new() -> Self {
+        Acc { main: [_mm512_setzero_ps(); N], offset: [_mm256_setzero_ps(); N] }
+    }
+
+    /// Adds a group of `blocks` blocks with one scale `d` and one offset `m` a block; `unpack(p)` gives pair `p`.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn group(&mut self, x: [Group<'_>; N], d: __m256, m: __m256, blocks: usize, unpack: impl Fn(usize) -> __m512i) {
+        let mut scale = [_mm512_setzero_ps(); N];
+        let mut z = [_mm512_setzero_si512(); N];
+        for c in 0..N {
+            let d_x = load_ps(x[c].d);
+            scale[c] = _mm512_castps256_ps512(_mm256_mul_ps(d, d_x));
+            z[c] = zero_points(&x[c]);
+            let sums = block_sums(&x[c], _mm256_set1_epi16(1));
+            self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
+        }
+        for p in 0..blocks.div_ceil(2) {
+            let w = unpack(p);
+            let (a, b) = (2 * p as i32, 2 * p as i32 + 1);
+            let index = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
+            for c in 0..N {
+                let sums = _mm512_cvtepi32_ps(integer_sums(w, &x[c], z[c], p));
+                self.main[c] = _mm512_fmadd_ps(sums, _mm512_permutexvar_ps(index, scale[c]), self.main[c]);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn sum(self) -> [f32; N] {
+        std::array::from_fn(|c| {
+            let main = self.main[c];
+            let low = _mm256_add_ps(_mm512_castps512_ps256(main), self.offset[c]);
+            let eight = _mm256_add_ps(low, _mm512_extractf32x8_ps::<1>(main));
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+}

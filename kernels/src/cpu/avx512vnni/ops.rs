@@ -1,0 +1,28 @@
+//! The float operations, compiled for 512-bit vectors.
+
+use crate::ops::Lanes;
+use half::f16;
+use std::arch::x86_64::*;
+
+/// This level's instructions.
+enum Level {}
+
+impl Lanes for Level {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn widen(h: &[f16; 16]) -> [f32; 16] {
+        // SAFETY: called from functions of this level alone, which the table hands out on CPUs that have it; the loads
+        // read the sixteen numbers of `h` and the stores write those of `f`.
+        unsafe {
+            let mut f = [0.0; 16];
+            _mm512_storeu_ps(f.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(h.as_ptr().cast())));
+            f
+        }
+    }
+}
+
+crate::table::float_ops!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")] Level);

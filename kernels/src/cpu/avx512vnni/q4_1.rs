@@ -1,0 +1,19 @@
+//! Q4_1: an f16 scale, an f16 minimum and 32 nibbles; w = d nibble + m.
+
+use super::super::{GROUP, Group, dot_of_blocks};
+use super::*;
+
+/// Bytes in a block.
+const BYTES: usize = 20;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_>; N], blocks: usize) {
+    let b = w.as_chunks::<BYTES>().0;
+    let d = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][0], b[i][1]])));
+    let m = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][2], b[i][3]])));
+    let qs = |i: usize| b[i].last_chunk().expect("16 bytes of nibbles");
+    acc.group(x, d, m, blocks, |p| nibbles(qs(2 * p), qs(2 * p + 1)));
+}
+
+dot_of_blocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", BYTES, Acc<N>);

@@ -1,0 +1,84 @@
+//! Float operations. Each is written once, as loops over fixed-size arrays that the compiler turns into vectors, and
+//! compiled once for every ISA level ([`Lanes`]); only what the compiler cannot find (f16 conversion, fused
+//! multiply-add) is named per level.
+
+mod attention;
+mod elementwise;
+mod float_dot;
+
+pub use attention::{Attention, attention};
+pub use elementwise::{add, rms_norm, rope, swiglu};
+pub use float_dot::{dot_bf16, dot_f16, dot_f32};
+
+use half::f16;
+
+/// What differs between ISA levels for the operations of this module.
+pub trait Lanes {
+    /// `a * b + c`, in one rounding where the level has that instruction.
+    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+    /// Sixteen half-precision numbers as floats; exact.
+    fn widen(h: &[f16; 16]) -> [f32; 16];
+}
+
+/// Whatever the build target has.
+#[derive(Debug)]
+pub enum Portable {}
+
+impl Lanes for Portable {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+
+    #[inline(always)]
+    fn widen(h: &[f16; 16]) -> [f32; 16] {
+        h.map(|h| crate::quant::f16_to_f32(h.to_bits()))
+    }
+}
+
+/// Sum of sixteen partial sums, in a fixed order.
+#[inline(always)]
+fn reduce(mut a: [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            a[i] += a[i + half];
+        }
+    }
+    a[0]
+}
+
+/// e^x to within 2 units in the last place; NaN stays NaN. Below -87.3 the result stays at the smallest normal float.
+///
+/// Cody-Waite reduction x = n ln 2 + r, then the Taylor polynomial of degree 7 on |r| <= ln 2 / 2.
+#[inline(always)]
+fn exp<L: Lanes>(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
+    const LN2_HI: f32 = 0.693_359_4; // 9 bits: n * LN2_HI is exact
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.3, 88.3);
+    let shifted = L::mul_add(x, std::f32::consts::LOG2_E, SHIFT);
+    let n = shifted - SHIFT;
+    let r = L::mul_add(n, -LN2_LO, L::mul_add(n, -LN2_HI, x));
+    let mut p = 1.0 / 5040.0;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = L::mul_add(p, r, c);
+    }
+    p * f32::from_bits(shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_and_keeps_nan() {
+        for i in -87_000..88_000 {
+            let x = i as f32 * 1e-3;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp::<Portable>(x)) - exact).abs() / exact;
+            assert!(error <= 2.0 * f64::from(f32::EPSILON), "exp({x}): relative error {error:e}");
+        }
+        assert!(exp::<Portable>(f32::NAN).is_nan());
+        assert!(exp::<Portable>(-1e30) < 1.3e-38);
+    }
+}

@@ -1,0 +1,309 @@
+//! The kernel table: which implementation of each operation an ISA level uses, chosen once, when a model is loaded.
+//!
+//! A row that a level lacks is filled by the level below it; [`Kernels::matmul_rows`] tells which.
+
+use crate::cpu;
+use crate::isa::{Isa, IsaError};
+use crate::ops::Attention;
+use crate::quant::q8::Q8Mat;
+use crate::quant::{Dot, Type};
+
+/// Activations in floats: rows of `row_len` values, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct F32Mat<'a> {
+    /// Values in a row.
+    pub row_len: usize,
+    /// All rows.
+    pub all: &'a [f32],
+}
+
+impl<'a> F32Mat<'a> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.all.len() / self.row_len
+    }
+
+    /// Row `i`.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.all[i * self.row_len..(i + 1) * self.row_len]
+    }
+}
+
+/// Activations, in the form that a weight format takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Acts<'a> {
+    /// For F32, F16 and BF16 weights.
+    F32(F32Mat<'a>),
+    /// For quantized weights.
+    Q8(Q8Mat<'a>),
+}
+
+type MatMulF32 = unsafe fn(&[u8], F32Mat<'_>, &mut [f32]);
+type MatMulQ8 = unsafe fn(&[u8], Q8Mat<'_>, &mut [f32]);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum MatMulFn {
+    F32(MatMulF32),
+    Q8(MatMulQ8),
+    /// The format's scalar truth.
+    Scalar(Dot),
+}
+
+/// The matrix product of one weight format.
+#[derive(Debug, Clone, Copy)]
+pub struct MatMul {
+    weights: Type,
+    isa: Isa,
+    function: MatMulFn,
+}
+
+impl MatMul {
+    /// The weights' format.
+    pub fn weights(&self) -> Type {
+        self.weights
+    }
+
+    /// The level that the implementation is written for: the table's own or one below.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Whether the activations are quantized.
+    pub fn takes_q8(&self) -> bool {
+        matches!(self.function, MatMulFn::Q8(_) | MatMulFn::Scalar(Dot::Q8(_)))
+    }
+
+    /// `y[c, r] = sum over k of w[r, k] x[c, k]`: `w` holds whole rows of weights, `x` (cols, k), `y` (cols, rows).
+    ///
+    /// Each result depends on its row and its column alone, to the bit: not on what else is in `w` and `x`.
+    ///
+    /// # Panics
+    /// If the sizes do not fit each other or the activations are of the wrong kind.
+    pub fn call(&self, w: &[u8], x: Acts<'_>, y: &mut [f32]) {
+        let (k, cols) = match x {
+            Acts::F32(x) => (x.row_len, x.rows()),
+            Acts::Q8(x) => (x.row_len, x.rows()),
+        };
+        let row_bytes = self.weights.row_bytes(k).expect("rows are whole blocks");
+        if cols == 0 || y.is_empty() {
+            return;
+        }
+        let rows = y.len() / cols;
+        assert!(rows * cols == y.len() && rows * row_bytes == w.len(), "matmul: sizes differ");
+        match (self.function, x) {
+            // SAFETY: the function needs no more than the features of `self.isa`, and a `MatMul` is made only for
+            // levels that this CPU has.
+            (MatMulFn::F32(f), Acts::F32(x)) => unsafe { f(w, x, y) },
+            // SAFETY: as above.
+            (MatMulFn::Q8(f), Acts::Q8(x)) => unsafe { f(w, x, y) },
+            (MatMulFn::Scalar(Dot::F32(dot)), Acts::F32(x)) => {
+                for (r, w) in w.chunks_exact(row_bytes).enumerate() {
+                    for c in 0..cols {
+                        y[c * rows + r] = dot(w, x.row(c));
+                    }
+                }
+            }
+            (MatMulFn::Scalar(Dot::Q8(dot)), Acts::Q8(x)) => {
+                for (r, w) in w.chunks_exact(row_bytes).enumerate() {
+                    for c in 0..cols {
+                        y[c * rows + r] = dot(w, x.row(c));
+                    }
+                }
+            }
+            _ => panic!("matmul: {} weights take another kind of activations", self.weights),
+        }
+    }
+}
+
+/// Defines the table of float operations, compiled with an attribute for a [`crate::ops::Lanes`].
+macro_rules! float_ops {
+    (#[$attribute:meta] $lanes:ty) => {
+        /// This level's float operations.
+        pub(crate) const OPS: crate::table::FloatOps = {
+            use crate::ops::{self, Attention};
+
+            #[$attribute]
+            fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+                ops::rms_norm::<$lanes>(x, weight, eps, y)
+            }
+            #[$attribute]
+            fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+                ops::swiglu::<$lanes>(gate, up, y)
+            }
+            #[$attribute]
+            fn add(x: &[f32], y: &mut [f32]) {
+                ops::add(x, y)
+            }
+            #[$attribute]
+            fn rope(x: &mut [f32], cos: &[f32], sin: &[f32], halves: bool) {
+                ops::rope(x, cos, sin, halves)
+            }
+            #[$attribute]
+            fn attention(a: Attention<'_>) {
+                ops::attention::<$lanes>(a)
+            }
+            #[$attribute]
+            fn quantize_q8(x: &[f32], q: &mut [i8], z: &mut [i8], d: &mut [f32], sum: &mut [i16]) {
+                crate::quant::q8::quantize(x, q, z, d, sum)
+            }
+            #[$attribute]
+            fn matmul_f32(w: &[u8], x: crate::table::F32Mat<'_>, y: &mut [f32]) {
+                crate::table::matmul_floats(w, x, y, ops::dot_f32::<$lanes>)
+            }
+            #[$attribute]
+            fn matmul_f16(w: &[u8], x: crate::table::F32Mat<'_>, y: &mut [f32]) {
+                crate::table::matmul_floats(w, x, y, ops::dot_f16::<$lanes>)
+            }
+            #[$attribute]
+            fn matmul_bf16(w: &[u8], x: crate::table::F32Mat<'_>, y: &mut [f32]) {
+                crate::table::matmul_floats(w, x, y, ops::dot_bf16::<$lanes>)
+            }
+            crate::table::FloatOps {
+                rms_norm,
+                swiglu,
+                add,
+                rope,
+                attention,
+                quantize_q8,
+                matmul_f32,
+                matmul_f16,
+                matmul_bf16,
+            }
+        };
+    };
+}
+pub(crate) use float_ops;
+
+/// All rows of float weights times all columns.
+#[inline(always)]
+pub(crate) fn matmul_floats(w: &[u8], x: F32Mat<'_>, y: &mut [f32], dot: impl Fn(&[u8], &[f32]) -> f32) {
+    let cols = x.rows();
+    let rows = y.len() / cols;
+    for (r, w) in w.chunks_exact(w.len() / rows).enumerate() {
+        for c in 0..cols {
+            y[c * rows + r] = dot(w, x.row(c));
+        }
+    }
+}
+
+/// The float operations of one level. See [`Kernels`] for what they compute.
+pub(crate) struct FloatOps {
+    pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub(crate) swiglu: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub(crate) add: unsafe fn(&[f32], &mut [f32]),
+    pub(crate) rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
+    pub(crate) attention: unsafe fn(Attention<'_>),
+    pub(crate) quantize_q8: unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [i16]),
+    pub(crate) matmul_f32: MatMulF32,
+    pub(crate) matmul_f16: MatMulF32,
+    pub(crate) matmul_bf16: MatMulF32,
+}
+
+/// What one level brings: its float operations, and matrix products of the formats that it has a kernel for.
+struct Level {
+    ops: &'static FloatOps,
+    matmul: &'static [(Type, MatMulFn)],
+}
+
+/// The levels of this build target, by [`Isa`].
+#[cfg(target_arch = "x86_64")]
+const LEVELS: &[Level] = &[
+    Level { ops: &cpu::portable::OPS, matmul: &[] },
+    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL },
+    Level { ops: &cpu::avx512vnni::ops::OPS, matmul: cpu::avx512vnni::MATMUL },
+];
+#[cfg(not(target_arch = "x86_64"))]
+const LEVELS: &[Level] = &[Level { ops: &cpu::portable::OPS, matmul: &[] }];
+
+/// The kernels of one ISA level that this CPU has.
+#[derive(Clone, Copy)]
+pub struct Kernels {
+    isa: Isa,
+}
+
+impl Kernels {
+    /// The table of `isa`.
+    ///
+    /// # Errors
+    /// This CPU lacks the level.
+    pub fn new(isa: Isa) -> Result<Kernels, IsaError> {
+        if isa.is_supported() { Ok(Kernels { isa }) } else { Err(IsaError::Unsupported(isa)) }
+    }
+
+    /// The level.
+    pub fn isa(self) -> Isa {
+        self.isa
+    }
+
+    /// The matrix product of weights of this format: the fastest version at or below the level. `None` for a format
+    /// that braise only knows by name.
+    pub fn matmul(self, weights: Type) -> Option<MatMul> {
+        let dot = weights.scalar()?.dot;
+        Isa::ALL
+            .into_iter()
+            .rev()
+            .filter(|isa| *isa <= self.isa)
+            .find_map(|isa| {
+                let ops = LEVELS[isa as usize].ops;
+                let function = match weights {
+                    Type::F32 => MatMulFn::F32(ops.matmul_f32),
+                    Type::F16 => MatMulFn::F32(ops.matmul_f16),
+                    Type::BF16 => MatMulFn::F32(ops.matmul_bf16),
+                    _ => LEVELS[isa as usize].matmul.iter().find(|row| row.0 == weights)?.1,
+                };
+                Some(MatMul { weights, isa, function })
+            })
+            .or(Some(MatMul { weights, isa: Isa::Portable, function: MatMulFn::Scalar(dot) }))
+    }
+
+    /// All matrix products of the level, one for each format that braise computes with.
+    pub fn matmul_rows(self) -> impl Iterator<Item = MatMul> {
+        Type::ALL.iter().filter_map(move |ty| self.matmul(*ty))
+    }
+
+    fn ops(self) -> &'static FloatOps {
+        LEVELS[self.isa as usize].ops
+    }
+
+    /// See [`crate::ops::rms_norm`].
+    pub fn rms_norm(self, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+        // SAFETY: here and below: the operation needs the features of `self.isa`, which `new` has found on this CPU.
+        unsafe { (self.ops().rms_norm)(x, weight, eps, y) }
+    }
+
+    /// See [`crate::ops::swiglu`].
+    pub fn swiglu(self, gate: &[f32], up: &[f32], y: &mut [f32]) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().swiglu)(gate, up, y) }
+    }
+
+    /// See [`crate::ops::add`].
+    pub fn add(self, x: &[f32], y: &mut [f32]) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().add)(x, y) }
+    }
+
+    /// See [`crate::ops::rope`].
+    pub fn rope(self, x: &mut [f32], cos: &[f32], sin: &[f32], halves: bool) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().rope)(x, cos, sin, halves) }
+    }
+
+    /// See [`crate::ops::attention`].
+    pub fn attention(self, a: Attention<'_>) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().attention)(a) }
+    }
+
+    /// See [`crate::quant::q8::quantize`].
+    pub fn quantize_q8(self, x: &[f32], q: &mut [i8], z: &mut [i8], d: &mut [f32], sum: &mut [i16]) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().quantize_q8)(x, q, z, d, sum) }
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels({})", self.isa)
+    }
+}
