@@ -2,8 +2,27 @@
 //!
 //! To add a format: write `quant/<fmt>.rs` with its [`Scalar`], and name it in the table below.
 
+pub mod block;
+pub mod float;
+pub mod iq4_nl;
+pub mod iq4_xs;
+pub mod mxfp4;
+pub mod q2_k;
+pub mod q3_k;
+pub mod q4_0;
+pub mod q4_1;
+pub mod q4_k;
+pub mod q5_0;
+pub mod q5_1;
+pub mod q5_k;
+pub mod q6_k;
 pub mod q8;
+pub mod q8_0;
+mod search;
+#[cfg(test)]
+mod tests;
 
+use block::BlockFormat;
 use q8::Q8Row;
 
 /// The complete scalar implementation of one format. SIMD kernels are overrides of it, tested against it.
@@ -11,10 +30,24 @@ use q8::Q8Row;
 pub struct Scalar {
     /// Weights of whole blocks: `n / block * bytes` bytes in, `n` values out.
     pub dequantize: fn(&[u8], &mut [f32]),
-    /// The inverse, as ggml's reference quantizer does it; `None` where braise does not write the format.
+    /// The inverse, for finite weights: `n` values in, `n / block * bytes` bytes out. As ggml's reference quantizer
+    /// does it, or by a least-squares search (the format's file says which); `None` where braise does not write the
+    /// format.
     pub quantize: Option<fn(&[f32], &mut [u8])>,
     /// One row of weights times one row of activations.
     pub dot: Dot,
+}
+
+impl Scalar {
+    /// The implementation of the block format `B`, which is `ty` in a file.
+    const fn of<B: BlockFormat<N, G>, const N: usize, const G: usize>(ty: Type) -> Self {
+        assert!(size_of::<B>() == ty.bytes() && align_of::<B>() == 1 && N == ty.block());
+        Self {
+            dequantize: block::dequantize::<B, N, G>,
+            quantize: Some(block::quantize::<B, N, G>),
+            dot: Dot::Q8(block::dot::<B, N, G>),
+        }
+    }
 }
 
 /// A dot product, by the kind of activations it takes.
@@ -69,38 +102,38 @@ macro_rules! types {
 }
 
 types! {
-    F32     = 0,  "F32",     1,   4,   None;
-    F16     = 1,  "F16",     1,   2,   None;
-    Q4_0    = 2,  "Q4_0",    32,  18,  None;
-    Q4_1    = 3,  "Q4_1",    32,  20,  None;
-    Q5_0    = 6,  "Q5_0",    32,  22,  None;
-    Q5_1    = 7,  "Q5_1",    32,  24,  None;
-    Q8_0    = 8,  "Q8_0",    32,  34,  None;
+    F32     = 0,  "F32",     1,   4,   Some(&float::F32);
+    F16     = 1,  "F16",     1,   2,   Some(&float::F16);
+    Q4_0    = 2,  "Q4_0",    32,  18,  Some(&q4_0::SCALAR);
+    Q4_1    = 3,  "Q4_1",    32,  20,  Some(&q4_1::SCALAR);
+    Q5_0    = 6,  "Q5_0",    32,  22,  Some(&q5_0::SCALAR);
+    Q5_1    = 7,  "Q5_1",    32,  24,  Some(&q5_1::SCALAR);
+    Q8_0    = 8,  "Q8_0",    32,  34,  Some(&q8_0::SCALAR);
     Q8_1    = 9,  "Q8_1",    32,  36,  None;
-    Q2_K    = 10, "Q2_K",    256, 84,  None;
-    Q3_K    = 11, "Q3_K",    256, 110, None;
-    Q4_K    = 12, "Q4_K",    256, 144, None;
-    Q5_K    = 13, "Q5_K",    256, 176, None;
-    Q6_K    = 14, "Q6_K",    256, 210, None;
+    Q2_K    = 10, "Q2_K",    256, 84,  Some(&q2_k::SCALAR);
+    Q3_K    = 11, "Q3_K",    256, 110, Some(&q3_k::SCALAR);
+    Q4_K    = 12, "Q4_K",    256, 144, Some(&q4_k::SCALAR);
+    Q5_K    = 13, "Q5_K",    256, 176, Some(&q5_k::SCALAR);
+    Q6_K    = 14, "Q6_K",    256, 210, Some(&q6_k::SCALAR);
     Q8_K    = 15, "Q8_K",    256, 292, None;
     IQ2_XXS = 16, "IQ2_XXS", 256, 66,  None;
     IQ2_XS  = 17, "IQ2_XS",  256, 74,  None;
     IQ3_XXS = 18, "IQ3_XXS", 256, 98,  None;
     IQ1_S   = 19, "IQ1_S",   256, 50,  None;
-    IQ4_NL  = 20, "IQ4_NL",  32,  18,  None;
+    IQ4_NL  = 20, "IQ4_NL",  32,  18,  Some(&iq4_nl::SCALAR);
     IQ3_S   = 21, "IQ3_S",   256, 110, None;
     IQ2_S   = 22, "IQ2_S",   256, 82,  None;
-    IQ4_XS  = 23, "IQ4_XS",  256, 136, None;
+    IQ4_XS  = 23, "IQ4_XS",  256, 136, Some(&iq4_xs::SCALAR);
     I8      = 24, "I8",      1,   1,   None;
     I16     = 25, "I16",     1,   2,   None;
     I32     = 26, "I32",     1,   4,   None;
     I64     = 27, "I64",     1,   8,   None;
     F64     = 28, "F64",     1,   8,   None;
     IQ1_M   = 29, "IQ1_M",   256, 56,  None;
-    BF16    = 30, "BF16",    1,   2,   None;
+    BF16    = 30, "BF16",    1,   2,   Some(&float::BF16);
     TQ1_0   = 34, "TQ1_0",   256, 54,  None;
     TQ2_0   = 35, "TQ2_0",   256, 66,  None;
-    MXFP4   = 39, "MXFP4",   32,  17,  None;
+    MXFP4   = 39, "MXFP4",   32,  17,  Some(&mxfp4::SCALAR);
     NVFP4   = 40, "NVFP4",   64,  36,  None;
     Q1_0    = 41, "Q1_0",    128, 18,  None;
     Q2_0    = 42, "Q2_0",    64,  18,  None;

@@ -1,0 +1,308 @@
+//! Tests that every format passes. They walk `Type::ALL`: a new format needs its test vectors
+//! (`kernels/testdata/make.py`) and its row in [`ROUND_TRIP`], and no new test.
+
+use super::q8::{self, Q8Row};
+use super::{Dot, Scalar, Type};
+
+/// Numbers that look random and are the same everywhere (SplitMix64).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A whole number in `0..n`.
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// A standard normal number (Box-Muller).
+    pub fn normal(&mut self) -> f32 {
+        let uniform = |bits: u64| (bits >> 11) as f64 / (1u64 << 53) as f64;
+        let (u, v) = (1.0 - uniform(self.next()), uniform(self.next()));
+        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+    }
+}
+
+/// Quantized activations that own their memory.
+pub struct Activations {
+    pub q: Vec<i8>,
+    pub d: Vec<f32>,
+    pub sum: Vec<i16>,
+}
+
+impl Activations {
+    pub fn quantize(x: &[f32]) -> Self {
+        let n = x.len();
+        let mut row = Self { q: vec![0; n], d: vec![0.0; n / q8::BLOCK], sum: vec![0; n / q8::SUM] };
+        q8::quantize(x, &mut row.q, &mut row.d, &mut row.sum);
+        row
+    }
+
+    pub fn row(&self) -> Q8Row<'_> {
+        Q8Row { q: &self.q, d: &self.d, sum: &self.sum }
+    }
+
+    /// The activations themselves.
+    fn values(&self) -> Vec<f32> {
+        let mut x = vec![0.0; self.q.len()];
+        q8::dequantize(self.row(), &mut x);
+        x
+    }
+}
+
+/// Every format that has an implementation.
+fn formats() -> impl Iterator<Item = (Type, &'static Scalar)> {
+    Type::ALL.iter().filter_map(|&ty| Some((ty, ty.scalar()?)))
+}
+
+fn dequantize(ty: Type, scalar: &Scalar, w: &[u8]) -> Vec<f32> {
+    let mut out = vec![0.0; w.len() / ty.bytes() * ty.block()];
+    (scalar.dequantize)(w, &mut out);
+    out
+}
+
+fn quantize(ty: Type, scalar: &Scalar, x: &[f32]) -> Vec<u8> {
+    let quantize = scalar.quantize.expect("every format here can be produced");
+    let mut w = vec![0; x.len() / ty.block() * ty.bytes()];
+    quantize(x, &mut w);
+    w
+}
+
+/// The test vectors of a format; their layout is described in `make.py`.
+struct Vectors {
+    exact: Vec<u8>,
+    blocks: Vec<u8>,
+    weights: Vec<f32>,
+    to_quantize: Vec<f32>,
+    quantized: Vec<u8>,
+}
+
+impl Vectors {
+    fn of(ty: Type) -> Self {
+        let path = format!("{}/testdata/{ty}.bin", env!("CARGO_MANIFEST_DIR"));
+        let file = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}; see testdata/make.py"));
+        let mut rest = &file[..];
+        let mut take =
+            |bytes: usize| rest.split_off(..bytes).expect("a file as long as its header says").to_vec();
+        let [exact, blocks, quantized] = [(); 3].map(|()| u32_of(&take(4)));
+        let vectors = {
+            let bytes = take(blocks * ty.bytes());
+            Self {
+                exact: bytes[..exact * ty.bytes()].to_vec(),
+                blocks: bytes,
+                weights: floats(&take(blocks * ty.block() * 4)),
+                to_quantize: floats(&take(quantized * ty.block() * 4)),
+                quantized: take(quantized * ty.bytes()),
+            }
+        };
+        assert!(rest.is_empty() && exact > 0 && blocks > exact, "{path} is not what its header says");
+        vectors
+    }
+}
+
+fn u32_of(bytes: &[u8]) -> usize {
+    u32::from_le_bytes(bytes.try_into().unwrap()) as usize
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}
+
+/// The same bits; of NaN only that it is one.
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+}
+
+#[test]
+fn same_tells_bits_apart() {
+    assert!(same(1.0, 1.0) && same(f32::NAN, -f32::NAN) && same(f32::INFINITY, f32::INFINITY));
+    for (a, b) in [(0.0, -0.0), (1.0, -1.0), (1.0, 1.0f32.next_up()), (f32::NAN, 1.0), (1.0, f32::NAN)] {
+        assert!(!same(a, b), "{a} {b}");
+    }
+}
+
+#[test]
+fn there_are_sixteen_formats() {
+    assert_eq!(formats().count(), 16);
+}
+
+#[test]
+fn dequantize_agrees_with_numpy() {
+    for (ty, scalar) in formats() {
+        let vectors = Vectors::of(ty);
+        let ours = dequantize(ty, scalar, &vectors.blocks);
+        for (i, (ours, theirs)) in ours.iter().zip(&vectors.weights).enumerate() {
+            let (block, at) = (i / ty.block(), i % ty.block());
+            assert!(same(*ours, *theirs), "{ty} block {block}, weight {at}: {ours:e} instead of {theirs:e}");
+        }
+    }
+}
+
+#[test]
+fn reference_quantizers_agree_with_numpy() {
+    let mut compared = Vec::new();
+    for (ty, scalar) in formats() {
+        let vectors = Vectors::of(ty);
+        if vectors.to_quantize.is_empty() {
+            continue;
+        }
+        let ours = quantize(ty, scalar, &vectors.to_quantize);
+        let blocks = ours.chunks_exact(ty.bytes()).zip(vectors.quantized.chunks_exact(ty.bytes()));
+        for ((i, (ours, theirs)), x) in blocks.enumerate().zip(vectors.to_quantize.chunks_exact(ty.block())) {
+            assert_eq!(ours, theirs, "{ty} block {i}: {x:?}");
+        }
+        compared.push(ty);
+    }
+    use Type::{BF16, F16, F32, MXFP4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+    assert_eq!(compared, [F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, BF16, MXFP4]);
+}
+
+#[test]
+fn representable_weights_come_back_exactly() {
+    for (ty, scalar) in formats() {
+        let weights = dequantize(ty, scalar, &Vectors::of(ty).exact);
+        let back = dequantize(ty, scalar, &quantize(ty, scalar, &weights));
+        for (i, (back, weight)) in back.iter().zip(&weights).enumerate() {
+            // == : a weight of -0 may come back as 0
+            assert!(back == weight, "{ty} block {}: {weight} came back as {back}", i / ty.block());
+        }
+    }
+}
+
+#[test]
+fn zero_blocks_stay_zero() {
+    for (ty, scalar) in formats() {
+        let back = dequantize(ty, scalar, &quantize(ty, scalar, &vec![0.0; 2 * ty.block()]));
+        assert!(back.iter().all(|&x| x == 0.0), "{ty}: {back:?}");
+    }
+}
+
+/// The largest root mean square error, relative to sigma, of 64 Ki normal numbers that are quantized and dequantized:
+/// 1% above what was measured. A wrong shift, scale or order costs far more, and so does a worse search.
+const ROUND_TRIP: &[(Type, f64)] = &[];
+
+#[test]
+fn round_trip_errors_are_as_small_as_they_were() {
+    let mut random = Random::new(42);
+    let x: Vec<f32> = (0..1 << 16).map(|_| random.normal()).collect();
+    let sigma = rms(x.iter().map(|&x| x.into()));
+    for (ty, scalar) in formats() {
+        let back = dequantize(ty, scalar, &quantize(ty, scalar, &x));
+        let error = rms(x.iter().zip(&back).map(|(&x, &y)| f64::from(x) - f64::from(y))) / sigma;
+        println!("{ty:8} {error:.6}");
+        let bound = ROUND_TRIP.iter().find(|(bound, _)| *bound == ty).expect("a row for each format").1;
+        assert!(error <= bound, "{ty}: {error:.6} is above {bound:.6}");
+    }
+}
+
+fn rms(x: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = x.len() as f64;
+    (x.map(|x| x * x).sum::<f64>() / n).sqrt()
+}
+
+/// The dot product of a row, with the activations that it was really taken with.
+fn dot(scalar: &Scalar, w: &[u8], x: &Activations) -> (f32, Vec<f32>) {
+    match scalar.dot {
+        Dot::F32(dot) => (dot(w, &x.values()), x.values()),
+        Dot::Q8(dot) => (dot(w, x.row()), x.values()),
+    }
+}
+
+/// Sum of w x, and of |w x|, in f64.
+fn exact_dot(w: &[f32], x: &[f32]) -> (f64, f64) {
+    w.iter().zip(x).fold((0.0, 0.0), |(sum, size), (&w, &x)| {
+        let product = f64::from(w) * f64::from(x);
+        (sum + product, size + product.abs())
+    })
+}
+
+#[test]
+fn dot_is_exact_where_every_sum_is_representable() {
+    let mut random = Random::new(7);
+    for (ty, scalar) in formats() {
+        let w = Vectors::of(ty).exact;
+        let weights = dequantize(ty, scalar, &w);
+        for _ in 0..20 {
+            let n = weights.len();
+            let q: Vec<i8> = (0..n).map(|_| random.below(7) as i8 - 3).collect();
+            let x = Activations {
+                d: (0..n / q8::BLOCK).map(|b| [1.0, 0.5][b % 2]).collect(),
+                sum: q.chunks_exact(q8::SUM).map(|q| q.iter().map(|&q| i16::from(q)).sum()).collect(),
+                q,
+            };
+            let (ours, values) = dot(scalar, &w, &x);
+            let (exact, size) = exact_dot(&weights, &values);
+            // All weights and activations are multiples of 2^-5 and 2^-1: in units of 2^-6 every sum fits 24 bits.
+            assert!(size < f64::from(1 << 18), "{ty}: sums of {size} need not be exact");
+            assert!(f64::from(ours) == exact, "{ty}: {ours} instead of {exact}");
+        }
+    }
+}
+
+/// In units of 2^-24, the error of a dot product is at most:
+///
+/// - per group of n weights one sum, rounded at most 6 times (d times scale, times sum, the same for the offset, their
+///   sum, times the activations' scale), and once more by each addition to the total;
+/// - relative to sum(|scale code x| + |offset x|), which is at most 3 sum(max |w| |x|) in a block: the offset is
+///   the weight of code 0, and the rest of a weight no more than itself and the offset;
+/// - and the reference's weights were rounded three times.
+///
+/// For float formats this holds with room to spare.
+#[test]
+fn dot_is_within_its_rounding_errors() {
+    let mut random = Random::new(8);
+    for (ty, scalar) in formats() {
+        for n in [256, 512, 2048, 8192] {
+            let x: Vec<f32> = (0..n).map(|_| random.normal()).collect();
+            let weights: Vec<f32> = (0..n).map(|_| random.normal() * 0.02).collect();
+            let w = quantize(ty, scalar, &weights);
+            let weights = dequantize(ty, scalar, &w);
+            let (ours, values) = dot(scalar, &w, &Activations::quantize(&x));
+            let (exact, _) = exact_dot(&weights, &values);
+            let size: f64 = (weights.chunks(ty.block()).zip(values.chunks(ty.block())))
+                .map(|(w, x)| {
+                    3.0 * f64::from(max_abs(w)) * x.iter().map(|&x| f64::from(x.abs())).sum::<f64>()
+                })
+                .sum();
+            let bound = (n / q8::SUM + 9) as f64 * f64::from(f32::EPSILON) / 2.0 * size;
+            let err = (f64::from(ours) - exact).abs();
+            assert!(err <= bound, "{ty} n={n}: {ours} instead of {exact}, {err:e} above {bound:e}");
+        }
+    }
+}
+
+fn max_abs(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |max, x| max.max(x.abs()))
+}
+
+#[test]
+fn what_is_not_finite_reaches_the_dot_product() {
+    for (ty, scalar) in formats() {
+        let vectors = Vectors::of(ty);
+        // Floats are rows of 32, so that activations come in whole blocks.
+        let n = ty.block().max(q8::BLOCK);
+        let x = Activations::quantize(&vec![1.0; n]);
+        let rows =
+            vectors.weights.chunks_exact(n).zip(vectors.blocks.chunks_exact(n / ty.block() * ty.bytes()));
+        let bad: Vec<_> = rows.filter(|(weights, _)| weights.iter().any(|w| !w.is_finite())).collect();
+        assert!(!bad.is_empty(), "{ty} has no vectors of this kind");
+        for (_, w) in bad {
+            let (ours, _) = dot(scalar, w, &x);
+            assert!(!ours.is_finite(), "{ty}: {ours}");
+        }
+        let mut x = vec![1.0; n];
+        x[n - 1] = f32::NAN;
+        let w = quantize(ty, scalar, &vec![1.0; n]);
+        let (ours, _) = dot(scalar, &w, &Activations::quantize(&x));
+        assert!(ours.is_nan(), "{ty}: a NaN among the activations gave {ours}");
+    }
+}
