@@ -104,6 +104,7 @@ def float_vectors(type, random):
     step = {Type.F32: 0x00800000, Type.F16: 0x0400, Type.BF16: 0x0080}[type]
     bits = [0, 1, step - 1, step, top - 1, top, top + 1, top | step // 2]
     bits += [b | 1 << (8 * size - 1) for b in bits]
+    bits += bits  # a row of 32
     extreme = np.array([list(b.to_bytes(size, "little")) for b in bits], np.uint8)
     return len(exact), np.concatenate([exact, usual, extreme])
 

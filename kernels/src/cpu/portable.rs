@@ -2,4 +2,7 @@
 
 use crate::ops::Portable;
 
-crate::table::float_ops!(#[inline] Portable);
+crate::table::float_ops!(
+    #[inline]
+    Portable
+);

@@ -60,5 +60,10 @@ pub fn dot_f16<L: Lanes>(w: &[u8], x: &[f32]) -> f32 {
 #[inline(always)]
 pub fn dot_bf16<L: Lanes>(w: &[u8], x: &[f32]) -> f32 {
     let one = |w: [u8; 2]| bf16::from_le_bytes(w).to_f32();
-    dot::<L, [u8; 2]>(w.as_chunks().0, x, |w| w.map(|w| f32::from_bits(u32::from(u16::from_le_bytes(w)) << 16)), one)
+    dot::<L, [u8; 2]>(
+        w.as_chunks().0,
+        x,
+        |w| w.map(|w| f32::from_bits(u32::from(u16::from_le_bytes(w)) << 16)),
+        one,
+    )
 }

@@ -71,9 +71,9 @@ pub(super) fn dot<B: BlockFormat<N, G>, const N: usize, const G: usize>(w: &[u8]
         let (codes, scales, offsets) = (block.codes(), block.scales(), block.offsets());
         for start in (0..N).step_by(run) {
             let at = b * N + start; // in the row
-            let q = &x.q[at..at + run];
             let codes = &codes[start..start + run];
-            let sum: i32 = codes.iter().zip(q).map(|(&c, &q)| i32::from(c) * i32::from(q)).sum();
+            let z = i32::from(x.z[at / q8::BLOCK]);
+            let sum = sum_products(codes, &x.q[at..at + run]) + z * sum_codes(codes);
             let mut value = scales[start * G / N] * sum as f32;
             if let Some(offset) = offsets {
                 value += offset[start * G / N] * x.sum_of(at, run) as f32;
@@ -82,6 +82,23 @@ pub(super) fn dot<B: BlockFormat<N, G>, const N: usize, const G: usize>(w: &[u8]
         }
     }
     total
+}
+
+/// The sum of products of codes, a multiple of 16 of them: of fixed length, so that the inner loop becomes SIMD.
+#[inline(always)]
+fn sum_products(a: &[i8], b: &[i8]) -> i32 {
+    let mut sum = 0;
+    for (a, b) in a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0) {
+        for i in 0..16 {
+            sum += i32::from(a[i]) * i32::from(b[i]);
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+fn sum_codes(codes: &[i8]) -> i32 {
+    codes.iter().map(|&code| i32::from(code)).sum()
 }
 
 /// An f16 as it lies in a block.

@@ -72,5 +72,37 @@ impl Codes for Table {
 /// The place in [`TABLE`] of the value nearest to `x`.
 #[inline(always)]
 pub(super) fn nearest_code(x: f32) -> u8 {
-    TABLE.windows(2).map(|pair| u8::from(x > (f32::from(pair[0]) + f32::from(pair[1])) / 2.0)).sum()
+    NEAREST[((2.0 * x + 254.0) as usize).min(NEAREST.len() - 1)]
+}
+
+/// The nearest codes of all halves from -127 to 113: a tie of two values is at one of them.
+const NEAREST: [u8; 481] = {
+    let mut nearest = [0; 481];
+    let mut code = 0;
+    let mut i = 0;
+    while i < nearest.len() {
+        let twice_x = i as i32 - 254;
+        if code < 15 && twice_x >= TABLE[code] as i32 + TABLE[code + 1] as i32 {
+            code += 1;
+        }
+        nearest[i] = code as u8;
+        i += 1;
+    }
+    nearest
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_code_finds_the_nearest_value() {
+        for i in -1600..=1600 {
+            let x = i as f32 / 8.0;
+            let distance = |value: i8| (f32::from(value) - x).abs();
+            let least = TABLE.map(distance).into_iter().fold(f32::INFINITY, f32::min);
+            assert_eq!(distance(TABLE[usize::from(nearest_code(x))]), least, "{x}");
+        }
+        assert_eq!([f32::NEG_INFINITY, f32::INFINITY].map(nearest_code), [0, 15]);
+    }
 }

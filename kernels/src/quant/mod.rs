@@ -23,6 +23,7 @@ mod search;
 mod tests;
 
 use block::BlockFormat;
+pub use float::f16_to_f32;
 use q8::Q8Row;
 
 /// The complete scalar implementation of one format. SIMD kernels are overrides of it, tested against it.
@@ -33,10 +34,13 @@ pub struct Scalar {
     /// The inverse, for finite weights: `n` values in, `n / block * bytes` bytes out. As ggml's reference quantizer
     /// does it, or by a least-squares search (the format's file says which); `None` where braise does not write the
     /// format.
-    pub quantize: Option<fn(&[f32], &mut [u8])>,
+    pub quantize: Option<Quantize>,
     /// One row of weights times one row of activations.
     pub dot: Dot,
 }
+
+/// Quantizes weights of whole blocks.
+pub type Quantize = fn(&[f32], &mut [u8]);
 
 impl Scalar {
     /// The implementation of the block format `B`, which is `ty` in a file.

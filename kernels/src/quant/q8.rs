@@ -16,7 +16,7 @@
 //! to 0.39 to 0.44 times that of symmetric 32-value blocks, the format that other engines use; halving the block
 //! instead gives 0.54 to 0.57 times.
 
-use std::ops::Range;
+use super::float::round;
 
 /// Activations that share a scale and a zero point.
 pub const BLOCK: usize = 32;
@@ -40,7 +40,7 @@ pub struct Q8Row<'a> {
     pub sum: &'a [i16],
 }
 
-impl<'a> Q8Row<'a> {
+impl Q8Row<'_> {
     /// Number of values.
     pub fn len(&self) -> usize {
         self.q.len()
@@ -57,9 +57,25 @@ impl<'a> Q8Row<'a> {
         i32::from(self.q[i]) + i32::from(self.z[i / BLOCK])
     }
 
-    /// Values `range` (whole blocks) of the row, in floats.
-    pub fn dequantize(&self, range: Range<usize>) -> impl Iterator<Item = f32> + '_ {
-        range.map(|i| self.d[i / BLOCK] * self.t(i) as f32)
+    /// The sum of `t[at..at + n]`; both are multiples of [`SUM_BLOCK`].
+    #[inline(always)]
+    pub fn sum_of(&self, at: usize, n: usize) -> i32 {
+        self.sum[at / SUM_BLOCK..(at + n) / SUM_BLOCK].iter().map(|&sum| i32::from(sum)).sum()
+    }
+
+    #[inline(always)]
+    pub(super) fn assert_lengths(&self) {
+        let n = self.q.len();
+        assert!(n.is_multiple_of(BLOCK), "a row of Q8 activations is made of whole blocks");
+        assert!(self.z.len() == n / BLOCK && self.d.len() == n / BLOCK && self.sum.len() == n / SUM_BLOCK);
+    }
+}
+
+/// The activations that a row stands for, into out (n).
+pub fn dequantize(x: Q8Row<'_>, out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "the output must hold exactly the row");
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = x.d[i / BLOCK] * x.t(i) as f32;
     }
 }
 
@@ -88,6 +104,34 @@ impl<'a> Q8Mat<'a> {
             d: &self.all.d[part(BLOCK)],
             sum: &self.all.sum[part(SUM_BLOCK)],
         }
+    }
+}
+
+/// Room for rows of quantized activations.
+#[derive(Debug, Clone, Default)]
+pub struct Q8Buf {
+    q: Vec<i8>,
+    z: Vec<i8>,
+    d: Vec<f32>,
+    sum: Vec<i16>,
+}
+
+impl Q8Buf {
+    /// Room for `n` values, a multiple of [`BLOCK`].
+    pub fn new(n: usize) -> Q8Buf {
+        Q8Buf { q: vec![0; n], z: vec![0; n / BLOCK], d: vec![0.0; n / BLOCK], sum: vec![0; n / SUM_BLOCK] }
+    }
+
+    /// The first `n` values, to be written: q, z, d and sum.
+    pub fn parts(&mut self, n: usize) -> (&mut [i8], &mut [i8], &mut [f32], &mut [i16]) {
+        let (z, d) = (&mut self.z[..n / BLOCK], &mut self.d[..n / BLOCK]);
+        (&mut self.q[..n], z, d, &mut self.sum[..n / SUM_BLOCK])
+    }
+
+    /// The first `n` values.
+    pub fn row(&self, n: usize) -> Q8Row<'_> {
+        let (z, d) = (&self.z[..n / BLOCK], &self.d[..n / BLOCK]);
+        Q8Row { q: &self.q[..n], z, d, sum: &self.sum[..n / SUM_BLOCK] }
     }
 }
 
@@ -121,10 +165,10 @@ fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> (i8, f32) {
         return (0, 0.0); // a smaller scale has no inverse
     }
     let inverse = 1.0 / d;
-    let z = (lo * inverse).round_ties_even() + STEPS / 2.0;
+    let z = round(lo * inverse) + STEPS / 2.0;
     for (q, x) in q.iter_mut().zip(x) {
         // rounding at both ends can make the range one step too wide
-        *q = ((x * inverse).round_ties_even() - z).min(STEPS / 2.0) as i8;
+        *q = (round(x * inverse) - z).min(STEPS / 2.0) as i8;
     }
     (z as i8, d)
 }
@@ -132,29 +176,42 @@ fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> (i8, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn quantized(x: &[f32]) -> (Vec<i8>, Vec<i8>, Vec<f32>, Vec<i16>) {
-        let n = x.len();
-        let (mut q, mut z) = (vec![99; n], vec![99; n / BLOCK]);
-        let (mut d, mut sum) = (vec![9.0; n / BLOCK], vec![99; n / SUM_BLOCK]);
-        quantize(x, &mut q, &mut z, &mut d, &mut sum);
-        (q, z, d, sum)
-    }
+    use crate::quant::tests::{Random, quantized};
 
     #[test]
     fn the_error_is_at_most_half_a_step() {
+        let mut random = Random::new(1);
         for shift in [-3.0f32, -0.2, 0.0, 0.4, 5.0] {
             let x: Vec<f32> =
-                (0..4 * BLOCK).map(|i| (i as f32 * 1.7).sin() * (1.0 + (i / BLOCK) as f32) + shift).collect();
-            let (q, z, d, sum) = quantized(&x);
-            let row = Q8Row { q: &q, z: &z, d: &d, sum: &sum };
-            for (i, (x, y)) in x.iter().zip(row.dequantize(0..x.len())).enumerate() {
-                let step = row.d[i / BLOCK];
-                assert!((x - y).abs() <= 0.5001 * step, "{i}: {x} became {y}, step {step}");
+                (0..64 * BLOCK).map(|i| (random.normal() + shift) * 2f32.powi(i as i32 / 64 - 16)).collect();
+            let buf = quantized(&x);
+            let row = buf.row(x.len());
+            let mut back = vec![0.0; x.len()];
+            dequantize(row, &mut back);
+            for (i, (x, y)) in x.iter().zip(back).enumerate() {
+                let error = (f64::from(*x) - f64::from(y)).abs();
+                // half a step, and the roundings of 1 / d and x / d
+                assert!(error <= f64::from(row.d[i / BLOCK]) * (0.5 + 1e-4), "{i}: {x} became {y}");
             }
-            for (i, &s) in sum.iter().enumerate() {
+            for (i, &s) in row.sum.iter().enumerate() {
                 let t: i32 = (i * SUM_BLOCK..(i + 1) * SUM_BLOCK).map(|i| row.t(i)).sum();
                 assert_eq!(i32::from(s), t, "sum {i}");
+            }
+            assert_eq!(row.sum_of(64, 96), (64..160).map(|i| row.t(i)).sum::<i32>());
+        }
+    }
+
+    #[test]
+    fn all_steps_are_used_whatever_the_sign() {
+        for (lo, hi, z) in [(-127.0, 127.0, 0), (0.0, 254.0, 127), (-254.0, 0.0, -127), (-54.0, 200.0, 73)] {
+            let mut x = [0.0; BLOCK];
+            x[..6].copy_from_slice(&[lo, hi, 0.5, -0.5, lo / 2.0, hi / 2.0]);
+            x[2..4].iter_mut().for_each(|x| *x = f32::clamp(*x, lo, hi));
+            let buf = quantized(&x);
+            let row = buf.row(BLOCK);
+            assert_eq!((row.z[0], row.d[0]), (z, 1.0));
+            for (i, x) in x.iter().enumerate() {
+                assert_eq!(row.t(i), x.round_ties_even() as i32, "{x} of {lo}..{hi}");
             }
         }
     }
@@ -162,27 +219,26 @@ mod tests {
     #[test]
     fn zero_is_exact() {
         let mut x = [0.0; BLOCK];
-        x[3] = 7.5;
-        x[9] = -0.3;
-        let (q, z, d, sum) = quantized(&x);
-        let row = Q8Row { q: &q, z: &z, d: &d, sum: &sum };
-        assert!((0..BLOCK).filter(|i| ![3, 9].contains(i)).all(|i| row.t(i) == 0));
+        (x[3], x[9]) = (7.5, -0.3);
+        let buf = quantized(&x);
+        assert!((0..BLOCK).filter(|i| ![3, 9].contains(i)).all(|i| buf.row(BLOCK).t(i) == 0));
     }
 
     #[test]
     fn zeros_and_subnormals_have_scale_zero() {
-        for x in [[0.0; BLOCK], [-0.0; BLOCK], [1e-40; BLOCK]] {
-            assert_eq!(quantized(&x), (vec![0; BLOCK], vec![0], vec![0.0], vec![0; 2]));
+        for x in [[0.0; BLOCK], [-0.0; BLOCK], [1e-40; BLOCK], [-f32::MIN_POSITIVE; BLOCK]] {
+            let buf = quantized(&x);
+            assert_eq!((buf.q, buf.z, buf.d, buf.sum), (vec![0; BLOCK], vec![0], vec![0.0], vec![0; 2]));
         }
     }
 
     #[test]
     fn what_is_not_finite_poisons_its_block_alone() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut x = [1.0; 2 * BLOCK];
-            x[40] = bad;
-            let (.., d, _) = quantized(&x);
-            assert!(d[0].is_finite() && d[1].is_nan());
+            let mut x = [1.0; 3 * BLOCK];
+            x[2 * BLOCK - 1] = bad;
+            let buf = quantized(&x);
+            assert!(buf.d[0].is_finite() && buf.d[1].is_nan() && buf.d[2].is_finite());
         }
     }
 }

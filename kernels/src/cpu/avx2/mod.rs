@@ -121,7 +121,14 @@ impl<const N: usize> Acc<N> {
     /// Adds a group of `blocks` blocks with one scale `d` and one offset `m` a block; `unpack(b)` gives block `b`.
     #[target_feature(enable = "avx2,fma,f16c")]
     #[inline]
-    fn group(&mut self, x: [Group<'_>; N], d: __m256, m: __m256, blocks: usize, unpack: impl Fn(usize) -> __m256i) {
+    fn group(
+        &mut self,
+        x: [Group<'_>; N],
+        d: __m256,
+        m: __m256,
+        blocks: usize,
+        unpack: impl Fn(usize) -> __m256i,
+    ) {
         let mut scale = [[0.0; GROUP]; N];
         let mut z = [_mm256_setzero_si256(); N];
         for c in 0..N {

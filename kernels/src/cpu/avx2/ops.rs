@@ -28,4 +28,7 @@ impl Lanes for Level {
     }
 }
 
-crate::table::float_ops!(#[target_feature(enable = "avx2,fma,f16c")] Level);
+crate::table::float_ops!(
+    #[target_feature(enable = "avx2,fma,f16c")]
+    Level
+);

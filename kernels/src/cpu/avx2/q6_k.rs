@@ -12,7 +12,8 @@ fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
     let (ql, rest) = w.split_first_chunk::<128>().expect("128 bytes of low bits");
     let (qh, rest) = rest.split_first_chunk::<64>().expect("64 bytes of high bits");
     let (sc, d) = rest.split_first_chunk::<16>().expect("16 scales");
-    let d = _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes([d[0], d[1]])))));
+    let d =
+        _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes([d[0], d[1]])))));
     let sc = _mm256_cvtepi8_epi16(load_128(sc));
     let minus_32_d = _mm256_mul_ps(d, _mm256_set1_ps(-32.0));
 
@@ -40,7 +41,8 @@ fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
         let lanes = _mm256_shuffle_epi8(
             _mm256_permute4x64_epi64::<0b01_00_01_00>(_mm256_castsi128_si256(pair_of_scales(sc, b))),
             _mm256_setr_epi8(
-                0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3,
+                0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2,
+                3,
             ),
         );
         for c in 0..N {

@@ -73,7 +73,10 @@ fn scales(h: [u16; GROUP]) -> __m256 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> __m512i {
-    let both = _mm512_castsi256_si512(_mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load_128(a)), load_128(b)));
+    let both = _mm512_castsi256_si512(_mm256_inserti128_si256::<1>(
+        _mm256_castsi128_si256(load_128(a)),
+        load_128(b),
+    ));
     let twice = _mm512_shuffle_i64x2::<0b01_01_00_00>(both, both);
     let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
     _mm512_and_si512(shifted, _mm512_set1_epi8(0x0f))
@@ -127,7 +130,14 @@ impl<const N: usize> Acc<N> {
     /// Adds a group of `blocks` blocks with one scale `d` and one offset `m` a block; `unpack(p)` gives pair `p`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
-    fn group(&mut self, x: [Group<'_>; N], d: __m256, m: __m256, blocks: usize, unpack: impl Fn(usize) -> __m512i) {
+    fn group(
+        &mut self,
+        x: [Group<'_>; N],
+        d: __m256,
+        m: __m256,
+        blocks: usize,
+        unpack: impl Fn(usize) -> __m512i,
+    ) {
         let mut scale = [_mm512_setzero_ps(); N];
         let mut z = [_mm512_setzero_si512(); N];
         for c in 0..N {

@@ -25,4 +25,7 @@ impl Lanes for Level {
     }
 }
 
-crate::table::float_ops!(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")] Level);
+crate::table::float_ops!(
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    Level
+);

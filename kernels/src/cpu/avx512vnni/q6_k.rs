@@ -12,7 +12,8 @@ fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
     let (ql, rest) = w.split_first_chunk::<128>().expect("128 bytes of low bits");
     let (qh, rest) = rest.split_first_chunk::<64>().expect("64 bytes of high bits");
     let (sc, d) = rest.split_first_chunk::<16>().expect("16 scales");
-    let d = _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes([d[0], d[1]])))));
+    let d =
+        _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes([d[0], d[1]])))));
     let sc = load_128(sc);
     let d_sc = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sc)));
     let minus_32_d = _mm256_mul_ps(_mm512_castps512_ps256(d), _mm256_set1_ps(-32.0));
@@ -32,7 +33,10 @@ fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
         // of four 2-bit fields, one for each 32 weights
         let (half, high) = (p / 2, p % 2);
         let nibbles = load_512(bytemuck::cast_ref::<[u8; 64], _>(&ql.as_chunks().0[half]));
-        let low = _mm512_and_si512(_mm512_srlv_epi64(nibbles, _mm512_set1_epi64(4 * high as i64)), _mm512_set1_epi8(0x0f));
+        let low = _mm512_and_si512(
+            _mm512_srlv_epi64(nibbles, _mm512_set1_epi64(4 * high as i64)),
+            _mm512_set1_epi8(0x0f),
+        );
         let fields = _mm512_broadcast_i64x4(load_256(&qh.as_chunks().0[half]));
         let (a, b) = (4 * high as i64, 4 * high as i64 + 2);
         let fields = _mm512_srlv_epi64(fields, _mm512_setr_epi64(a, a, a, a, b, b, b, b));
