@@ -39,9 +39,8 @@ const DEFAULT_ALIGNMENT: u32 = 32;
 #[derive(Debug)]
 pub struct Gguf {
     path: PathBuf,
-    maps: Vec<Arc<Map>>,
-    version: u32,
-    metadata: Metadata,
+    /// At least one; their tensors have moved to `tensors`.
+    parts: Vec<Part>,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
 }
@@ -58,36 +57,22 @@ impl Gguf {
     /// [`ErrorKind::Unsupported`] for a tensor type that is not known, and [`ErrorKind::Input`] for a part whose
     /// file name does not say so.
     pub fn open(path: &Path) -> Result<Gguf> {
-        let mut parts = split::open(path)?.into_iter();
-        let Some(first) = parts.next() else {
-            return Err(Error::new(ErrorKind::Input, "no files").file(path));
-        };
-        let mut gguf = Gguf {
-            path: path.to_path_buf(),
-            maps: Vec::new(),
-            version: first.version,
-            metadata: first.metadata,
-            tensors: Vec::new(),
-            by_name: HashMap::new(),
-        };
-        gguf.add(first.map, first.tensors)?;
-        parts.try_for_each(|part| gguf.add(part.map, part.tensors))?;
-        Ok(gguf)
-    }
-
-    fn add(&mut self, map: Arc<Map>, tensors: Vec<TensorInfo>) -> Result<()> {
-        for mut tensor in tensors {
-            tensor.part = self.maps.len();
-            if self.by_name.insert(tensor.name.clone(), self.tensors.len()).is_some() {
-                let what = format!("the tensor `{}` occurs twice", tensor.name);
-                return Err(Error::new(ErrorKind::Malformed, what)
-                    .file(map.path())
-                    .next("the file is damaged: download it again"));
+        let mut parts = split::open(path)?;
+        let mut tensors = Vec::new();
+        let mut by_name = HashMap::new();
+        for (i, part) in parts.iter_mut().enumerate() {
+            for mut tensor in std::mem::take(&mut part.tensors) {
+                tensor.part = i;
+                if by_name.insert(tensor.name.clone(), tensors.len()).is_some() {
+                    let what = format!("the tensor `{}` occurs twice", tensor.name);
+                    return Err(Error::new(ErrorKind::Malformed, what)
+                        .file(part.map.path())
+                        .next("the file is damaged: download it again"));
+                }
+                tensors.push(tensor);
             }
-            self.tensors.push(tensor);
         }
-        self.maps.push(map);
-        Ok(())
+        Ok(Gguf { path: path.to_path_buf(), parts, tensors, by_name })
     }
 
     /// The path that was opened.
@@ -97,22 +82,22 @@ impl Gguf {
 
     /// The files of the set in their order; one for most models.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.maps.iter().map(|map| map.path())
+        self.parts.iter().map(|part| part.map.path())
     }
 
     /// The size of all files together, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.maps.iter().map(|map| map.len() as u64).sum()
+        self.parts.iter().map(|part| part.map.len() as u64).sum()
     }
 
     /// The version of the format: 2 or 3.
     pub fn version(&self) -> u32 {
-        self.version
+        self.parts[0].version
     }
 
     /// The metadata, of a set: that of its first file.
     pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+        &self.parts[0].metadata
     }
 
     /// All tensors, in the order of the files.
@@ -142,11 +127,12 @@ impl Gguf {
     /// # Panics
     /// If `tensor` is of another file and lies outside this one.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        &self.maps[tensor.part][tensor.range.clone()]
+        &self.parts[tensor.part].map[tensor.range.clone()]
     }
 }
 
 /// One file of a set, or the only one.
+#[derive(Debug)]
 struct Part {
     map: Arc<Map>,
     version: u32,
@@ -163,18 +149,19 @@ impl Part {
         let mut r = Reader::new(&map);
         let Header { version, n_tensors, n_metadata } = Header::read(&mut r)?;
         let metadata = Metadata::read(&map, &mut r, n_metadata)?;
-        let alignment = check_alignment(metadata.u32(ALIGNMENT_KEY)?)?;
+        let alignment = check_alignment(metadata.u32(ALIGNMENT_KEY)?).map_err(|what| {
+            Error::new(ErrorKind::Malformed, what).next("get another conversion of the model")
+        })?;
         let tensors = tensor::read_index(&mut r, n_tensors, alignment, map.len())?;
         Ok(Part { map, version, metadata, tensors })
     }
 }
 
-/// The alignment that [`ALIGNMENT_KEY`] asks for.
-fn check_alignment(asked: Option<u32>) -> Result<usize> {
+/// The alignment that [`ALIGNMENT_KEY`] asks for, or what is wrong with it.
+fn check_alignment(asked: Option<u32>) -> std::result::Result<usize, String> {
     let alignment = asked.unwrap_or(DEFAULT_ALIGNMENT);
     if !alignment.is_power_of_two() {
-        let what = format!("`{ALIGNMENT_KEY}` is {alignment}, which is no power of two");
-        return Err(Error::new(ErrorKind::Malformed, what).next("get another conversion of the model"));
+        return Err(format!("`{ALIGNMENT_KEY}` is {alignment}, which is no power of two"));
     }
     Ok(alignment as usize)
 }

@@ -90,7 +90,7 @@ impl std::fmt::Display for Split {
 
 /// Compares the number of tensors with the one that the first part announces.
 fn check_total(parts: &[Part]) -> Result<()> {
-    let Some(first) = parts.first() else { return Ok(()) };
+    let first = &parts[0];
     let total: u64 = parts.iter().map(|part| part.tensors.len() as u64).sum();
     match first.metadata.u64("split.tensors.count")? {
         Some(announced) if announced != total => {

@@ -61,7 +61,7 @@ impl TensorInfo {
         let ty = Type::from_id(id).ok_or_else(|| unknown_type(&name, id))?;
         let offset = r.u64().ok_or_else(entry)?;
 
-        let n_bytes = n_bytes(ty, &dims).ok_or_else(|| wrong_shape(&name, ty, &dims))?;
+        let n_bytes = n_bytes(ty, &dims).ok_or_else(|| malformed(wrong_shape(&name, ty, &dims)))?;
         let range = usize::try_from(offset)
             .ok()
             .and_then(|start| Some(start..start.checked_add(n_bytes)?))
@@ -143,15 +143,15 @@ pub(super) fn n_bytes(ty: Type, dims: &[u64]) -> Option<usize> {
 }
 
 /// Says why [`n_bytes`] gave no size.
-pub(super) fn wrong_shape(name: &str, ty: Type, dims: &[u64]) -> Error {
+pub(super) fn wrong_shape(name: &str, ty: Type, dims: &[u64]) -> String {
     let row = dims.first().copied().unwrap_or(1);
     if row.is_multiple_of(ty.block() as u64) {
-        malformed(format!("tensor `{name}` has the absurd shape {dims:?}"))
+        format!("tensor `{name}` has the absurd shape {dims:?}")
     } else {
-        malformed(format!(
-            "tensor `{name}` has rows of {row} weights, which is no multiple of the {} weights in a block of {ty}",
-            ty.block()
-        ))
+        let block = ty.block();
+        format!(
+            "tensor `{name}` has rows of {row} weights, but {ty} has blocks of {block}, which must be whole"
+        )
     }
 }
 

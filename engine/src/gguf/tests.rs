@@ -1,6 +1,7 @@
 //! What is written is read; malformed files are in `tests/gguf_malformed.rs`.
 
 use std::fs;
+use std::hint;
 use std::time::Instant;
 
 use braise_kernels::quant::Type;
@@ -89,7 +90,7 @@ fn arrays_survive() {
     assert_eq!(m.bools("bools").unwrap().unwrap(), [true, false]);
     assert_eq!(m.strs("strs").unwrap().unwrap(), ["a", "", "größe"]);
     assert_eq!(m.byte_strs("raws").unwrap().unwrap(), [b"\x80", b"b"]);
-    assert_eq!(m.u32s("empty").unwrap().unwrap(), []);
+    assert_eq!(m.u32s("empty").unwrap().unwrap(), [0_u32; 0]);
     let i8s = m.get("i8s").unwrap().array().unwrap();
     assert_eq!(i8s.iter().collect::<Vec<_>>(), [Value::I8(-1), Value::I8(0), Value::I8(1)]);
 
@@ -209,22 +210,19 @@ fn version_2_is_read() {
 
 #[test]
 fn the_writer_refuses_what_the_reader_would() {
-    let refused = |writer: Writer<'_>, kind, part: &str| {
-        let error = writer.write_to(&mut Vec::new()).unwrap_err();
+    let refused = |writer: Writer<'_>, part: &str| {
+        let mut out = Vec::new();
+        let error = writer.write_to(&mut out).unwrap_err();
         assert!(error.to_string().contains(part), "`{part}` is not in: {error}");
-        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!((error.kind(), out.len()), (ErrorKind::Input, 0), "{error}");
     };
-    let tensor = |name| Writer::new().tensor(name, &[2], Type::F32, vec![0; 8]);
-    refused(tensor("a").tensor("a", &[1], Type::F32, vec![0; 4]), ErrorKind::Input, "two tensors `a`");
-    refused(Writer::new().tensor("a", &[2], Type::F32, vec![0; 7]), ErrorKind::Input, "takes 8 bytes, but 7");
-    refused(Writer::new().tensor("a", &[33], Type::Q4_0, vec![]), ErrorKind::Malformed, "rows of 33 weights");
-    refused(
-        Writer::new().tensor("a", &[1; 5], Type::F32, vec![0; 4]),
-        ErrorKind::Malformed,
-        "[1, 1, 1, 1, 1]",
-    );
-    refused(tensor("a").metadata("general.alignment", 48_u32), ErrorKind::Malformed, "48");
-    refused(tensor("a").metadata("general.alignment", "32"), ErrorKind::Input, "general.alignment");
+    let tensor = |dims: &[u64], ty, n_bytes| Writer::new().tensor("a", dims, ty, vec![0; n_bytes]);
+    refused(tensor(&[2], Type::F32, 8).tensor("a", &[1], Type::F32, vec![0; 4]), "two tensors `a`");
+    refused(tensor(&[2], Type::F32, 7), "takes 8 bytes, but 7");
+    refused(tensor(&[33], Type::Q4_0, 0), "rows of 33 weights");
+    refused(tensor(&[1; 5], Type::F32, 4), "[1, 1, 1, 1, 1]");
+    refused(tensor(&[2], Type::F32, 8).metadata("general.alignment", 48_u32), "is 48, which is no power");
+    refused(tensor(&[2], Type::F32, 8).metadata("general.alignment", "32"), "general.alignment");
 }
 
 #[test]
@@ -271,7 +269,7 @@ fn any_part_opens_the_set() {
         let gguf = Gguf::open(&part_path(&dir, no)).unwrap();
         assert_eq!(gguf.path(), part_path(&dir, no));
         assert_eq!(gguf.files().collect::<Vec<_>>(), [0, 1, 2].map(|no| part_path(&dir, no)));
-        assert_eq!(gguf.bytes(), gguf.files().map(|file| fs::metadata(file).unwrap().len()).sum());
+        assert_eq!(gguf.bytes(), gguf.files().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>());
         assert_eq!(gguf.metadata().require_str("general.name").unwrap(), "big");
         let names: Vec<_> = gguf.tensors().iter().map(|tensor| tensor.name.as_str()).collect();
         assert_eq!(names, ["a.0", "b.0", "a.1", "b.1", "a.2", "b.2"]);
@@ -350,22 +348,21 @@ fn a_large_vocabulary_costs_a_walk() {
     let tokens: Vec<String> = (0..256 * 1024).map(|i| format!("token{i}")).collect();
     let file = NamedTempFile::new().unwrap();
     fs::write(file.path(), write(&Writer::new().metadata("tokenizer.ggml.tokens", &tokens))).unwrap();
-    let best = (0..5)
-        .map(|_| {
-            let start = Instant::now();
-            let gguf = Gguf::open(file.path()).unwrap();
-            let elapsed = start.elapsed();
-            assert_eq!(
-                gguf.metadata().get("tokenizer.ggml.tokens").unwrap().array().unwrap().len(),
-                tokens.len()
-            );
-            elapsed
-        })
-        .min()
-        .unwrap();
-    // A copy of every string would take some ten times as long as the walk, about 2 ms; the bound leaves room for
-    // slow and busy machines.
-    assert!(best.as_millis() < 50, "opening took {best:?}");
     let gguf = Gguf::open(file.path()).unwrap();
-    assert_eq!(gguf.metadata().require_strs("tokenizer.ggml.tokens").unwrap(), tokens);
+    let strs = gguf.metadata().require_strs("tokenizer.ggml.tokens").unwrap();
+    assert_eq!(strs, tokens);
+
+    // The walk takes about a fifth of the time of a copy. Both at their best, so that a busy machine fails neither.
+    let best = |run: &dyn Fn() -> usize| {
+        let times = (0..10).map(|_| {
+            let start = Instant::now();
+            assert!(run() > 0);
+            start.elapsed()
+        });
+        times.min().unwrap()
+    };
+    let open = best(&|| Gguf::open(file.path()).unwrap().metadata().len());
+    let copy =
+        best(&|| hint::black_box(strs.iter().map(|token| token.to_string()).collect::<Vec<_>>()).len());
+    assert!(open < copy, "opening took {open:?}, a copy of all strings {copy:?}");
 }

@@ -78,9 +78,9 @@ impl<'a> Writer<'a> {
     /// Writes the file.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] if `out` refuses the bytes; [`ErrorKind::Malformed`] if `general.alignment` is no power of
-    /// two or a tensor's rows are no whole blocks of its type; [`ErrorKind::Input`] if a tensor's name was used
-    /// before or its data is not as long as its shape and type say.
+    /// [`ErrorKind::Io`] if `out` refuses the bytes; [`ErrorKind::Input`], before anything is written, if
+    /// `general.alignment` is no power of two, a tensor's name was used before, its rows are no whole blocks of its
+    /// type, or its data is not as long as its shape and type say.
     pub fn write_to(&self, out: &mut impl Write) -> Result<()> {
         let alignment = self.alignment()?;
         let header = self.header(alignment)?;
@@ -96,16 +96,12 @@ impl<'a> Writer<'a> {
     }
 
     fn alignment(&self) -> Result<usize> {
-        let asked = self.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY);
-        let asked = match asked {
-            None => None,
-            Some((_, value)) => {
-                Some(Value::decode(value.ty, &value.bytes).and_then(Value::integer).ok_or_else(|| {
-                    Error::new(ErrorKind::Input, format!("`{ALIGNMENT_KEY}` must be a u32"))
-                })?)
-            }
-        };
-        check_alignment(asked)
+        let mut asked = None;
+        if let Some((_, value)) = self.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY) {
+            let number = Value::decode(value.ty, &value.bytes).and_then(Value::integer);
+            asked = Some(number.ok_or_else(|| input(format!("`{ALIGNMENT_KEY}` must be a u32")))?);
+        }
+        check_alignment(asked).map_err(input)
     }
 
     /// Everything before the data section.
@@ -123,16 +119,16 @@ impl<'a> Writer<'a> {
         let mut offset = 0;
         let mut names = HashSet::new();
         for Tensor { name, dims, ty, data } in &self.tensors {
-            let n_bytes = tensor::n_bytes(*ty, dims).ok_or_else(|| tensor::wrong_shape(name, *ty, dims))?;
-            let refuse = |what| Err(Error::new(ErrorKind::Input, what));
+            let n_bytes =
+                tensor::n_bytes(*ty, dims).ok_or_else(|| input(tensor::wrong_shape(name, *ty, dims)))?;
             if data.len() != n_bytes {
-                return refuse(format!(
+                return Err(input(format!(
                     "tensor `{name}` takes {n_bytes} bytes, but {} were given",
                     data.len()
-                ));
+                )));
             }
             if !names.insert(name) {
-                return refuse(format!("there are two tensors `{name}`"));
+                return Err(input(format!("there are two tensors `{name}`")));
             }
             name.put(&mut header);
             (dims.len() as u32).put(&mut header);
@@ -143,6 +139,10 @@ impl<'a> Writer<'a> {
         }
         Ok(header)
     }
+}
+
+fn input(what: String) -> Error {
+    Error::new(ErrorKind::Input, what)
 }
 
 /// What can be a metadata value: every [`Element`], and any [`Value`] that was read.
