@@ -84,7 +84,7 @@ impl Split {
 
 impl std::fmt::Display for Split {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "part {} of {}", u64::from(self.no) + 1, self.count)
+        write!(f, "part {} of {}", self.no + 1, self.count)
     }
 }
 
