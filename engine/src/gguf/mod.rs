@@ -1,1 +1,170 @@
-//! gguf
+//! GGUF files: the one format that braise reads models from, mapped and read in place.
+//!
+//! A file is, all little-endian: the magic `GGUF`, a version, the number of tensors and of metadata pairs; the
+//! pairs (key, value type, value); the tensor index (name, shape, type, offset); and, aligned, the data. Big models
+//! are split over several files. The format is described in `docs/gguf.md` of the ggml project.
+//!
+//! Opening walks over metadata and index once, and checks them: nothing in a file is trusted, so that what
+//! [`Gguf`] hands out needs no further checks. Strings, arrays and tensor data are never copied.
+
+mod header;
+mod map;
+mod metadata;
+mod reader;
+mod split;
+mod tensor;
+mod value;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Result};
+use header::Header;
+use map::Map;
+pub use metadata::Metadata;
+use reader::Reader;
+pub use tensor::TensorInfo;
+pub use value::{Array, Value, ValueType};
+pub use writer::{ByteStr, Element, ToValue, Writer};
+
+/// The key that says at which multiples, in bytes, the data of tensors starts.
+const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// The alignment of files that do not say it.
+const DEFAULT_ALIGNMENT: u32 = 32;
+
+/// A model file, or a set of them, open for reading.
+#[derive(Debug)]
+pub struct Gguf {
+    path: PathBuf,
+    /// At least one; their tensors have moved to `tensors`.
+    parts: Vec<Part>,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Gguf {
+    /// Opens the file at `path` and, if it is one part of a set, all other parts beside it.
+    ///
+    /// The files stay mapped: nobody may shorten or rewrite them while they are open. A shortened file ends the
+    /// process when a missing page is read; a rewritten one gives wrong numbers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] if a file cannot be read or a part is missing, [`ErrorKind::NotGguf`] for another format,
+    /// version or byte order, [`ErrorKind::Malformed`] if a file contradicts itself or is cut short,
+    /// [`ErrorKind::Unsupported`] for a tensor type that is not known, and [`ErrorKind::Input`] for a part whose
+    /// file name does not say so.
+    pub fn open(path: &Path) -> Result<Gguf> {
+        let mut parts = split::open(path)?;
+        let mut tensors = Vec::new();
+        let mut by_name = HashMap::new();
+        for (i, part) in parts.iter_mut().enumerate() {
+            for mut tensor in std::mem::take(&mut part.tensors) {
+                tensor.part = i;
+                if by_name.insert(tensor.name.clone(), tensors.len()).is_some() {
+                    let what = format!("the tensor `{}` occurs twice", tensor.name);
+                    return Err(Error::new(ErrorKind::Malformed, what)
+                        .file(part.map.path())
+                        .next("the file is damaged: download it again"));
+                }
+                tensors.push(tensor);
+            }
+        }
+        Ok(Gguf { path: path.to_path_buf(), parts, tensors, by_name })
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files of the set in their order; one for most models.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.parts.iter().map(|part| part.map.path())
+    }
+
+    /// The size of all files together, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.map.len() as u64).sum()
+    }
+
+    /// The version of the format: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.parts[0].version
+    }
+
+    /// The metadata, of a set: that of its first file.
+    pub fn metadata(&self) -> &Metadata {
+        &self.parts[0].metadata
+    }
+
+    /// All tensors, in the order of the files.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(*self.by_name.get(name)?)
+    }
+
+    /// The tensor of this name, without which the model cannot run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`] if there is none.
+    pub fn require(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensor(name).ok_or_else(|| {
+            Error::new(ErrorKind::Malformed, format!("the tensor `{name}` is missing"))
+                .file(&self.path)
+                .next("the file holds no complete model: get another conversion of it")
+        })
+    }
+
+    /// The data of a tensor of this file, as it lies there: rows one after the other, `n_bytes()` in all.
+    ///
+    /// # Panics
+    /// If `tensor` is of another file and lies outside this one.
+    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+        &self.parts[tensor.part].map[tensor.range.clone()]
+    }
+}
+
+/// One file of a set, or the only one.
+#[derive(Debug)]
+struct Part {
+    map: Arc<Map>,
+    version: u32,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+}
+
+impl Part {
+    fn open(path: &Path) -> Result<Part> {
+        Part::read(Arc::new(Map::open(path)?)).map_err(|e| e.file(path))
+    }
+
+    fn read(map: Arc<Map>) -> Result<Part> {
+        let mut r = Reader::new(&map);
+        let Header { version, n_tensors, n_metadata } = Header::read(&mut r)?;
+        let metadata = Metadata::read(&map, &mut r, n_metadata)?;
+        let alignment = check_alignment(metadata.u32(ALIGNMENT_KEY)?).map_err(|what| {
+            Error::new(ErrorKind::Malformed, what).next("get another conversion of the model")
+        })?;
+        let tensors = tensor::read_index(&mut r, n_tensors, alignment, map.len())?;
+        Ok(Part { map, version, metadata, tensors })
+    }
+}
+
+/// The alignment that [`ALIGNMENT_KEY`] asks for, or what is wrong with it.
+fn check_alignment(asked: Option<u32>) -> std::result::Result<usize, String> {
+    let alignment = asked.unwrap_or(DEFAULT_ALIGNMENT);
+    if !alignment.is_power_of_two() {
+        return Err(format!("`{ALIGNMENT_KEY}` is {alignment}, which is no power of two"));
+    }
+    Ok(alignment as usize)
+}
+
+#[cfg(test)]
+mod tests;
