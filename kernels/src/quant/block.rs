@@ -71,7 +71,9 @@ pub(super) fn dot<B: BlockFormat<N, G>, const N: usize, const G: usize>(w: &[u8]
         let (codes, scales, offsets) = (block.codes(), block.scales(), block.offsets());
         for start in (0..N).step_by(run) {
             let at = b * N + start; // in the row
-            let sum = sum_products(&codes[start..start + run], &x.q[at..at + run]);
+            let codes = &codes[start..start + run];
+            let z = i32::from(x.z[at / q8::BLOCK]);
+            let sum = sum_products(codes, &x.q[at..at + run]) + z * sum_codes(codes);
             let mut value = scales[start * G / N] * sum as f32;
             if let Some(offset) = offsets {
                 value += offset[start * G / N] * x.sum_of(at, run) as f32;
@@ -92,6 +94,11 @@ fn sum_products(a: &[i8], b: &[i8]) -> i32 {
         }
     }
     sum
+}
+
+#[inline(always)]
+fn sum_codes(codes: &[i8]) -> i32 {
+    codes.iter().map(|&code| i32::from(code)).sum()
 }
 
 /// An f16 as it lies in a block.

@@ -23,6 +23,7 @@ mod search;
 mod tests;
 
 use block::BlockFormat;
+pub use float::f16_to_f32;
 use q8::Q8Row;
 
 /// The complete scalar implementation of one format. SIMD kernels are overrides of it, tested against it.

@@ -1,145 +1,235 @@
 //! Q8: the activation format. Every quantized weight format is multiplied with it, so that a layer's input is
 //! quantized once, whatever mix of formats the layer's matrices have.
 //!
-//! A row of n activations (n a multiple of 32) is three arrays:
-//!
 //! ```text
-//! q    [i8;  n]      values, -127..=127
-//! d    [f32; n/32]   scale of each 32 values:       x[i] ~ d[i / 32] * q[i]
-//! sum  [i16; n/16]   sum of each 16 values of q     (for formats with an offset or a minimum)
+//! x[i] ~ d * t[i],   t[i] = q[i] + z       t: integers, 255 neighbouring values that include 0
+//!
+//! q    [i8;  n]      -127..=127
+//! z    [i8;  n/32]   zero point of each 32 values, -127..=127
+//! d    [f32; n/32]   scale of each 32 values
+//! sum  [i16; n/16]   sum of each 16 values of t   (for formats with an offset or a minimum)
 //! ```
+//!
+//! Why a zero point: the activations of language models have a few channels that are many times larger than their
+//! neighbours. Around such a value a symmetric scale spends half of its range on values that do not occur. On
+//! SmolLM2-135M (three licence texts, 377 to 480 tokens) the zero point cuts the KL divergence from exact activations
+//! to 0.39 to 0.44 times that of symmetric 32-value blocks, the format that other engines use; halving the block
+//! instead gives 0.54 to 0.57 times.
 
 use super::float::round;
 
-/// Activations that share a scale: a multiple of [`SUM`].
+/// Activations that share a scale and a zero point.
 pub const BLOCK: usize = 32;
 
-/// Activations that share a sum: the smallest group of weights that any format gives an offset.
-pub const SUM: usize = 16;
+/// Activations that share an entry of `sum`.
+pub const SUM_BLOCK: usize = 16;
 
-/// One row of quantized activations.
-#[derive(Debug, Clone, Copy)]
+/// Steps between the smallest and the largest value of a block.
+const STEPS: f32 = 254.0;
+
+/// One row of quantized activations; see the module's documentation for its arrays.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Q8Row<'a> {
-    /// Values, `n` of them.
+    /// Values without their zero point, `n` of them.
     pub q: &'a [i8],
+    /// Zero points, one for [`BLOCK`] values.
+    pub z: &'a [i8],
     /// Scales, one for [`BLOCK`] values.
     pub d: &'a [f32],
-    /// Sums of `q`, one for [`SUM`] values.
+    /// Sums of `t`, one for [`SUM_BLOCK`] values.
     pub sum: &'a [i16],
 }
 
 impl Q8Row<'_> {
-    /// The sum of `q[at..at + n]`; both are multiples of [`SUM`].
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.q.len()
+    }
+
+    /// Whether the row has no values.
+    pub fn is_empty(&self) -> bool {
+        self.q.is_empty()
+    }
+
+    /// The integer `t[i] = q[i] + z` that stands for value `i`.
+    #[inline(always)]
+    pub fn t(&self, i: usize) -> i32 {
+        i32::from(self.q[i]) + i32::from(self.z[i / BLOCK])
+    }
+
+    /// The sum of `t[at..at + n]`; both are multiples of [`SUM_BLOCK`].
     #[inline(always)]
     pub fn sum_of(&self, at: usize, n: usize) -> i32 {
-        self.sum[at / SUM..(at + n) / SUM].iter().map(|&sum| i32::from(sum)).sum()
+        self.sum[at / SUM_BLOCK..(at + n) / SUM_BLOCK].iter().map(|&sum| i32::from(sum)).sum()
     }
 
     #[inline(always)]
     pub(super) fn assert_lengths(&self) {
-        assert_lengths(self.q.len(), self.d.len(), self.sum.len());
+        let n = self.q.len();
+        assert!(n.is_multiple_of(BLOCK), "a row of Q8 activations is made of whole blocks");
+        assert!(self.z.len() == n / BLOCK && self.d.len() == n / BLOCK && self.sum.len() == n / SUM_BLOCK);
     }
-}
-
-#[inline(always)]
-fn assert_lengths(n: usize, d: usize, sum: usize) {
-    assert!(n.is_multiple_of(BLOCK), "a row of Q8 activations is made of whole blocks");
-    assert!(d == n / BLOCK && sum == n / SUM, "scales and sums must be as many as the row's blocks");
-}
-
-/// Quantizes x (n) into q (n), d (n / [`BLOCK`]) and sum (n / [`SUM`]).
-///
-/// In each block d = max |x| / 127 and q = x / d, rounded to the nearest, ties to even. A NaN or an infinity makes
-/// the scale of its block NaN, so that it reaches the results instead of being hidden.
-pub fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i16]) {
-    assert_eq!(x.len(), q.len(), "as many quantized values as activations");
-    assert_lengths(q.len(), d.len(), sum.len());
-    let (x, _) = x.as_chunks::<BLOCK>();
-    let (q, _) = q.as_chunks_mut::<BLOCK>();
-    for ((x, q), d) in x.iter().zip(&mut *q).zip(d) {
-        (*q, *d) = quantize_block(x);
-    }
-    for (q, sum) in q.as_flattened().chunks_exact(SUM).zip(sum) {
-        *sum = q.iter().map(|&q| i16::from(q)).sum();
-    }
-}
-
-fn quantize_block(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
-    if x.iter().any(|x| !x.is_finite()) {
-        return ([0; BLOCK], f32::NAN);
-    }
-    let d = x.iter().fold(0.0, |max: f32, x| max.max(x.abs())) / 127.0;
-    if d == 0.0 {
-        return ([0; BLOCK], 0.0);
-    }
-    // A subnormal d is so coarse that x / d may pass 127.
-    (x.map(|x| round((x / d).clamp(-127.0, 127.0)) as i8), d)
 }
 
 /// The activations that a row stands for, into out (n).
 pub fn dequantize(x: Q8Row<'_>, out: &mut [f32]) {
-    assert_eq!(x.q.len(), out.len(), "the output must hold exactly the row");
-    x.assert_lengths();
-    for (i, (q, out)) in x.q.iter().zip(out).enumerate() {
-        *out = x.d[i / BLOCK] * f32::from(*q);
+    assert_eq!(x.len(), out.len(), "the output must hold exactly the row");
+    for (i, out) in out.iter_mut().enumerate() {
+        *out = x.d[i / BLOCK] * x.t(i) as f32;
     }
+}
+
+/// Rows of quantized activations of one length: the columns of a matrix product.
+#[derive(Debug, Clone, Copy)]
+pub struct Q8Mat<'a> {
+    /// Values in a row, a multiple of [`BLOCK`].
+    pub row_len: usize,
+    /// All rows, one after the other.
+    pub all: Q8Row<'a>,
+}
+
+impl<'a> Q8Mat<'a> {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.all.len() / self.row_len
+    }
+
+    /// Row `i`.
+    #[inline]
+    pub fn row(&self, i: usize) -> Q8Row<'a> {
+        let part = |unit: usize| i * self.row_len / unit..(i + 1) * self.row_len / unit;
+        Q8Row {
+            q: &self.all.q[part(1)],
+            z: &self.all.z[part(BLOCK)],
+            d: &self.all.d[part(BLOCK)],
+            sum: &self.all.sum[part(SUM_BLOCK)],
+        }
+    }
+}
+
+/// Room for rows of quantized activations.
+#[derive(Debug, Clone, Default)]
+pub struct Q8Buf {
+    q: Vec<i8>,
+    z: Vec<i8>,
+    d: Vec<f32>,
+    sum: Vec<i16>,
+}
+
+impl Q8Buf {
+    /// Room for `n` values, a multiple of [`BLOCK`].
+    pub fn new(n: usize) -> Q8Buf {
+        Q8Buf { q: vec![0; n], z: vec![0; n / BLOCK], d: vec![0.0; n / BLOCK], sum: vec![0; n / SUM_BLOCK] }
+    }
+
+    /// The first `n` values, to be written: q, z, d and sum.
+    pub fn parts(&mut self, n: usize) -> (&mut [i8], &mut [i8], &mut [f32], &mut [i16]) {
+        let (z, d) = (&mut self.z[..n / BLOCK], &mut self.d[..n / BLOCK]);
+        (&mut self.q[..n], z, d, &mut self.sum[..n / SUM_BLOCK])
+    }
+
+    /// The first `n` values.
+    pub fn row(&self, n: usize) -> Q8Row<'_> {
+        let (z, d) = (&self.z[..n / BLOCK], &self.d[..n / BLOCK]);
+        Q8Row { q: &self.q[..n], z, d, sum: &self.sum[..n / SUM_BLOCK] }
+    }
+}
+
+/// Quantizes a row. A block that holds a NaN or an infinity gets a NaN scale, so that it cannot go unnoticed.
+#[inline(always)] // into each ISA's version
+pub fn quantize(x: &[f32], q: &mut [i8], z: &mut [i8], d: &mut [f32], sum: &mut [i16]) {
+    assert!(x.len().is_multiple_of(BLOCK) && q.len() == x.len());
+    let n = x.len() / BLOCK;
+    assert!(z.len() == n && d.len() == n && sum.len() == x.len() / SUM_BLOCK);
+    let blocks = x.as_chunks::<BLOCK>().0.iter().zip(q.as_chunks_mut::<BLOCK>().0);
+    let sums = sum.as_chunks_mut::<{ BLOCK / SUM_BLOCK }>().0;
+    for (((x, q), (z, d)), sum) in blocks.zip(z.iter_mut().zip(d)).zip(sums) {
+        (*z, *d) = quantize_block(x, q);
+        for (sum, q) in sum.iter_mut().zip(q.as_chunks::<SUM_BLOCK>().0) {
+            *sum = q.iter().map(|&q| i16::from(q) + i16::from(*z)).sum();
+        }
+    }
+}
+
+/// Quantizes one block; returns its zero point and scale.
+#[inline(always)]
+fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> (i8, f32) {
+    *q = [0; BLOCK];
+    if x.iter().any(|x| !x.is_finite()) {
+        return (0, f32::NAN);
+    }
+    let lo = x.iter().fold(0.0, |lo: f32, &x| lo.min(x));
+    let hi = x.iter().fold(0.0, |hi: f32, &x| hi.max(x));
+    let d = (hi - lo) / STEPS;
+    if d < f32::MIN_POSITIVE {
+        return (0, 0.0); // a smaller scale has no inverse
+    }
+    let inverse = 1.0 / d;
+    let z = round(lo * inverse) + STEPS / 2.0;
+    for (q, x) in q.iter_mut().zip(x) {
+        // rounding at both ends can make the range one step too wide
+        *q = (round(x * inverse) - z).min(STEPS / 2.0) as i8;
+    }
+    (z as i8, d)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::tests::{Activations, Random};
+    use crate::quant::tests::{Random, quantized};
 
     #[test]
-    fn values_are_the_nearest_multiples_of_the_scale() {
+    fn the_error_is_at_most_half_a_step() {
         let mut random = Random::new(1);
-        let x: Vec<f32> = (0..64 * BLOCK).map(|i| random.normal() * 2f32.powi(i as i32 / 64 - 16)).collect();
-        let row = Activations::quantize(&x);
-        for (b, x) in x.chunks_exact(BLOCK).enumerate() {
-            let peak = x.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
-            assert_eq!(row.d[b], peak / 127.0);
-            let q = &row.q[b * BLOCK..][..BLOCK];
-            assert_eq!(q.iter().map(|q| q.unsigned_abs()).max(), Some(127));
-            for (x, q) in x.iter().zip(q) {
-                let err = (f64::from(*x) - f64::from(row.d[b]) * f64::from(*q)).abs();
-                // half a step, and the rounding of x / d
-                assert!(err <= f64::from(row.d[b]) * (0.5 + 1e-5), "{x} became {q} * {}", row.d[b]);
+        for shift in [-3.0f32, -0.2, 0.0, 0.4, 5.0] {
+            let x: Vec<f32> =
+                (0..64 * BLOCK).map(|i| (random.normal() + shift) * 2f32.powi(i as i32 / 64 - 16)).collect();
+            let buf = quantized(&x);
+            let row = buf.row(x.len());
+            let mut back = vec![0.0; x.len()];
+            dequantize(row, &mut back);
+            for (i, (x, y)) in x.iter().zip(back).enumerate() {
+                let error = (f64::from(*x) - f64::from(y)).abs();
+                // half a step, and the roundings of 1 / d and x / d
+                assert!(error <= f64::from(row.d[i / BLOCK]) * (0.5 + 1e-4), "{i}: {x} became {y}");
+            }
+            for (i, &s) in row.sum.iter().enumerate() {
+                let t: i32 = (i * SUM_BLOCK..(i + 1) * SUM_BLOCK).map(|i| row.t(i)).sum();
+                assert_eq!(i32::from(s), t, "sum {i}");
+            }
+            assert_eq!(row.sum_of(64, 96), (64..160).map(|i| row.t(i)).sum::<i32>());
+        }
+    }
+
+    #[test]
+    fn all_steps_are_used_whatever_the_sign() {
+        for (lo, hi, z) in [(-127.0, 127.0, 0), (0.0, 254.0, 127), (-254.0, 0.0, -127), (-54.0, 200.0, 73)] {
+            let mut x = [0.0; BLOCK];
+            x[..6].copy_from_slice(&[lo, hi, 0.5, -0.5, lo / 2.0, hi / 2.0]);
+            x[2..4].iter_mut().for_each(|x| *x = f32::clamp(*x, lo, hi));
+            let buf = quantized(&x);
+            let row = buf.row(BLOCK);
+            assert_eq!((row.z[0], row.d[0]), (z, 1.0));
+            for (i, x) in x.iter().enumerate() {
+                assert_eq!(row.t(i), x.round_ties_even() as i32, "{x} of {lo}..{hi}");
             }
         }
     }
 
     #[test]
-    fn ties_go_to_even() {
+    fn zero_is_exact() {
         let mut x = [0.0; BLOCK];
-        x[..8].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.5]);
-        let row = Activations::quantize(&x);
-        assert_eq!(row.d, [1.0; 32 / BLOCK]);
-        assert_eq!(row.q[..8], [127, 0, 2, 2, 0, -2, -2, 4]);
+        (x[3], x[9]) = (7.5, -0.3);
+        let buf = quantized(&x);
+        assert!((0..BLOCK).filter(|i| ![3, 9].contains(i)).all(|i| buf.row(BLOCK).t(i) == 0));
     }
 
     #[test]
-    fn sums_are_those_of_the_values() {
-        let mut random = Random::new(2);
-        let x: Vec<f32> = (0..256).map(|_| random.normal()).collect();
-        let row = Activations::quantize(&x);
-        for (q, sum) in row.q.chunks_exact(SUM).zip(&row.sum) {
-            assert_eq!(q.iter().map(|&q| i32::from(q)).sum::<i32>(), i32::from(*sum));
+    fn zeros_and_subnormals_have_scale_zero() {
+        for x in [[0.0; BLOCK], [-0.0; BLOCK], [1e-40; BLOCK], [-f32::MIN_POSITIVE; BLOCK]] {
+            let buf = quantized(&x);
+            assert_eq!((buf.q, buf.z, buf.d, buf.sum), (vec![0; BLOCK], vec![0], vec![0.0], vec![0; 2]));
         }
-        let all: i32 = row.q.iter().map(|&q| i32::from(q)).sum();
-        assert_eq!(row.row().sum_of(0, 256), all);
-    }
-
-    #[test]
-    fn representable_rows_come_back_exactly() {
-        let mut random = Random::new(3);
-        let mut x: Vec<f32> = (0..256).map(|_| random.below(255) as f32 - 127.0).collect();
-        x.chunks_exact_mut(BLOCK).enumerate().for_each(|(b, x)| {
-            x[b] = -127.0;
-            x.iter_mut().for_each(|x| *x *= 2f32.powi(b as i32 - 4));
-        });
-        let mut back = vec![0.0; x.len()];
-        dequantize(Activations::quantize(&x).row(), &mut back);
-        assert_eq!(back, x);
     }
 
     #[test]
@@ -147,29 +237,8 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 3 * BLOCK];
             x[2 * BLOCK - 1] = bad;
-            let row = Activations::quantize(&x);
-            assert_eq!(row.d[0], 1.0 / 127.0);
-            assert!(row.d[1].is_nan(), "{bad} gave the scale {}", row.d[1]);
-            assert_eq!(row.d[2], 1.0 / 127.0);
-        }
-    }
-
-    #[test]
-    fn zeros_and_subnormals_stay_in_range() {
-        let tiny = f32::from_bits(1);
-        for peak in [0.0, tiny, 63.0 * tiny, 64.0 * tiny, 190.0 * tiny, f32::MIN_POSITIVE, f32::MAX / 2.0] {
-            let mut x = [0.0; BLOCK];
-            (x[0], x[1]) = (peak, -peak);
-            let row = Activations::quantize(&x);
-            assert!(
-                row.d[0].is_finite() && row.q[0] == -row.q[1],
-                "{peak:e}: {} {:?}",
-                row.d[0],
-                &row.q[..2]
-            );
-            assert!(row.q[2..].iter().all(|&q| q == 0));
-            let back = row.d[0] * f32::from(row.q[0]);
-            assert!((back - peak).abs() <= 64.0 * tiny + peak * 1e-6, "{peak:e} came back as {back:e}");
+            let buf = quantized(&x);
+            assert!(buf.d[0].is_finite() && buf.d[1].is_nan() && buf.d[2].is_finite());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tests that every format passes. They walk `Type::ALL`: a new format needs its test vectors
 //! (`kernels/testdata/make.py`) and its row in [`ROUND_TRIP`], and no new test.
 
-use super::q8::{self, Q8Row};
+use super::q8::{self, BLOCK, Q8Buf, SUM_BLOCK};
 use super::{Dot, Scalar, Type};
 
 /// Numbers that look random and are the same everywhere (SplitMix64).
@@ -32,31 +32,12 @@ impl Random {
     }
 }
 
-/// Quantized activations that own their memory.
-pub struct Activations {
-    pub q: Vec<i8>,
-    pub d: Vec<f32>,
-    pub sum: Vec<i16>,
-}
-
-impl Activations {
-    pub fn quantize(x: &[f32]) -> Self {
-        let n = x.len();
-        let mut row = Self { q: vec![0; n], d: vec![0.0; n / q8::BLOCK], sum: vec![0; n / q8::SUM] };
-        q8::quantize(x, &mut row.q, &mut row.d, &mut row.sum);
-        row
-    }
-
-    pub fn row(&self) -> Q8Row<'_> {
-        Q8Row { q: &self.q, d: &self.d, sum: &self.sum }
-    }
-
-    /// The activations themselves.
-    fn values(&self) -> Vec<f32> {
-        let mut x = vec![0.0; self.q.len()];
-        q8::dequantize(self.row(), &mut x);
-        x
-    }
+/// A row of activations, quantized.
+pub fn quantized(x: &[f32]) -> Q8Buf {
+    let mut buf = Q8Buf::new(x.len());
+    let (q, z, d, sum) = buf.parts(x.len());
+    q8::quantize(x, q, z, d, sum);
+    buf
 }
 
 /// Every format that has an implementation.
@@ -226,11 +207,28 @@ fn rms(x: impl ExactSizeIterator<Item = f64>) -> f64 {
 }
 
 /// The dot product of a row, with the activations that it was really taken with.
-fn dot(scalar: &Scalar, w: &[u8], x: &Activations) -> (f32, Vec<f32>) {
+/// The dot product with activations, and the values that these stand for.
+fn dot(scalar: &Scalar, w: &[u8], x: &Q8Buf, n: usize) -> (f32, Vec<f32>) {
+    let mut values = vec![0.0; n];
+    q8::dequantize(x.row(n), &mut values);
     match scalar.dot {
-        Dot::F32(dot) => (dot(w, &x.values()), x.values()),
-        Dot::Q8(dot) => (dot(w, x.row()), x.values()),
+        Dot::F32(dot) => (dot(w, &values), values),
+        Dot::Q8(dot) => (dot(w, x.row(n)), values),
     }
+}
+
+/// Activations of small whole numbers with zero points, and scales that are powers of two.
+fn small_activations(random: &mut Random, n: usize) -> Q8Buf {
+    let mut x = Q8Buf::new(n);
+    let (q, z, d, sum) = x.parts(n);
+    q.fill_with(|| random.below(5) as i8 - 2);
+    z.fill_with(|| random.below(3) as i8 - 1);
+    d.iter_mut().enumerate().for_each(|(b, d)| *d = [1.0, 0.5][b % 2]);
+    for (i, sum) in sum.iter_mut().enumerate() {
+        let at = i * SUM_BLOCK;
+        *sum = q[at..at + SUM_BLOCK].iter().map(|&q| i16::from(q) + i16::from(z[at / BLOCK])).sum();
+    }
+    x
 }
 
 /// Sum of w x, and of |w x|, in f64.
@@ -249,13 +247,8 @@ fn dot_is_exact_where_every_sum_is_representable() {
         let weights = dequantize(ty, scalar, &w);
         for _ in 0..20 {
             let n = weights.len();
-            let q: Vec<i8> = (0..n).map(|_| random.below(7) as i8 - 3).collect();
-            let x = Activations {
-                d: (0..n / q8::BLOCK).map(|b| [1.0, 0.5][b % 2]).collect(),
-                sum: q.chunks_exact(q8::SUM).map(|q| q.iter().map(|&q| i16::from(q)).sum()).collect(),
-                q,
-            };
-            let (ours, values) = dot(scalar, &w, &x);
+            let x = small_activations(&mut random, n);
+            let (ours, values) = dot(scalar, &w, &x, n);
             let (exact, size) = exact_dot(&weights, &values);
             // All weights and activations are multiples of 2^-5 and 2^-1: in units of 2^-6 every sum fits 24 bits.
             assert!(size < f64::from(1 << 18), "{ty}: sums of {size} need not be exact");
@@ -282,14 +275,14 @@ fn dot_is_within_its_rounding_errors() {
             let weights: Vec<f32> = (0..n).map(|_| random.normal() * 0.02).collect();
             let w = quantize(ty, scalar, &weights);
             let weights = dequantize(ty, scalar, &w);
-            let (ours, values) = dot(scalar, &w, &Activations::quantize(&x));
+            let (ours, values) = dot(scalar, &w, &quantized(&x), n);
             let (exact, _) = exact_dot(&weights, &values);
             let size: f64 = (weights.chunks(ty.block()).zip(values.chunks(ty.block())))
                 .map(|(w, x)| {
                     3.0 * f64::from(max_abs(w)) * x.iter().map(|&x| f64::from(x.abs())).sum::<f64>()
                 })
                 .sum();
-            let bound = (n / q8::SUM + 9) as f64 * f64::from(f32::EPSILON) / 2.0 * size;
+            let bound = (n / SUM_BLOCK + 9) as f64 * f64::from(f32::EPSILON) / 2.0 * size;
             let err = (f64::from(ours) - exact).abs();
             assert!(err <= bound, "{ty} n={n}: {ours} instead of {exact}, {err:e} above {bound:e}");
         }
@@ -305,20 +298,20 @@ fn what_is_not_finite_reaches_the_dot_product() {
     for (ty, scalar) in formats() {
         let vectors = Vectors::of(ty);
         // Floats are rows of 32, so that activations come in whole blocks.
-        let n = ty.block().max(q8::BLOCK);
-        let x = Activations::quantize(&vec![1.0; n]);
+        let n = ty.block().max(BLOCK);
+        let x = quantized(&vec![1.0; n]);
         let rows =
             vectors.weights.chunks_exact(n).zip(vectors.blocks.chunks_exact(n / ty.block() * ty.bytes()));
         let bad: Vec<_> = rows.filter(|(weights, _)| weights.iter().any(|w| !w.is_finite())).collect();
         assert!(!bad.is_empty(), "{ty} has no vectors of this kind");
         for (_, w) in bad {
-            let (ours, _) = dot(scalar, w, &x);
+            let (ours, _) = dot(scalar, w, &x, n);
             assert!(!ours.is_finite(), "{ty}: {ours}");
         }
         let mut x = vec![1.0; n];
         x[n - 1] = f32::NAN;
         let w = quantize(ty, scalar, &vec![1.0; n]);
-        let (ours, _) = dot(scalar, &w, &Activations::quantize(&x));
+        let (ours, _) = dot(scalar, &w, &quantized(&x), n);
         assert!(ours.is_nan(), "{ty}: a NaN among the activations gave {ours}");
     }
 }
