@@ -125,6 +125,9 @@ def to_quantize(type, random):
     x[6] = np.abs(x[6])
     x[7] = -np.abs(x[7])
     x[8, 1:] = 0
+    x[9] = np.arange(32) * 4 - 62.5  # ties of 8-bit codes
+    x[9, 0] = 127
+    x[10] = np.resize([0.5, -0.5], 32)  # which of two is the largest
     return x.astype(np.float32).ravel()
 
 

@@ -157,6 +157,16 @@ mod tests {
     }
 
     #[test]
+    fn dot_takes_rows_of_any_length() {
+        for n in 0..3 * LANES {
+            let x: Vec<f32> = (1..=n).map(|i| i as f32).collect();
+            let mut w = vec![0; 4 * n];
+            quantize::<Single>(&x, &mut w);
+            assert_eq!(dot::<Single>(&w, &x), (n * (n + 1) * (2 * n + 1) / 6) as f32, "n = {n}");
+        }
+    }
+
+    #[test]
     fn round_agrees_with_the_library() {
         for quarter in -100_000..=100_000_i32 {
             let x = quarter as f32 / 4.0;

@@ -110,7 +110,8 @@ fn fit_affine<const TOP: i16>(x: &[f32], w: &[f32]) -> (f32, f32) {
         }
         let det = sw * sqq - sq * sq;
         let (mut s, mut m) = ((sw * sxq - sx * sq) / det, (sq * sxq - sqq * sx) / det);
-        if m < 0.0 {
+        // Equal codes (det = 0, but for rounding) leave the pair open, and a minimum must not be negative.
+        if det <= 1e-9 * sw * sqq || m < 0.0 {
             (s, m) = (sxq / sqq, 0.0);
         }
         // As in `fit_scale`: the weighted error is sum(w x x) less this.
@@ -180,4 +181,30 @@ fn quantize_scales<C: Codes, const G: usize>(scales: &[f32; G], w: &[f32; G]) ->
     let d = to_f16(fit_scale::<C>(scales, w));
     let unit = f16(d);
     (d, scales.map(|scale| if unit == 0.0 { 0.0 } else { C::nearest(scale / unit) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minimums_are_not_negative() {
+        let above: [f32; 32] = std::array::from_fn(|i| 5.0 + i as f32 / 32.0);
+        let (scale, min) = fit_affine::<15>(&above, &importance(&above));
+        assert_eq!(min, 0.0, "there is no code for a negative minimum");
+        assert!((5.0 / 15.0..6.0 / 13.0).contains(&scale), "{scale}");
+
+        let below = above.map(|x| -x);
+        let (scale, min) = fit_affine::<15>(&below, &importance(&below));
+        assert!((5.0..7.0).contains(&min) && scale > 0.0, "{scale} {min}");
+    }
+
+    #[test]
+    fn equal_weights_come_back() {
+        for x in [0.0, 0.75, -0.75] {
+            let (scale, min) = fit_affine::<15>(&[x; 32], &[1.0; 32]);
+            let code = if scale == 0.0 { 0.0 } else { round((x + min) / scale) };
+            assert!((scale * code - min - x).abs() <= 1e-6 && min >= 0.0, "{x}: {scale} {min}");
+        }
+    }
 }
