@@ -5,10 +5,18 @@
 //! turn text into token ids, [`forward`] turns token ids into logits on a [`backend`], and
 //! [`sample`] picks the next token. [`session`] holds the state of one conversation.
 
+pub mod arch;
+pub mod backend;
+pub mod block;
 pub mod chat;
 pub mod error;
+pub mod forward;
 pub mod gguf;
+pub mod kv;
+pub mod model;
 pub mod sample;
+pub mod session;
+pub mod threads;
 pub mod tokenizer;
 
 pub use error::{Error, ErrorKind, Result};

@@ -129,7 +129,8 @@ impl Model {
     /// Matrices whose kernel is written for a slower level than the one that was asked for, by format: a format that
     /// has no kernel of its own yet runs, but slowly.
     pub fn slow_formats(&self) -> Vec<(Type, Isa)> {
-        let layers = self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.attn_output, &l.gate, &l.up, &l.down]);
+        let layers =
+            self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.attn_output, &l.gate, &l.up, &l.down]);
         let mut slow: Vec<_> = (layers.chain([self.output()]))
             .map(|w| (w.matmul.weights(), w.matmul.isa()))
             .filter(|(_, isa)| *isa < self.kernels.isa())
@@ -184,7 +185,8 @@ impl Binder<'_> {
 
     fn shaped(&self, name: &str, dims: &[usize]) -> Result<&TensorInfo> {
         let tensor = self.gguf.require(name)?;
-        let same = |i: usize| tensor.dims.get(i).copied().unwrap_or(1) == dims.get(i).map_or(1, |d| *d as u64);
+        let same =
+            |i: usize| tensor.dims.get(i).copied().unwrap_or(1) == dims.get(i).map_or(1, |d| *d as u64);
         if !(0..4).all(same) {
             let what = format!("the tensor `{name}` has the shape {:?} instead of {dims:?}", tensor.dims);
             return Err(Error::new(ErrorKind::Malformed, what)
@@ -199,7 +201,10 @@ impl Binder<'_> {
             Type::ALL.iter().filter(|ty| ty.scalar().is_some()).map(|ty| ty.name()).collect();
         Error::new(
             ErrorKind::Unsupported,
-            format!("the tensor `{}` has the type {}, which cannot be computed with yet", tensor.name, tensor.ty),
+            format!(
+                "the tensor `{}` has the type {}, which cannot be computed with yet",
+                tensor.name, tensor.ty
+            ),
         )
         .file(self.gguf.path())
         .next(format!("use a file with the types {}", supported.join(", ")))

@@ -29,7 +29,9 @@ pub(super) fn spec(gguf: &Gguf) -> Result<Spec> {
         None => head_dim,
     };
     if n_head % n_head_kv != 0 || head_dim == 0 {
-        let what = format!("{n_head} query heads, {n_head_kv} key/value heads and {n_embd} values do not fit each other");
+        let what = format!(
+            "{n_head} query heads, {n_head_kv} key/value heads and {n_embd} values do not fit each other"
+        );
         return Err(Error::new(ErrorKind::Malformed, what));
     }
     let attention =
@@ -88,7 +90,10 @@ fn rope(meta: &Metadata, head_dim: usize, n_ctx: usize) -> Result<Rope> {
                     .filter(|n| *n > 0)
                     .map_or(n_ctx, |n| n as usize),
                 ext_factor: or("llama.rope.scaling.yarn_ext_factor", 1.0)?,
-                attn_factor: or("llama.rope.scaling.yarn_attn_factor", or("llama.rope.scaling.attn_factor", 1.0)?)?,
+                attn_factor: or(
+                    "llama.rope.scaling.yarn_attn_factor",
+                    or("llama.rope.scaling.attn_factor", 1.0)?,
+                )?,
                 beta_fast: or("llama.rope.scaling.yarn_beta_fast", 32.0)?,
                 beta_slow: or("llama.rope.scaling.yarn_beta_slow", 1.0)?,
             }

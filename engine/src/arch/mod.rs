@@ -19,9 +19,12 @@ pub fn spec(gguf: &Gguf) -> Result<Spec> {
     let name = gguf.metadata().require_str("general.architecture")?;
     let Some((_, to_spec)) = FAMILIES.iter().find(|(known, _)| *known == name) else {
         let known: Vec<_> = FAMILIES.iter().map(|(name, _)| *name).collect();
-        return Err(Error::new(ErrorKind::Unsupported, format!("the architecture `{name}` is not supported"))
-            .file(gguf.path())
-            .next(format!("supported are: {}", known.join(", "))));
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the architecture `{name}` is not supported"),
+        )
+        .file(gguf.path())
+        .next(format!("supported are: {}", known.join(", "))));
     };
     to_spec(gguf).map_err(|e| e.file(gguf.path()))
 }

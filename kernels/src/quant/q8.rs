@@ -122,6 +122,16 @@ impl Q8Buf {
         Q8Buf { q: vec![0; n], z: vec![0; n / BLOCK], d: vec![0.0; n / BLOCK], sum: vec![0; n / SUM_BLOCK] }
     }
 
+    /// Values that there is room for.
+    pub fn len(&self) -> usize {
+        self.q.len()
+    }
+
+    /// Whether there is no room.
+    pub fn is_empty(&self) -> bool {
+        self.q.is_empty()
+    }
+
     /// The first `n` values, to be written: q, z, d and sum.
     pub fn parts(&mut self, n: usize) -> (&mut [i8], &mut [i8], &mut [f32], &mut [i16]) {
         let (z, d) = (&mut self.z[..n / BLOCK], &mut self.d[..n / BLOCK]);

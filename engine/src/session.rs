@@ -1,0 +1,215 @@
+//! A session: one sequence of tokens being read and continued.
+
+use std::sync::{Mutex, PoisonError};
+
+use braise_kernels::sync::Team;
+
+use crate::backend::cpu::{Batch, Buffers, CpuWorker, Scratch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::forward;
+use crate::kv::KvCache;
+use crate::model::Model;
+use crate::threads;
+
+/// How a session runs.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Tokens that it can hold; `None`: what the model was made for, at most [`DEFAULT_CTX`].
+    pub n_ctx: Option<usize>,
+    /// Worker threads; `None`: [`threads::default_threads`].
+    pub threads: Option<usize>,
+    /// Tokens that are read at a time; `None`: [`DEFAULT_CHUNK`].
+    pub chunk: Option<usize>,
+}
+
+/// Tokens that a session can hold unless told otherwise.
+pub const DEFAULT_CTX: usize = 8192;
+
+/// Tokens that are read at a time unless told otherwise.
+pub const DEFAULT_CHUNK: usize = 512;
+
+/// Tokens whose logits are computed at a time.
+const LOGITS_ROWS: usize = 4;
+
+/// Most threads that a session takes: beyond, something is wrong with the number.
+const MAX_THREADS: usize = 1024;
+
+/// Which tokens' logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// Of the last token alone: what comes next.
+    Last,
+    /// Of every token.
+    All,
+}
+
+/// One sequence of tokens, with the model's memory of them.
+#[derive(Debug)]
+pub struct Session<'m> {
+    model: &'m Model,
+    n_ctx: usize,
+    chunk: usize,
+    pool: rayon::ThreadPool,
+    team: Team,
+    buffers: Buffers,
+    kv: KvCache,
+    scratch: Vec<Mutex<Scratch>>,
+    tokens: Vec<u32>,
+}
+
+impl<'m> Session<'m> {
+    /// A session without tokens.
+    ///
+    /// # Errors
+    /// An option is 0 or absurd, or the threads cannot be started.
+    pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
+        let spec = model.spec();
+        let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
+        let n_threads = options.threads.unwrap_or_else(threads::default_threads);
+        let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(n_ctx);
+        if n_ctx == 0 || chunk == 0 {
+            return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing"));
+        }
+        if !(1..=MAX_THREADS).contains(&n_threads) {
+            let what = format!("{n_threads} threads");
+            return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads)
+            .thread_name(|i| format!("braise-{i}"))
+            .build()
+            .map_err(|e| Error::new(ErrorKind::Io, format!("cannot start {n_threads} threads: {e}")))?;
+        let team = Team::new(n_threads);
+        Ok(Session {
+            model,
+            n_ctx,
+            chunk,
+            pool,
+            buffers: Buffers::new(&team, spec, chunk, LOGITS_ROWS),
+            kv: KvCache::new(&team, spec, n_ctx)?,
+            scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
+            tokens: Vec::new(),
+            team,
+        })
+    }
+
+    /// Tokens that the session can hold.
+    pub fn n_ctx(&self) -> usize {
+        self.n_ctx
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.team.size()
+    }
+
+    /// The tokens that it has read.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Forgets all tokens from position `n` on.
+    pub fn truncate(&mut self, n: usize) {
+        self.tokens.truncate(n);
+    }
+
+    /// Reads `tokens` and gives the logits that are asked for to `sink`, in order: position and n_vocab numbers.
+    ///
+    /// # Errors
+    /// There are no tokens or one that is not in the vocabulary; they do not fit the context (then nothing was
+    /// read); or a logit is not a number; or `sink` fails.
+    pub fn eval(
+        &mut self,
+        tokens: &[u32],
+        logits: Logits,
+        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.check(tokens)?;
+        let end = self.tokens.len() + tokens.len();
+        for tokens in tokens.chunks(self.chunk) {
+            let (first, n) = (self.tokens.len(), tokens.len());
+            let wanted = match logits {
+                Logits::All => 0..n,
+                Logits::Last if first + n == end => n - 1..n,
+                Logits::Last => n..n,
+            };
+            let part = |start: usize| start..wanted.end.min(start + LOGITS_ROWS);
+            let mut batch = Batch { tokens, first, logits: part(wanted.start) };
+            self.run(&batch, |worker, model| forward::forward(worker, model));
+            self.tokens.extend(tokens);
+            while !batch.logits.is_empty() {
+                self.hand_out(&batch, sink)?;
+                batch.logits = part(batch.logits.end);
+                if !batch.logits.is_empty() {
+                    self.run(&batch, |worker, model| forward::logits(worker, model));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the logits of the batch's tokens to `sink`.
+    fn hand_out(
+        &mut self,
+        batch: &Batch<'_>,
+        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
+        for (row, token) in rows.zip(batch.logits.clone()) {
+            let position = batch.first + token;
+            if row.iter().any(|l| l.is_nan()) {
+                let what = format!("the logits after token {position} are not numbers");
+                return Err(Error::new(ErrorKind::Numeric, what)
+                    .file(self.model.gguf().path())
+                    .next("the file has weights that are not numbers: download it again"));
+            }
+            sink(position, row)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::new(ErrorKind::Input, "there are no tokens to read").next("give a prompt"));
+        }
+        let n_vocab = self.model.spec().n_vocab;
+        if let Some(token) = tokens.iter().find(|t| **t as usize >= n_vocab) {
+            return Err(Error::new(ErrorKind::Input, format!("the token {token} is not in the vocabulary"))
+                .file(self.model.gguf().path())
+                .next(format!("ids are 0 to {}", n_vocab - 1)));
+        }
+        if tokens.len() > self.n_ctx - self.tokens.len() {
+            let what = format!(
+                "{} tokens do not fit the context: it holds {}, of which {} are taken",
+                tokens.len(),
+                self.n_ctx,
+                self.tokens.len()
+            );
+            return Err(Error::new(ErrorKind::ContextFull, what).next(format!(
+                "shorten the prompt or raise the context (the model was made for {})",
+                self.model.spec().n_ctx
+            )));
+        }
+        Ok(())
+    }
+
+    /// Runs `program` on all workers.
+    fn run(&self, batch: &Batch<'_>, program: fn(&mut CpuWorker<'_, '_>, &Model)) {
+        self.pool.broadcast(|context| {
+            let index = context.index();
+            // a panic in an earlier run cannot have left anything in the scratch memory that is read again
+            let mut scratch = self.scratch[index].lock().unwrap_or_else(PoisonError::into_inner);
+            self.team.join(index, |worker| {
+                let mut worker = CpuWorker {
+                    worker,
+                    model: self.model,
+                    batch: batch.clone(),
+                    buffers: &self.buffers,
+                    kv: &self.kv,
+                    scratch: &mut scratch,
+                };
+                program(&mut worker, self.model);
+            });
+        });
+    }
+}
