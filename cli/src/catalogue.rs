@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 
+use crate::failure;
 use crate::name::Name;
 
 const BUILT_IN: &str = include_str!("../../models.toml");
@@ -128,21 +129,27 @@ impl Catalogue {
     /// The built-in catalogue, or the file that `BRAISE_CATALOGUE` names.
     pub fn load() -> Result<Self> {
         match std::env::var_os("BRAISE_CATALOGUE").map(PathBuf::from) {
-            None => Self::parse(BUILT_IN).context("the built-in catalogue"),
+            None => Self::parse(BUILT_IN),
             Some(path) => {
-                let text = std::fs::read_to_string(&path).with_context(|| {
-                    format!("{}: cannot read the catalogue that BRAISE_CATALOGUE names", path.display())
-                })?;
-                Self::parse(&text).with_context(|| path.display().to_string())
+                let text = std::fs::read_to_string(&path).map_err(anyhow::Error::from);
+                text.and_then(|text| Self::parse(&text)).map_err(|e| {
+                    let (path, why) = (path.display(), failure::line(&e));
+                    anyhow!(
+                        "{path}: the catalogue cannot be used: {why}; correct it, or unset BRAISE_CATALOGUE"
+                    )
+                })
             }
         }
     }
 
     /// Reads and checks a catalogue.
     pub fn parse(text: &str) -> Result<Self> {
-        let catalogue: Self = toml::from_str(text).context("the catalogue cannot be used")?;
+        let catalogue: Self = toml::from_str(text).map_err(|e| {
+            let line = text[..e.span().map_or(0, |span| span.start)].lines().count().max(1);
+            anyhow!("line {line}: {}", e.message())
+        })?;
         for model in &catalogue.models {
-            model.check().with_context(|| format!("catalogue entry {}:{}", model.family, model.size))?;
+            model.check().with_context(|| format!("{}:{}", model.family, model.size))?;
         }
         let default = catalogue.default_name()?;
         ensure!(catalogue.find(&default)?.is_some(), "the catalogue's default, {default}, is not in it");

@@ -1,10 +1,12 @@
 //! The local store: `BRAISE_HOME`, else `braise` in the platform's data folder.
 //!
-//!     models/<family>/<tag>.gguf   a model; any GGUF file that is put there by hand is one too
-//!     models/<family>/<tag>.json   where it came from, and its checksum
-//!     tmp/                         what a pull is working on; only the holder of `lock` may touch it
-//!     lock                         held by the one pull that runs
-//!     history                      the lines typed in chats
+//! ```text
+//! models/<family>/<tag>.gguf   a model; any GGUF file that is put there by hand is one too
+//! models/<family>/<tag>.json   where it came from, and its checksum
+//! tmp/                         what a pull is working on; only the holder of `lock` may touch it
+//! lock                         held by the one pull that runs
+//! history                      the lines typed in chats
+//! ```
 //!
 //! A model appears under its name by one rename, after its bytes are checked and on the disk. A pull that is killed
 //! leaves its pieces in `tmp/`, and the next one clears them away.
