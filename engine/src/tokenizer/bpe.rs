@@ -1,11 +1,9 @@
 //! Byte-level BPE, as GPT-2 has it: bytes are written as printable characters, words are merged by rank.
 
-use hashbrown::HashMap;
-
-use super::merge::{Merge, Merger};
+use super::merge::Merger;
 use super::pretokenizer::PreTokenizer;
 use super::text_table::TextTable;
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
 
 /// The character that stands for each byte in token texts: printable Latin-1 for itself, the other bytes in
 /// order from U+0100.
@@ -48,63 +46,43 @@ pub(super) fn decode(text: &str) -> Vec<u8> {
 /// The merges of a vocabulary.
 pub(super) struct Bpe {
     pre: PreTokenizer,
-    /// By the ids of left and right.
-    merges: HashMap<(u32, u32), Merge>,
-    /// Id of each single byte.
-    bytes: [u32; 256],
-    /// Ids from here on are texts that merges pass through, not tokens of the vocabulary.
-    n_tokens: u32,
+    /// "left right", numbered by rank; no text that is merged has a space in it.
+    merges: TextTable,
 }
 
 impl Bpe {
-    /// Reads `merges` ("left right", best first). Texts in them that are not tokens are added to `texts`.
-    pub(super) fn new(texts: &mut TextTable, merges: &[&[u8]], pre: PreTokenizer) -> Result<Self> {
-        let n_tokens = texts.len() as u32;
-        let bytes = BYTE_CHARS.map(|c| texts.intern(c.encode_utf8(&mut [0; 4]).as_bytes()));
-        let mut table = HashMap::with_capacity(merges.len());
-        let mut joined = Vec::new();
-        for (rank, merge) in (0..).zip(merges) {
-            // From the second byte on: the left part may itself begin with a space.
-            let space = merge.iter().skip(1).position(|&byte| byte == b' ').ok_or_else(|| {
-                let what = format!("merge {rank}, \"{}\", is not two texts", String::from_utf8_lossy(merge));
-                Error::new(ErrorKind::Malformed, what).next("get the file again, or convert the model anew")
-            })?;
-            let (left, right) = (&merge[..space + 1], &merge[space + 2..]);
-            joined.clear();
-            joined.extend_from_slice(left);
-            joined.extend_from_slice(right);
-            let pair = (texts.intern(left), texts.intern(right));
-            let id = texts.intern(&joined);
-            table.entry(pair).or_insert(Merge { rank, id });
-        }
-        Ok(Self { pre, merges: table, bytes, n_tokens })
+    /// Takes merges as "left right", best first.
+    pub(super) fn new(merges: &[&[u8]], pre: PreTokenizer) -> Result<Self> {
+        Ok(Self { pre, merges: TextTable::new(merges)? })
     }
 
     /// Appends the ids of `text` to `ids`. Bytes that the vocabulary has no token for are left out.
-    pub(super) fn encode(&self, texts: &TextTable, text: &str, ids: &mut Vec<u32>) {
+    pub(super) fn encode(&self, tokens: &TextTable, text: &str, ids: &mut Vec<u32>) {
         let mut merger = Merger::default();
-        let mut mapped = String::new();
-        self.pre.split(text, &mut |word| {
-            if self.pre.ignore_merges {
-                mapped.clear();
-                mapped.extend(word.bytes().map(|byte| BYTE_CHARS[usize::from(byte)]));
-                if let Some(id) = texts.get(mapped.as_bytes()).filter(|&id| id < self.n_tokens) {
-                    ids.push(id);
-                    return;
-                }
+        let mut word = String::new();
+        let mut key = Vec::new();
+        self.pre.split(text, &mut |bytes| {
+            word.clear();
+            word.extend(bytes.bytes().map(|byte| BYTE_CHARS[usize::from(byte)]));
+            if self.pre.ignore_merges
+                && let Some(id) = tokens.get(word.as_bytes())
+            {
+                ids.push(id);
+                return;
             }
-            merger.clear();
-            for byte in word.bytes() {
-                merger.push(1, self.bytes[usize::from(byte)]);
-            }
-            for symbol in merger.run(|left, right| self.merges.get(&(left.id, right.id)).copied()) {
-                if symbol.id < self.n_tokens {
-                    ids.push(symbol.id);
-                } else {
-                    let bytes = word[..].as_bytes()[symbol.start..symbol.end].iter();
-                    ids.extend(
-                        bytes.map(|&byte| self.bytes[usize::from(byte)]).filter(|&id| id < self.n_tokens),
-                    );
+            let rank = |pair: &str, middle: usize| {
+                key.clear();
+                key.extend_from_slice(&pair.as_bytes()[..middle]);
+                key.push(b' ');
+                key.extend_from_slice(&pair.as_bytes()[middle..]);
+                self.merges.get(&key)
+            };
+            for part in merger.merge(&word, rank) {
+                match tokens.get(part.as_bytes()) {
+                    Some(id) => ids.push(id),
+                    None => ids.extend(
+                        part.chars().filter_map(|c| tokens.get(c.encode_utf8(&mut [0; 4]).as_bytes())),
+                    ),
                 }
             }
         });

@@ -140,7 +140,7 @@ enum Model {
 
 /// A vocabulary, ready to encode and decode.
 pub struct Tokenizer {
-    /// Texts of the tokens; byte-level BPE adds texts that its merges pass through.
+    /// Texts of the tokens, by id.
     texts: TextTable,
     /// One a token.
     types: Vec<TokenType>,
@@ -174,7 +174,7 @@ impl Tokenizer {
             one_each("token_type", n_tokens, vocab.types.len())?;
             vocab.types.iter().map(|&number| TokenType::new(number)).collect()
         };
-        let mut texts = TextTable::new(&vocab.tokens);
+        let texts = TextTable::new(&vocab.tokens)?;
 
         let mut ends: Vec<u32> = END_TEXTS.iter().filter_map(|text| texts.get(text.as_bytes())).collect();
         for &end in &ends {
@@ -189,7 +189,7 @@ impl Tokenizer {
             "gpt2" => {
                 let pre = PreTokenizer::new(vocab.pre)?;
                 let add_bos = pre.add_bos;
-                let bpe = Bpe::new(&mut texts, &vocab.merges, pre)?;
+                let bpe = Bpe::new(&vocab.merges, pre)?;
                 (Model::Bpe(bpe), vocab.bos, vocab.eos, add_bos)
             }
             "llama" => {
@@ -242,7 +242,7 @@ impl Tokenizer {
 
     /// The token whose text in the vocabulary is `text`, such as `<|im_end|>`.
     pub fn token(&self, text: &str) -> Option<u32> {
-        self.texts.get(text.as_bytes()).filter(|&id| (id as usize) < self.n_tokens())
+        self.texts.get(text.as_bytes())
     }
 
     /// The ids of `text` alone. Byte-level vocabularies without a token for some byte (SmolLM2's has none for

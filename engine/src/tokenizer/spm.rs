@@ -1,14 +1,12 @@
 //! SentencePiece BPE: spaces are written `▁`, characters are merged by the score of what they become, and
 //! characters without a token are spelled in bytes.
 
-use super::merge::{Merge, Merger};
+use super::merge::Merger;
 use super::text_table::TextTable;
 use crate::{Error, ErrorKind, Result};
 
 /// What a space is written as in token texts.
 pub(super) const SPACE: &str = "▁";
-/// Id of a character that is no token; only tokens are ever output.
-const NO_TOKEN: u32 = u32::MAX;
 
 /// The scores of a vocabulary.
 pub(super) struct Spm {
@@ -23,15 +21,15 @@ impl Spm {
     /// Takes one score a token. Bytes without a token of their own are `unknown`; without that either, the
     /// vocabulary is malformed.
     pub(super) fn new(
-        texts: &TextTable,
+        tokens: &TextTable,
         scores: &[f32],
         unknown: Option<u32>,
         add_space_prefix: bool,
     ) -> Result<Self> {
-        let mut bytes = [NO_TOKEN; 256];
+        let mut bytes = [0; 256];
         for (byte, id) in (0..=255u8).zip(&mut bytes) {
             let token =
-                texts.get(format!("<0x{byte:02X}>").as_bytes()).or_else(|| texts.get(&[byte])).or(unknown);
+                tokens.get(format!("<0x{byte:02X}>").as_bytes()).or_else(|| tokens.get(&[byte])).or(unknown);
             *id = token.ok_or_else(|| {
                 let what =
                     format!("the vocabulary has neither a token for byte 0x{byte:02X} nor an unknown token");
@@ -42,24 +40,14 @@ impl Spm {
     }
 
     /// Appends the ids of `text` to `ids`; `start` says that it stands at the beginning or after a special token.
-    pub(super) fn encode(&self, texts: &TextTable, text: &str, start: bool, ids: &mut Vec<u32>) {
+    pub(super) fn encode(&self, tokens: &TextTable, text: &str, start: bool, ids: &mut Vec<u32>) {
         let prefix = if start && self.add_space_prefix { SPACE } else { "" };
         let text = [prefix, &text.replace(' ', SPACE)].concat();
-        let mut merger = Merger::default();
-        for c in text.chars() {
-            let id = texts.get(c.encode_utf8(&mut [0; 4]).as_bytes()).unwrap_or(NO_TOKEN);
-            merger.push(c.len_utf8(), id);
-        }
-        let pair = |left: &super::merge::Symbol, right: &super::merge::Symbol| {
-            let id = texts.get(&text.as_bytes()[left.start..right.end])?;
-            Some(Merge { rank: self.ranks[id as usize], id })
-        };
-        for symbol in merger.run(pair) {
-            if symbol.id == NO_TOKEN {
-                let bytes = &text.as_bytes()[symbol.start..symbol.end];
-                ids.extend(bytes.iter().map(|&byte| self.bytes[usize::from(byte)]));
-            } else {
-                ids.push(symbol.id);
+        let rank = |pair: &str, _| tokens.get(pair.as_bytes()).map(|id| self.ranks[id as usize]);
+        for part in Merger::default().merge(&text, rank) {
+            match tokens.get(part.as_bytes()) {
+                Some(id) => ids.push(id),
+                None => ids.extend(part.bytes().map(|byte| self.bytes[usize::from(byte)])),
             }
         }
     }

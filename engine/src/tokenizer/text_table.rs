@@ -1,86 +1,67 @@
-//! Token texts and the way back from a text to its id: one buffer and one hash table of 4-byte ids, because
-//! a map that owns 128 000 small strings takes longer to build than a model to map.
+//! Texts and the way back from a text to its number, for tokens and for merges: one buffer and one hash table
+//! of 4-byte numbers, because a map that owns 280 000 small strings takes longer to build than a model to map.
 
 use std::hash::BuildHasher;
 
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::malformed;
+use crate::Result;
+
 /// Texts numbered from 0 in the order they came. Equal texts are found as the first of them.
-#[derive(Default)]
 pub(super) struct TextTable {
     bytes: Vec<u8>,
     /// End of each text in `bytes`; it starts where the one before ends.
-    ends: Vec<usize>,
-    ids: HashTable<u32>,
+    ends: Vec<u32>,
+    numbers: HashTable<u32>,
     hasher: DefaultHashBuilder,
     longest: usize,
 }
 
 impl TextTable {
-    /// The table of `texts`, numbered by position.
-    pub(super) fn new(texts: &[&[u8]]) -> Self {
-        let mut table = Self {
-            bytes: Vec::with_capacity(texts.iter().map(|text| text.len()).sum()),
-            ends: Vec::with_capacity(texts.len()),
-            ids: HashTable::with_capacity(texts.len()),
-            ..Self::default()
-        };
-        for text in texts {
-            let id = table.push(text);
-            if table.get(text).is_none() {
-                table.index(id);
+    /// The table of `texts`. Fails with `Malformed` where they are together over 4 GiB.
+    pub(super) fn new(texts: &[&[u8]]) -> Result<Self> {
+        let n_bytes = texts.iter().map(|text| text.len()).sum();
+        if u32::try_from(n_bytes).is_err() || u32::try_from(texts.len()).is_err() {
+            return Err(malformed(format!("the vocabulary has {} texts of {n_bytes} bytes", texts.len())));
+        }
+        let mut bytes = Vec::with_capacity(n_bytes);
+        let mut ends = Vec::with_capacity(texts.len());
+        let mut numbers = HashTable::with_capacity(texts.len());
+        let hasher = DefaultHashBuilder::default();
+        for (number, text) in (0..).zip(texts) {
+            bytes.extend_from_slice(text);
+            ends.push(bytes.len() as u32);
+            let equal = |&other: &u32| slice(&bytes, &ends, other) == Some(*text);
+            let hash = |&other: &u32| hasher.hash_one(slice(&bytes, &ends, other).unwrap_or_default());
+            if let Entry::Vacant(entry) = numbers.entry(hasher.hash_one(*text), equal, hash) {
+                entry.insert(number);
             }
         }
-        table
+        let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+        Ok(Self { bytes, ends, numbers, hasher, longest })
     }
 
-    /// The text of `id`, if there is such an id.
-    pub(super) fn text(&self, id: u32) -> Option<&[u8]> {
-        text_at(&self.bytes, &self.ends, id)
+    /// The text numbered `number`, if there is one.
+    pub(super) fn text(&self, number: u32) -> Option<&[u8]> {
+        slice(&self.bytes, &self.ends, number)
     }
 
-    /// The id of `text`.
+    /// The number of `text`.
     pub(super) fn get(&self, text: &[u8]) -> Option<u32> {
         if text.len() > self.longest {
             return None;
         }
-        self.ids.find(self.hasher.hash_one(text), |&id| self.text(id) == Some(text)).copied()
-    }
-
-    /// The id of `text`, which is given the next number if it is not in the table yet.
-    pub(super) fn intern(&mut self, text: &[u8]) -> u32 {
-        self.get(text).unwrap_or_else(|| {
-            let id = self.push(text);
-            self.index(id);
-            id
-        })
-    }
-
-    /// How many texts there are.
-    pub(super) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn push(&mut self, text: &[u8]) -> u32 {
-        let id = self.ends.len() as u32;
-        self.bytes.extend_from_slice(text);
-        self.ends.push(self.bytes.len());
-        self.longest = self.longest.max(text.len());
-        id
-    }
-
-    fn index(&mut self, id: u32) {
-        let (bytes, ends, hasher) = (&self.bytes, &self.ends, &self.hasher);
-        let hash = |id: &u32| hasher.hash_one(text_at(bytes, ends, *id).unwrap_or_default());
-        self.ids.insert_unique(hash(&id), id, hash);
+        self.numbers.find(self.hasher.hash_one(text), |&number| self.text(number) == Some(text)).copied()
     }
 }
 
-fn text_at<'a>(bytes: &'a [u8], ends: &[usize], id: u32) -> Option<&'a [u8]> {
-    let id = id as usize;
-    let end = *ends.get(id)?;
-    let start = if id == 0 { 0 } else { ends[id - 1] };
-    Some(&bytes[start..end])
+fn slice<'a>(bytes: &'a [u8], ends: &[u32], number: u32) -> Option<&'a [u8]> {
+    let number = number as usize;
+    let end = *ends.get(number)?;
+    let start = number.checked_sub(1).map_or(0, |before| ends[before]);
+    Some(&bytes[start as usize..end as usize])
 }
 
 #[cfg(test)]
@@ -88,17 +69,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_every_text_and_numbers_new_ones() {
-        let mut table = TextTable::new(&[b"a", b"", b"bc", b"a"]);
+    fn finds_every_text_by_its_first_number() {
+        let table = TextTable::new(&[b"a", b"", b"bc", b"a"]).unwrap();
         assert_eq!(table.get(b"a"), Some(0), "the first of equal texts");
         assert_eq!(table.get(b""), Some(1));
         assert_eq!(table.get(b"bc"), Some(2));
         assert_eq!(table.text(3), Some(&b"a"[..]), "a repeated text keeps its number");
+        assert_eq!(table.text(4), None);
         assert_eq!(table.get(b"b"), None);
-        assert_eq!(table.intern(b"bc"), 2);
-        assert_eq!(table.intern(b"longer than any"), 4);
-        assert_eq!(table.get(b"longer than any"), Some(4));
-        assert_eq!(table.text(5), None);
-        assert_eq!(table.len(), 5);
+        assert_eq!(table.get(b"bcd"), None);
     }
 }
