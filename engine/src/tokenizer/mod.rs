@@ -1,1 +1,343 @@
-//! tokenizer
+//! Text to token ids and back, from the vocabulary that a GGUF file carries.
+//!
+//! Two families: byte-level BPE (`tokenizer.ggml.model` = `gpt2`), whose text is first cut into words by a
+//! pre-tokenizer named in the file, and SentencePiece BPE (`llama`), which merges by score and falls back
+//! to bytes. The ids are those of llama.cpp. What the parts do: [`Vocab`] is the plain data taken from the
+//! file, `text_table` finds a token by its text, `added` cuts out special tokens, `pretokenizer` cuts words,
+//! `merge` is the one merge loop of both families, and [`Decoder`] turns a stream of ids into text.
+
+mod added;
+mod bpe;
+mod decoder;
+mod merge;
+mod pretokenizer;
+mod spm;
+mod text_table;
+
+pub use decoder::{ControlTokens, Decoder};
+
+use crate::{Error, ErrorKind, Result};
+use added::{AddedTokens, Fragment};
+use bpe::Bpe;
+use pretokenizer::PreTokenizer;
+use spm::Spm;
+use text_table::TextTable;
+
+/// The keys `tokenizer.ggml.*` of a file, as they stand there. `None` and empty mean that the key is absent.
+#[derive(Debug, Clone, Default)]
+pub struct Vocab<'a> {
+    /// `model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece).
+    pub model: &'a str,
+    /// `pre`: the pre-tokenizer; byte-level BPE only.
+    pub pre: Option<&'a str>,
+    /// `tokens`: text of each token, by id.
+    pub tokens: Vec<&'a [u8]>,
+    /// `token_type`: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte; absent: all normal.
+    pub types: Vec<i32>,
+    /// `scores`: one a token; SentencePiece only.
+    pub scores: Vec<f32>,
+    /// `merges`: "left right", best first; byte-level BPE only.
+    pub merges: Vec<&'a [u8]>,
+    /// `bos_token_id`, which begins a text.
+    pub bos: Option<u32>,
+    /// `eos_token_id`, which ends a text.
+    pub eos: Option<u32>,
+    /// `eot_token_id`, which ends a turn.
+    pub eot: Option<u32>,
+    /// `eom_token_id`, which ends a message.
+    pub eom: Option<u32>,
+    /// `unknown_token_id`.
+    pub unknown: Option<u32>,
+    /// `add_bos_token`.
+    pub add_bos: Option<bool>,
+    /// `add_eos_token`.
+    pub add_eos: Option<bool>,
+    /// `add_space_prefix`; SentencePiece only.
+    pub add_space_prefix: Option<bool>,
+}
+
+/// What a token is, as `tokenizer.ggml.token_type` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenType {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Byte,
+    /// Unused, or a number that nothing is known of: never written out.
+    Unused,
+}
+
+impl TokenType {
+    fn new(number: i32) -> Self {
+        match number {
+            1 => Self::Normal,
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            6 => Self::Byte,
+            _ => Self::Unused,
+        }
+    }
+
+    /// Whether tokens of this type are cut out of a text before it is tokenized.
+    fn is_added(self) -> bool {
+        matches!(self, Self::Unknown | Self::Control | Self::UserDefined)
+    }
+}
+
+/// How the text of control tokens is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Special {
+    /// As the token.
+    Parse,
+    /// As any other text: what a user typed cannot end his turn.
+    AsText,
+}
+
+/// Texts of tokens that end a generation, in the vocabularies whose file names only some of them.
+const END_TEXTS: &[&str] = &[
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
+    // Between the files of a repository, in vocabularies of code models.
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
+];
+
+enum Model {
+    Bpe(Bpe),
+    Spm(Spm),
+}
+
+/// A vocabulary, ready to encode and decode.
+pub struct Tokenizer {
+    /// Texts of the tokens, by id.
+    texts: TextTable,
+    /// One a token.
+    types: Vec<TokenType>,
+    added: AddedTokens,
+    model: Model,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: Option<u32>,
+    add_eos: Option<u32>,
+    ends: Vec<u32>,
+}
+
+impl Tokenizer {
+    /// Builds the tables. An id among the special ones that is outside the vocabulary counts as absent.
+    ///
+    /// # Errors
+    /// `Unsupported` for a model or pre-tokenizer that is not known, `Malformed` for a vocabulary whose parts
+    /// contradict each other.
+    pub fn new(vocab: &Vocab<'_>) -> Result<Self> {
+        let n_tokens = vocab.tokens.len();
+        // Merges can add three texts each, bytes 256; all are numbered in 32 bits.
+        let fits =
+            u32::try_from(n_tokens.saturating_add(vocab.merges.len().saturating_mul(3)).saturating_add(256));
+        if n_tokens == 0 || fits.is_err() {
+            return Err(malformed(format!("the vocabulary has {n_tokens} tokens")));
+        }
+        let valid = |id: Option<u32>| id.filter(|&id| (id as usize) < n_tokens);
+        let mut types = if vocab.types.is_empty() {
+            vec![TokenType::Normal; n_tokens]
+        } else {
+            one_each("token_type", n_tokens, vocab.types.len())?;
+            vocab.types.iter().map(|&number| TokenType::new(number)).collect()
+        };
+        let texts = TextTable::new(&vocab.tokens)?;
+
+        let mut ends: Vec<u32> = END_TEXTS.iter().filter_map(|text| texts.get(text.as_bytes())).collect();
+        for &end in &ends {
+            types[end as usize] = TokenType::Control;
+        }
+        ends.extend([vocab.eos, vocab.eot, vocab.eom].into_iter().filter_map(valid));
+
+        let all = (0..).zip(&vocab.tokens).zip(&types).map(|((id, &text), &kind)| (id, text, kind));
+        let added = AddedTokens::new(all)?;
+
+        let (model, bos, eos, add_bos) = match vocab.model {
+            "gpt2" => {
+                let pre = PreTokenizer::new(vocab.pre)?;
+                let add_bos = pre.add_bos;
+                let bpe = Bpe::new(&vocab.merges, pre)?;
+                (Model::Bpe(bpe), vocab.bos, vocab.eos, add_bos)
+            }
+            "llama" => {
+                one_each("scores", n_tokens, vocab.scores.len())?;
+                let unknown = valid(vocab.unknown.or(Some(0)));
+                let spm = Spm::new(&texts, &vocab.scores, unknown, vocab.add_space_prefix.unwrap_or(true))?;
+                (Model::Spm(spm), vocab.bos.or(Some(1)), vocab.eos.or(Some(2)), true)
+            }
+            other => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("the tokenizer \"{other}\" is not known"),
+                )
+                .next("known are gpt2 (byte-level BPE) and llama (SentencePiece)"));
+            }
+        };
+        let (bos, eos) = (valid(bos), valid(eos));
+        ends.extend(eos);
+        ends.sort_unstable();
+        ends.dedup();
+        let add_bos = to_add("BOS", vocab.add_bos.unwrap_or(add_bos), bos)?;
+        let add_eos = to_add("EOS", vocab.add_eos.unwrap_or(false), eos)?;
+        Ok(Self { texts, types, added, model, bos, eos, add_bos, add_eos, ends })
+    }
+
+    /// Number of tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.types.len()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The tokens after which a generation is over, in order of id.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// Whether a generation is over after `id`.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.binary_search(&id).is_ok()
+    }
+
+    /// The token whose text in the vocabulary is `text`, such as `<|im_end|>`.
+    pub fn token(&self, text: &str) -> Option<u32> {
+        self.texts.get(text.as_bytes())
+    }
+
+    /// The ids of `text` alone. Byte-level vocabularies without a token for some byte (SmolLM2's has none for
+    /// a few control characters) leave that byte out.
+    pub fn encode(&self, text: &str, special: Special) -> Vec<u32> {
+        let mut ids = Vec::new();
+        self.encode_into(text, special, &mut ids);
+        ids
+    }
+
+    /// The ids of `text` as a whole prompt: with BOS before and EOS after it where the file asks for them.
+    pub fn encode_prompt(&self, text: &str, special: Special) -> Vec<u32> {
+        let mut ids = Vec::from_iter(self.add_bos);
+        self.encode_into(text, special, &mut ids);
+        ids.extend(self.add_eos);
+        ids
+    }
+
+    fn encode_into(&self, text: &str, special: Special, ids: &mut Vec<u32>) {
+        let mut start = true;
+        for fragment in self.added.partition(text, special) {
+            match (fragment, &self.model) {
+                (Fragment::Token(id), _) => ids.push(id),
+                (Fragment::Text(text), Model::Bpe(bpe)) => bpe.encode(&self.texts, text, ids),
+                (Fragment::Text(text), Model::Spm(spm)) => spm.encode(&self.texts, text, start, ids),
+            }
+            start = matches!(fragment, Fragment::Token(_));
+        }
+    }
+
+    /// The text of `ids` from its beginning: SentencePiece's space before the first word is taken away again.
+    ///
+    /// # Errors
+    /// `Input` if an id is outside the vocabulary.
+    pub fn decode(&self, ids: &[u32], control: ControlTokens) -> Result<String> {
+        let prefixed = matches!(&self.model, Model::Spm(spm) if spm.add_space_prefix);
+        let mut decoder = Decoder::new(self, control, prefixed);
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(&decoder.push(id)?);
+        }
+        text.push_str(&decoder.finish());
+        Ok(text)
+    }
+
+    /// Decodes what follows a prompt, token by token; a leading space belongs to the text.
+    pub fn decoder(&self, control: ControlTokens) -> Decoder<'_> {
+        Decoder::new(self, control, false)
+    }
+
+    /// The bytes that `id` stands for: not always whole characters.
+    ///
+    /// # Errors
+    /// `Input` if `id` is outside the vocabulary.
+    pub fn token_bytes(&self, id: u32, control: ControlTokens) -> Result<Vec<u8>> {
+        let (Some(&kind), Some(text)) = (self.types.get(id as usize), self.texts.text(id)) else {
+            let what = format!("token {id} is outside the vocabulary");
+            return Err(Error::new(ErrorKind::Input, what)
+                .next(format!("ids of this model go from 0 to {}", self.n_tokens() - 1)));
+        };
+        let readable = String::from_utf8_lossy(text);
+        Ok(match (kind, &self.model) {
+            (TokenType::Unused, _) => Vec::new(),
+            (TokenType::Control | TokenType::Unknown, _) if control == ControlTokens::Hide => Vec::new(),
+            (TokenType::Control | TokenType::Unknown | TokenType::UserDefined, _) => text.to_vec(),
+            (TokenType::Byte, _) => hex_byte(&readable).map_or_else(|| text.to_vec(), |byte| vec![byte]),
+            (TokenType::Normal, Model::Bpe(_)) => bpe::decode(&readable),
+            (TokenType::Normal, Model::Spm(_)) => readable.replace(spm::SPACE, " ").into_bytes(),
+        })
+    }
+
+    fn is_control(&self, id: u32) -> bool {
+        matches!(self.types.get(id as usize), Some(TokenType::Control | TokenType::Unknown))
+    }
+}
+
+/// The byte that a byte token, `<0xE2>`, stands for.
+fn hex_byte(text: &str) -> Option<u8> {
+    u8::from_str_radix(text.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
+}
+
+fn to_add(name: &str, add: bool, id: Option<u32>) -> Result<Option<u32>> {
+    match id {
+        None if add => Err(malformed(format!("the file asks for a {name} token, but names none"))),
+        id => Ok(id.filter(|_| add)),
+    }
+}
+
+fn one_each(key: &str, n_tokens: usize, n: usize) -> Result<()> {
+    if n == n_tokens {
+        return Ok(());
+    }
+    Err(malformed(format!("tokenizer.ggml.{key} has {n} entries for {n_tokens} tokens")))
+}
+
+fn malformed(what: String) -> Error {
+    Error::new(ErrorKind::Malformed, what).next("get the file again, or convert the model anew")
+}
