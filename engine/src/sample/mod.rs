@@ -115,18 +115,19 @@ impl Sampler {
         self.candidates.clear();
         self.candidates.extend((0..).zip(logits).map(|(id, &logit)| Candidate { id, logit }));
         self.penalize(history);
-        if let Some(Candidate { id, logit }) = self.candidates.iter().find(|c| !(c.logit < f32::INFINITY)) {
-            let what = format!("the logit of token {id} is {logit}");
-            return Err(Error::new(ErrorKind::Numeric, what).next("check the model's weights"));
+        // The first of equals is the one with the lowest id.
+        let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
+        for &candidate in &self.candidates {
+            if candidate.logit > best.logit {
+                best = candidate;
+            }
+            if !(candidate.logit < f32::INFINITY) {
+                return Err(numeric(format!("the logit of token {} is {}", candidate.id, candidate.logit)));
+            }
         }
-        self.candidates.retain(|candidate| candidate.logit > f32::NEG_INFINITY);
-
-        // The first of equals, which is the one with the lowest id.
-        let best = self.candidates.iter().copied().reduce(|a, b| if b.logit > a.logit { b } else { a });
-        let Some(best) = best else {
-            return Err(Error::new(ErrorKind::Numeric, "no token has a probability")
-                .next("check the model's weights"));
-        };
+        if best.logit == f32::NEG_INFINITY {
+            return Err(numeric("no token has a probability".into()));
+        }
         if self.options.temperature == 0.0 {
             return Ok(best.id);
         }
@@ -155,16 +156,30 @@ impl Sampler {
     }
 }
 
+fn numeric(what: String) -> Error {
+    Error::new(ErrorKind::Numeric, what).next("check the model's weights")
+}
+
 /// Leaves the `k` best (0: all), best first, so that what is drawn does not depend on how they were found.
 fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
     if k == 0 {
         return;
     }
-    if k < candidates.len() {
-        candidates.select_nth_unstable_by(k - 1, better);
-        candidates.truncate(k);
+    // One pass over a vocabulary in which few enter: twice `k` are gathered, then the worse half is dropped.
+    let (mut kept, mut least) = (0, f32::NEG_INFINITY);
+    for at in 0..candidates.len() {
+        if candidates[at].logit > least || kept < k {
+            candidates.swap(kept, at);
+            kept += 1;
+            if kept == k.saturating_mul(2) {
+                candidates[..kept].select_nth_unstable_by(k - 1, better);
+                (kept, least) = (k, candidates[k - 1].logit);
+            }
+        }
     }
+    candidates.truncate(kept);
     candidates.sort_unstable_by(better);
+    candidates.truncate(k);
 }
 
 /// Leaves the best whose probabilities reach `p` together, at least one.

@@ -107,6 +107,24 @@ fn the_comparison_notices_a_tenth_of_temperature() {
 }
 
 #[test]
+fn top_k_is_the_beginning_of_the_sorted_candidates() {
+    let mut rng = SplitMix64::new(3);
+    for n in [1, 2, 7, 40, 1000] {
+        // Few different logits, so that many are equal.
+        let logit = |_: u32| (rng.next_unit() * 20.0) as u8 as f32 - 10.0;
+        let all: Vec<Candidate> =
+            (0..n).zip((0..n).map(logit)).map(|(id, logit)| Candidate { id, logit }).collect();
+        let mut sorted = all.clone();
+        sorted.sort_by(better);
+        for k in [1, 2, 3, 39, 40, 500, 5000] {
+            let mut kept = all.clone();
+            top_k(&mut kept, k);
+            assert_eq!(kept, sorted[..k.min(sorted.len())], "{n} candidates, k {k}");
+        }
+    }
+}
+
+#[test]
 fn temperature_0_takes_the_best_and_of_equals_the_lowest_id() {
     let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..plain() }).unwrap();
     assert_eq!(sampler.sample(&LOGITS, &[]).unwrap(), 1);
