@@ -2,8 +2,9 @@
 //! to read it.
 //!
 //! The program is run by minijinja, set up as the Python package transformers sets up jinja2, which is where
-//! these templates are written and tested. It comes from a file and is not trusted: it cannot read anything
-//! but the conversation and the date, and its steps, its depth and the length of what it writes are limited.
+//! these templates are written and tested. It comes from a file and is not trusted: it can read nothing but
+//! the conversation and the date, and its steps, its depth and the length of what it writes are limited. What
+//! it holds in variables on the way is not, because minijinja cannot: a malicious one can exhaust the memory.
 
 mod json;
 

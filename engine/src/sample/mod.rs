@@ -1,1 +1,232 @@
-//! sample
+//! Picks the next token from the logits of the last one, and stops a generation at given texts.
+//!
+//! The steps and their order are llama.cpp's: penalties, top-k, top-p, min-p, temperature, draw. Each works on
+//! what the one before left. The same seed, options and logits give the same tokens in every version.
+
+mod rng;
+mod stop;
+
+use std::collections::BTreeMap;
+
+pub use stop::{Passed, StopMatcher};
+
+use crate::{Error, ErrorKind, Result};
+use rng::SplitMix64;
+
+/// How tokens are picked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplerOptions {
+    /// Logits are divided by this, 0 or more; 0 always takes the most likely token.
+    pub temperature: f32,
+    /// Only this many most likely tokens are left; 0 leaves all.
+    pub top_k: usize,
+    /// Only the most likely tokens whose probabilities add up to this are left; in (0, 1], 1 leaves all.
+    pub top_p: f32,
+    /// Only tokens at least this many times as likely as the most likely one are left; in [0, 1].
+    pub min_p: f32,
+    /// Logits of tokens seen lately are divided by this where positive, multiplied where negative; 1 is off.
+    pub repeat_penalty: f32,
+    /// How many of the last tokens count as seen lately, for all three penalties.
+    pub repeat_last_n: usize,
+    /// Taken from the logit of each token seen lately.
+    pub presence_penalty: f32,
+    /// Taken from the logit of a token for each time it was seen lately.
+    pub frequency_penalty: f32,
+    /// Of the random numbers; `None` takes a new one each time.
+    pub seed: Option<u64>,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.9,
+            min_p: 0.0,
+            repeat_penalty: 1.0,
+            repeat_last_n: 64,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: None,
+        }
+    }
+}
+
+impl SamplerOptions {
+    fn check(&self) -> Result<()> {
+        let range = |name: &str, value: f32, ok: bool, allowed: &str| {
+            if ok {
+                return Ok(());
+            }
+            Err(Error::new(ErrorKind::Input, format!("{name} cannot be {value}"))
+                .next(format!("give {allowed}")))
+        };
+        let at_least_0 = |x: f32| x.is_finite() && x >= 0.0;
+        let t = self.temperature;
+        range("temperature", t, at_least_0(t), "0 (always the most likely token) or more")?;
+        range("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "more than 0, at most 1 (off)")?;
+        range("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 (off) to 1")?;
+        let repeat = self.repeat_penalty;
+        range("repeat penalty", repeat, at_least_0(repeat) && repeat > 0.0, "more than 0, where 1 is off")?;
+        let (presence, frequency) = (self.presence_penalty, self.frequency_penalty);
+        range("presence penalty", presence, presence.is_finite(), "a number, where 0 is off")?;
+        range("frequency penalty", frequency, frequency.is_finite(), "a number, where 0 is off")
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Candidate {
+    id: u32,
+    logit: f32,
+}
+
+/// Picks tokens of one sequence.
+#[derive(Debug)]
+pub struct Sampler {
+    options: SamplerOptions,
+    seed: u64,
+    rng: SplitMix64,
+    /// What is left to choose from; kept to spare an allocation a token.
+    candidates: Vec<Candidate>,
+}
+
+impl Sampler {
+    /// A sampler with its random numbers at their beginning.
+    ///
+    /// # Errors
+    /// `Input` if an option is out of its range.
+    pub fn new(options: SamplerOptions) -> Result<Self> {
+        options.check()?;
+        let seed = options.seed.unwrap_or_else(rng::fresh_seed);
+        Ok(Self { options, seed, rng: SplitMix64::new(seed), candidates: Vec::new() })
+    }
+
+    /// The seed in use: with it, the same run can be had again.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Picks a token: `logits` has one entry a token of the vocabulary, `history` the tokens so far, last one
+    /// last. A logit of minus infinity excludes its token.
+    ///
+    /// # Errors
+    /// `Numeric` if a logit is not a number or plus infinity, or no token is possible.
+    pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
+        self.candidates.clear();
+        self.candidates.extend((0..).zip(logits).map(|(id, &logit)| Candidate { id, logit }));
+        self.penalize(history);
+        // The first of equals is the one with the lowest id.
+        let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
+        for &candidate in &self.candidates {
+            if candidate.logit > best.logit {
+                best = candidate;
+            }
+            if !(candidate.logit < f32::INFINITY) {
+                return Err(numeric(format!("the logit of token {} is {}", candidate.id, candidate.logit)));
+            }
+        }
+        if best.logit == f32::NEG_INFINITY {
+            return Err(numeric("no token has a probability".into()));
+        }
+        if self.options.temperature == 0.0 {
+            return Ok(best.id);
+        }
+        top_k(&mut self.candidates, self.options.top_k);
+        top_p(&mut self.candidates, self.options.top_p, best.logit);
+        min_p(&mut self.candidates, self.options.min_p, best.logit);
+        Ok(draw(&self.candidates, self.options.temperature, best.logit, self.rng.next_unit()))
+    }
+
+    /// Lowers the logits of the tokens at the end of `history`; candidates still are in order of id.
+    fn penalize(&mut self, history: &[u32]) {
+        let SamplerOptions { repeat_penalty, presence_penalty, frequency_penalty, repeat_last_n, .. } =
+            self.options;
+        if repeat_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
+            return;
+        }
+        let mut counts = BTreeMap::new();
+        for &id in &history[history.len().saturating_sub(repeat_last_n)..] {
+            *counts.entry(id).or_insert(0.0f32) += 1.0;
+        }
+        for (id, count) in counts {
+            let Some(Candidate { logit, .. }) = self.candidates.get_mut(id as usize) else { continue };
+            *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
+            *logit -= count * frequency_penalty + presence_penalty;
+        }
+    }
+}
+
+fn numeric(what: String) -> Error {
+    Error::new(ErrorKind::Numeric, what).next("check the model's weights")
+}
+
+/// Leaves the `k` best (0: all), best first, so that what is drawn does not depend on how they were found.
+fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
+    if k == 0 {
+        return;
+    }
+    // One pass over a vocabulary in which few enter: twice `k` are gathered, then the worse half is dropped.
+    let (mut kept, mut least) = (0, f32::NEG_INFINITY);
+    for at in 0..candidates.len() {
+        if candidates[at].logit > least || kept < k {
+            candidates.swap(kept, at);
+            kept += 1;
+            if kept == k.saturating_mul(2) {
+                candidates[..kept].select_nth_unstable_by(k - 1, better);
+                (kept, least) = (k, candidates[k - 1].logit);
+            }
+        }
+    }
+    candidates.truncate(kept);
+    candidates.sort_unstable_by(better);
+    candidates.truncate(k);
+}
+
+/// Leaves the best whose probabilities reach `p` together, at least one.
+fn top_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
+    if p >= 1.0 {
+        return;
+    }
+    candidates.sort_unstable_by(better);
+    let weight = |candidate: &Candidate| f64::from(candidate.logit - best).exp();
+    let enough = f64::from(p) * candidates.iter().map(weight).sum::<f64>();
+    let mut sum = 0.0;
+    let last = candidates.iter().position(|candidate| {
+        sum += weight(candidate);
+        sum >= enough
+    });
+    candidates.truncate(last.map_or(candidates.len(), |last| last + 1));
+}
+
+/// Leaves those at least `p` times as likely as the best.
+fn min_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
+    let least = best + p.ln(); // minus infinity for 0
+    candidates.retain(|candidate| candidate.logit >= least);
+}
+
+/// Picks one by its probability at `temperature`; `unit` is a random number in [0, 1).
+fn draw(candidates: &[Candidate], temperature: f32, best: f32, unit: f64) -> u32 {
+    let weight = |candidate: &Candidate| (f64::from(candidate.logit - best) / f64::from(temperature)).exp();
+    let mut left = unit * candidates.iter().map(weight).sum::<f64>();
+    let mut chosen = None;
+    for candidate in candidates {
+        let weight = weight(candidate);
+        if weight > 0.0 {
+            chosen = Some(candidate.id);
+            left -= weight;
+            if left < 0.0 {
+                break;
+            }
+        }
+    }
+    // The best has weight 1, so that one is always chosen.
+    chosen.unwrap_or_default()
+}
+
+/// Higher logit first, then lower id.
+fn better(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
+#[cfg(test)]
+mod tests;
