@@ -8,6 +8,7 @@ mod args;
 mod catalogue;
 mod chat;
 mod commands;
+mod engine;
 mod failure;
 mod models;
 mod name;

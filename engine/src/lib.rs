@@ -11,6 +11,7 @@ pub mod block;
 pub mod chat;
 pub mod error;
 pub mod forward;
+pub mod generate;
 pub mod gguf;
 pub mod kv;
 pub mod model;

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use braise_engine::gguf::{Gguf, TensorInfo, Value};
+use braise_engine::threads::default_threads;
+use braise_kernels::isa::Isa;
+use braise_kernels::table::Kernels;
 use clap::Args;
 use indicatif::DecimalBytes;
 use serde::Serialize;
@@ -35,6 +39,26 @@ struct Machine {
     threads: usize,
     memory_bytes: u64,
     available_bytes: u64,
+    /// Instruction set levels, slowest first.
+    isa_levels: Vec<IsaLevel>,
+    /// Which level's kernel multiplies each format, at the best level of this machine.
+    kernels: Vec<Kernel>,
+}
+
+/// An instruction set level.
+#[derive(Debug, Serialize)]
+struct IsaLevel {
+    name: &'static str,
+    features: &'static str,
+    supported: bool,
+}
+
+/// The matrix product of a weight format.
+#[derive(Debug, Serialize)]
+struct Kernel {
+    weights: &'static str,
+    activations: &'static str,
+    isa: &'static str,
 }
 
 /// A model file.
@@ -84,7 +108,24 @@ pub fn run(args: &InfoArgs) -> Result<()> {
 }
 
 fn model_file(path: &Path) -> Result<ModelFile> {
-    bail!("{}: this build cannot read model files yet; use a later one", path.display())
+    let gguf = Gguf::open(path)?;
+    let entry = |(key, value): (&str, Value<'_>)| Entry {
+        key: key.to_owned(),
+        r#type: value.ty().to_string(),
+        value: value.to_string(),
+    };
+    let tensor = |t: &TensorInfo| Tensor {
+        name: t.name.clone(),
+        r#type: t.ty.name().to_owned(),
+        shape: t.dims.clone(),
+        bytes: t.n_bytes() as u64,
+    };
+    Ok(ModelFile {
+        path: path.display().to_string(),
+        bytes: gguf.bytes(),
+        metadata: gguf.metadata().iter().map(entry).collect(),
+        tensors: gguf.tensors().iter().map(tensor).collect(),
+    })
 }
 
 fn machine() -> Result<Machine> {
@@ -98,9 +139,20 @@ fn machine() -> Result<Machine> {
         os: System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
         cpu: cpu.unwrap_or_else(System::cpu_arch),
         physical_cores: System::physical_core_count().ok(),
-        threads: std::thread::available_parallelism().map_or(1, Into::into),
+        threads: default_threads(),
         memory_bytes: system.total_memory(),
         available_bytes: system.available_memory(),
+        isa_levels: Isa::ALL
+            .map(|isa| IsaLevel { name: isa.name(), features: isa.features(), supported: isa.is_supported() })
+            .into(),
+        kernels: Kernels::new(Isa::best())?
+            .matmul_rows()
+            .map(|row| Kernel {
+                weights: row.weights().name(),
+                activations: if row.takes_q8() { "Q8" } else { "F32" },
+                isa: row.isa().name(),
+            })
+            .collect(),
     })
 }
 
@@ -116,7 +168,17 @@ fn machine_table(machine: &Machine) -> String {
         ("memory", size(machine.memory_bytes)),
         ("memory available", size(machine.available_bytes)),
     ];
-    markdown(&["machine", ""], &[], rows.map(|(name, value)| vec![name.to_owned(), value]))
+    let level = |l: &IsaLevel| {
+        let supported = if l.supported { "yes" } else { "no" };
+        vec![l.name.to_owned(), supported.to_owned(), l.features.to_owned()]
+    };
+    let kernel = |k: &Kernel| [k.weights, k.activations, k.isa].map(str::to_owned).to_vec();
+    format!(
+        "{}\n{}\n{}",
+        markdown(&["machine", ""], &[], rows.map(|(name, value)| vec![name.to_owned(), value])),
+        markdown(&["ISA level", "here", "CPU features"], &[], machine.isa_levels.iter().map(level)),
+        markdown(&["weights", "activations", "kernel"], &[], machine.kernels.iter().map(kernel))
+    )
 }
 
 fn file_tables(file: &ModelFile) -> String {

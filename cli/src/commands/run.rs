@@ -2,15 +2,15 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
 use crate::args::{Compute, Generation};
 use crate::chat::terminal::Terminal;
 use crate::chat::{Chat, Loop, Message, Role, shown};
+use crate::engine::Loaded;
 use crate::failure::Usage;
 use crate::models::resolve;
 use crate::output::stdout;
@@ -68,11 +68,15 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     }
     let path = resolve(model.as_deref())?;
     let begin = Instant::now();
-    let mut chat = load(&path, args.ctx, &args.compute)?;
+    let loaded = Loaded::open(&path, &args.compute)?;
+    let mut chat = loaded.talker(args.ctx, &args.compute)?;
     let load = begin.elapsed();
+    if args.verbose {
+        loaded.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    }
     match prompt {
         Some(prompt) => {
-            let stats = answer(&mut *chat, &prompt, &args, &mut stdout())?;
+            let stats = answer(&mut chat, &prompt, &args, &mut stdout())?;
             if args.verbose {
                 eprint!("{}", Stats { load, ..stats });
             }
@@ -81,16 +85,12 @@ pub fn run(mut args: RunArgs) -> Result<()> {
         None => {
             let mut input = Terminal::open(Store::open()?.history())?;
             let (mut out, mut notes) = (stdout(), io::stderr());
-            let mut chat = Loop::new(&mut *chat, &mut input, &mut out, &mut notes, args.generation);
+            let mut chat = Loop::new(&mut chat, &mut input, &mut out, &mut notes, args.generation);
             chat.verbose = args.verbose;
             chat.set_system(args.system.as_deref().unwrap_or(""));
             chat.run()
         }
     }
-}
-
-fn load(path: &Path, _ctx: Option<NonZeroUsize>, _compute: &Compute) -> Result<Box<dyn Chat>> {
-    bail!("{}: this build cannot run models yet; use a later one", path.display())
 }
 
 /// Writes the one answer to `prompt` to `out`; a chat's answer ends with a line end, raw text with its own last byte.

@@ -1,8 +1,11 @@
 //! `braise tokenize`: the token ids of a text.
 
 use std::io::Write;
+use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use braise_engine::gguf::Gguf;
+use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
 use clap::Args;
 
 use crate::models::resolve;
@@ -49,8 +52,18 @@ pub fn run(args: &TokenizeArgs) -> Result<()> {
     write_tokens(&tokens, args.ids, &mut stdout())
 }
 
-fn tokens(path: &std::path::Path, _text: &str, _special: bool) -> Result<Vec<Token>> {
-    bail!("{}: this build cannot tokenize yet; use a later one", path.display())
+fn tokens(path: &Path, text: &str, special: bool) -> Result<Vec<Token>> {
+    let tokenizer = Tokenizer::of(&Gguf::open(path)?)?;
+    let ids = if special {
+        tokenizer.encode_prompt(text, Special::Parse)
+    } else {
+        tokenizer.encode(text, Special::AsText)
+    };
+    let token = |id| {
+        let text = tokenizer.token_bytes(id, ControlTokens::Show)?;
+        Ok((id, String::from_utf8_lossy(&text).into_owned()))
+    };
+    ids.into_iter().map(token).collect()
 }
 
 fn write_tokens(tokens: &[Token], ids_alone: bool, out: &mut dyn Write) -> Result<()> {

@@ -121,6 +121,8 @@ getters! {
     str, require_str -> &str = "a UTF-8 string", Value::text;
     /// Integers, stored in any integer type.
     u32s, require_u32s -> Vec<u32> = "an array of integers from 0 to 2^32 - 1", |v| v.array()?.collect(Value::integer);
+    /// Integers, stored in any integer type.
+    i32s, require_i32s -> Vec<i32> = "an array of integers from -2^31 to 2^31 - 1", |v| v.array()?.collect(Value::integer);
     /// Floats, stored as `f32` or `f64`.
     f32s, require_f32s -> Vec<f32> = "an array of floats", |v| v.array()?.collect(Value::float);
     /// Bools.

@@ -9,6 +9,7 @@
 mod added;
 mod bpe;
 mod decoder;
+mod file;
 mod merge;
 mod pretokenizer;
 mod spm;

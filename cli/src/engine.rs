@@ -1,0 +1,121 @@
+//! The engine behind the [`Chat`] that the conversation talks to.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use braise_engine::chat::ChatTemplate;
+use braise_engine::generate::{Finish, Request, generate};
+use braise_engine::model::Model;
+use braise_engine::sample::SamplerOptions;
+use braise_engine::session::{Session, SessionOptions};
+use braise_engine::tokenizer::{Special, Tokenizer};
+use braise_engine::{chat, gguf::Gguf};
+
+use crate::args::{Compute, Generation};
+use crate::chat::{Chat, Message, Role, Sink};
+use crate::stats::Stats;
+
+/// A model file with its tokenizer, open.
+pub struct Loaded {
+    model: Model,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+}
+
+impl Loaded {
+    /// Opens the file at `path`.
+    pub fn open(path: &Path, compute: &Compute) -> Result<Loaded> {
+        let isa = compute.isa()?;
+        let gguf = Gguf::open(path)?;
+        let tokenizer = Tokenizer::of(&gguf)?;
+        let template = tokenizer.chat_template(&gguf)?;
+        Ok(Loaded { model: Model::new(gguf, isa)?, tokenizer, template })
+    }
+
+    /// What a user should know of how this model runs: nothing, if it runs as fast as it can.
+    pub fn notes(&self) -> Vec<String> {
+        let isa = self.model.kernels().isa();
+        let note = |(ty, slow)| format!("{ty} weights run on {slow} kernels: there is none for {isa} yet");
+        self.model.slow_formats().into_iter().map(note).collect()
+    }
+
+    /// Begins a conversation.
+    pub fn talker(&self, ctx: Option<NonZeroUsize>, compute: &Compute) -> Result<Talker<'_>> {
+        let options = SessionOptions {
+            n_ctx: ctx.map(NonZeroUsize::get),
+            threads: compute.threads.map(NonZeroUsize::get),
+            chunk: None,
+        };
+        Ok(Talker { loaded: self, session: Session::new(&self.model, &options)? })
+    }
+}
+
+/// A conversation with a loaded model.
+pub struct Talker<'m> {
+    loaded: &'m Loaded,
+    session: Session<'m>,
+}
+
+impl Talker<'_> {
+    fn generate(&mut self, prompt: &[u32], options: &Generation, sink: Sink<'_>) -> Result<Stats> {
+        let request = Request {
+            prompt,
+            sampler: sampler(options),
+            max_tokens: options.max_tokens.map(NonZeroUsize::get),
+            stop: &options.stop,
+        };
+        let outcome = generate(&mut self.session, &self.loaded.tokenizer, &request, sink)?;
+        if outcome.finish == Finish::ContextFull {
+            let n_ctx = self.session.n_ctx();
+            return Err(anyhow!(
+                "the answer breaks off: the context of {n_ctx} tokens is full; raise it with --ctx"
+            ));
+        }
+        Ok(Stats {
+            load: Duration::ZERO,
+            first_token: outcome.prefill,
+            prefill_tokens: outcome.prefill_tokens,
+            prefill: outcome.prefill,
+            decode_tokens: outcome.decode_tokens,
+            decode: outcome.decode,
+        })
+    }
+}
+
+impl Chat for Talker<'_> {
+    fn reply(&mut self, messages: &[Message], options: &Generation, sink: Sink<'_>) -> Result<Stats> {
+        let file = self.loaded.model.gguf().path();
+        let template = self.loaded.template.as_ref().with_context(|| {
+            format!("{}: the file has no chat template; continue a text with --raw", file.display())
+        })?;
+        let role = |role| match role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        let messages: Vec<_> =
+            messages.iter().map(|m| chat::Message::new(role(m.role), &m.content)).collect();
+        let prompt = template.render(&messages, true)?;
+        self.generate(&self.loaded.tokenizer.encode_chat(&prompt), options, sink)
+    }
+
+    fn complete(&mut self, text: &str, options: &Generation, sink: Sink<'_>) -> Result<Stats> {
+        self.generate(&self.loaded.tokenizer.encode_prompt(text, Special::Parse), options, sink)
+    }
+}
+
+fn sampler(options: &Generation) -> SamplerOptions {
+    SamplerOptions {
+        temperature: options.temp,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        repeat_penalty: options.repeat_penalty,
+        presence_penalty: options.presence_penalty,
+        frequency_penalty: options.frequency_penalty,
+        seed: options.seed,
+        ..SamplerOptions::default()
+    }
+}

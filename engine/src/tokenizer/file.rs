@@ -1,0 +1,63 @@
+//! The tokenizer and the chat template that a GGUF file carries.
+
+use super::{Tokenizer, Vocab};
+use crate::chat::ChatTemplate;
+use crate::gguf::Gguf;
+use crate::{Error, ErrorKind, Result};
+
+impl Tokenizer {
+    /// The tokenizer of a file.
+    ///
+    /// # Errors
+    /// The file has no vocabulary, or as [`Tokenizer::new`].
+    pub fn of(gguf: &Gguf) -> Result<Tokenizer> {
+        let meta = gguf.metadata();
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        if meta.get(&key("model")).is_none() {
+            return Err(Error::new(ErrorKind::Unsupported, "the file has no tokenizer")
+                .file(gguf.path())
+                .next("use `braise logits` with token ids, or a file with a vocabulary"));
+        }
+        let vocab = Vocab {
+            model: meta.require_str(&key("model"))?,
+            pre: meta.str(&key("pre"))?,
+            tokens: meta.require_byte_strs(&key("tokens"))?,
+            types: meta.i32s(&key("token_type"))?.unwrap_or_default(),
+            scores: meta.f32s(&key("scores"))?.unwrap_or_default(),
+            merges: meta.byte_strs(&key("merges"))?.unwrap_or_default(),
+            bos: meta.u32(&key("bos_token_id"))?,
+            eos: meta.u32(&key("eos_token_id"))?,
+            eot: meta.u32(&key("eot_token_id"))?,
+            eom: meta.u32(&key("eom_token_id"))?,
+            unknown: meta.u32(&key("unknown_token_id"))?,
+            add_bos: meta.bool(&key("add_bos_token"))?,
+            add_eos: meta.bool(&key("add_eos_token"))?,
+            add_space_prefix: meta.bool(&key("add_space_prefix"))?,
+        };
+        Tokenizer::new(&vocab).map_err(|e| e.file(gguf.path()))
+    }
+
+    /// The chat template of the file that this tokenizer is of, if it has one.
+    ///
+    /// # Errors
+    /// It is not a template.
+    pub fn chat_template(&self, gguf: &Gguf) -> Result<Option<ChatTemplate>> {
+        let Some(source) = gguf.metadata().str("tokenizer.chat_template")? else { return Ok(None) };
+        let text = |id: Option<u32>| match id {
+            Some(id) => String::from_utf8_lossy(self.texts.text(id).unwrap_or_default()).into_owned(),
+            None => String::new(),
+        };
+        let template = ChatTemplate::new(source, &text(self.bos), &text(self.eos));
+        template.map(Some).map_err(|e| e.file(gguf.path()))
+    }
+
+    /// The ids of a prompt that a chat template wrote: with BOS, where the file asks for it and the template has not
+    /// written it.
+    pub fn encode_chat(&self, text: &str) -> Vec<u32> {
+        let mut ids = self.encode(text, super::Special::Parse);
+        if let Some(bos) = self.add_bos.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+}
