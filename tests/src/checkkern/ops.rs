@@ -325,23 +325,42 @@ fn quantize_q8(k: Kernels, cases: &mut Cases) {
 }
 
 fn compare_q8(name: &str, k: Kernels, x: &[f32], cases: &mut Cases) {
-    /// More elements than are written; they must stay.
-    const MORE: usize = 8;
     let n = x.len();
-    let run = |quantize: &dyn Fn(&mut [i8], &mut [i8], &mut [f32], &mut [i16])| {
-        let (mut q, mut z) = (vec![99i8; n + MORE], vec![99i8; n / BLOCK + MORE]);
-        let (mut d, mut sum) = (vec![SENTINEL; n / BLOCK + MORE], vec![9999i16; n / SUM_BLOCK + MORE]);
-        quantize(&mut q[..n], &mut z[..n / BLOCK], &mut d[..n / BLOCK], &mut sum[..n / SUM_BLOCK]);
-        (q, z, d.iter().map(|d| d.to_bits()).collect::<Vec<_>>(), sum)
-    };
-    let scalar = run(&|q, z, d, sum| q8::quantize(x, q, z, d, sum));
-    let x = shifted(x, 1);
-    let got = run(&|q, z, d, sum| k.quantize_q8(&x[1..], q, z, d, sum));
-    cases.expect(got.0 == scalar.0, || format!("{name}: q differs"));
-    cases.expect(got.1 == scalar.1, || format!("{name}: z differs"));
-    cases.expect(got.2 == scalar.2, || format!("{name}: d differs"));
-    cases.expect(got.3 == scalar.3, || format!("{name}: sum differs"));
-    cases.expect(got.2[n / BLOCK..].iter().all(|d| *d == SENTINEL.to_bits()), || {
-        format!("{name}: wrote beyond d")
-    });
+    let (mut scalar, mut got) = (Q8Room::new(n), Q8Room::new(n));
+    let (q, z, d, sum) = scalar.parts();
+    q8::quantize(x, q, z, d, sum);
+    let (q, z, d, sum) = got.parts();
+    k.quantize_q8(&shifted(x, 1)[1..], q, z, d, sum);
+    let bits = |room: &Q8Room| room.d.iter().map(|d| d.to_bits()).collect::<Vec<_>>();
+    cases.expect(got.q == scalar.q, || format!("{name}: q differs"));
+    cases.expect(got.z == scalar.z, || format!("{name}: z differs"));
+    cases.expect(bits(&got) == bits(&scalar), || format!("{name}: d differs"));
+    cases.expect(got.sum == scalar.sum, || format!("{name}: sum differs"));
+    cases.expect(got.end() == Q8Room::new(n).end(), || format!("{name}: wrote beyond an array"));
+}
+
+/// Room for n quantized activations, and for more that are not to be written.
+struct Q8Room {
+    n: usize,
+    q: Vec<i8>,
+    z: Vec<i8>,
+    d: Vec<f32>,
+    sum: Vec<i16>,
+}
+
+impl Q8Room {
+    fn new(n: usize) -> Q8Room {
+        let (q, z) = (vec![99; n + GUARD], vec![99; n / BLOCK + GUARD]);
+        Q8Room { n, q, z, d: vec![SENTINEL; n / BLOCK + GUARD], sum: vec![9999; n / SUM_BLOCK + GUARD] }
+    }
+
+    fn parts(&mut self) -> (&mut [i8], &mut [i8], &mut [f32], &mut [i16]) {
+        let Q8Room { n, q, z, d, sum } = self;
+        (&mut q[..*n], &mut z[..*n / BLOCK], &mut d[..*n / BLOCK], &mut sum[..*n / SUM_BLOCK])
+    }
+
+    fn end(&self) -> (&[i8], &[i8], &[f32], &[i16]) {
+        let Q8Room { n, q, z, d, sum } = self;
+        (&q[*n..], &z[n / BLOCK..], &d[n / BLOCK..], &sum[n / SUM_BLOCK..])
+    }
 }
