@@ -1,1 +1,1 @@
-//! b
+//! Criterion benches of braise; each file under `benches/` is one. This library is empty.

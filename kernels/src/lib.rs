@@ -1,6 +1,6 @@
 //! Quantization formats and the SIMD kernels that multiply them. Knows no file format and no model.
 //!
-//! [`quant`] is the scalar truth about every format, [`ops`] the float operations, [`cpu`] what is faster on a given
+//! [`quant`] is the scalar truth about every format, [`ops`] the float operations, `cpu` what is faster on a given
 //! instruction set, [`table`] the choice between them, made once. [`sync`] is memory that worker threads share.
 #![allow(
     unsafe_code,

@@ -40,6 +40,7 @@ pub enum Acts<'a> {
 
 type MatMulF32 = unsafe fn(&[u8], F32Mat<'_>, &mut [f32]);
 type MatMulQ8 = unsafe fn(&[u8], Q8Mat<'_>, &mut [f32]);
+type QuantizeQ8 = unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [i16]);
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum MatMulFn {
@@ -193,7 +194,7 @@ pub(crate) struct FloatOps {
     pub(crate) add: unsafe fn(&[f32], &mut [f32]),
     pub(crate) rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
     pub(crate) attention: unsafe fn(Attention<'_>),
-    pub(crate) quantize_q8: unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [i16]),
+    pub(crate) quantize_q8: QuantizeQ8,
     pub(crate) matmul_f32: MatMulF32,
     pub(crate) matmul_f16: MatMulF32,
     pub(crate) matmul_bf16: MatMulF32,

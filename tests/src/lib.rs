@@ -1,1 +1,3 @@
-//! t
+//! What the end-to-end tests of braise share.
+
+pub mod checkkern;

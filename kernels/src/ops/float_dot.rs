@@ -1,69 +1,73 @@
 //! Dot products of float weights with float activations.
 
 use super::Lanes;
-use half::{bf16, f16};
+use half::f16;
 
-/// Independent partial sums: enough to hide the latency of an addition in vectors of sixteen.
-const SUMS: usize = 64;
+/// Independent vectors of partial sums: enough to hide the latency of an addition.
+const VECTORS: usize = 4;
 
+/// Sum of `w[i] * x[i]`, for weights of `BYTES` bytes: sixteen of them are `WIDE` bytes, which `widen` makes floats.
 #[inline(always)]
-fn dot<L: Lanes, T: Copy>(
-    w: &[T],
+fn dot<L: Lanes, const BYTES: usize, const WIDE: usize>(
+    w: &[u8],
     x: &[f32],
-    widen: impl Fn(&[T; 16]) -> [f32; 16],
-    widen_one: impl Fn(T) -> f32,
+    widen: impl Fn(&[u8; WIDE]) -> [f32; 16],
 ) -> f32 {
-    assert!(w.len() == x.len());
-    let mut sums = [0.0; SUMS];
-    let (w_chunks, w_rest) = w.as_chunks::<16>();
+    assert!(w.len() == BYTES * x.len() && WIDE == 16 * BYTES);
+    let mut sums = [[0.0; 16]; VECTORS];
+    let (w_chunks, w_rest) = w.as_chunks::<WIDE>();
     let (x_chunks, x_rest) = x.as_chunks::<16>();
-    let (w_groups, w_last) = w_chunks.as_chunks::<{ SUMS / 16 }>();
-    let (x_groups, x_last) = x_chunks.as_chunks::<{ SUMS / 16 }>();
+    let (w_groups, w_last) = w_chunks.as_chunks::<VECTORS>();
+    let (x_groups, x_last) = x_chunks.as_chunks::<VECTORS>();
     for (w, x) in w_groups.iter().zip(x_groups) {
-        for ((sums, w), x) in sums.as_chunks_mut::<16>().0.iter_mut().zip(w).zip(x) {
-            for ((s, w), x) in sums.iter_mut().zip(widen(w)).zip(x) {
-                *s = L::mul_add(w, *x, *s);
-            }
+        for v in 0..VECTORS {
+            sums[v] = add_products::<L>(widen(&w[v]), &x[v], sums[v]);
         }
     }
     for (w, x) in w_last.iter().zip(x_last) {
-        for ((s, w), x) in sums.iter_mut().zip(widen(w)).zip(x) {
-            *s = L::mul_add(w, *x, *s);
-        }
+        sums[0] = add_products::<L>(widen(w), x, sums[0]);
     }
-    for ((s, w), x) in sums.iter_mut().zip(w_rest).zip(x_rest) {
-        *s = L::mul_add(widen_one(*w), *x, *s);
-    }
-    let mut total = [0.0; 16];
-    for part in sums.as_chunks::<16>().0 {
-        for (t, p) in total.iter_mut().zip(part) {
-            *t += p;
+    let (mut w, mut x) = ([0; WIDE], [0.0; 16]);
+    w[..w_rest.len()].copy_from_slice(w_rest);
+    x[..x_rest.len()].copy_from_slice(x_rest);
+    sums[1] = add_products::<L>(widen(&w), &x, sums[1]);
+    let mut total = sums[0];
+    for sum in &sums[1..] {
+        for i in 0..16 {
+            total[i] += sum[i];
         }
     }
     super::reduce(total)
 }
 
+#[inline(always)]
+fn add_products<L: Lanes>(w: [f32; 16], x: &[f32; 16], mut sums: [f32; 16]) -> [f32; 16] {
+    for i in 0..16 {
+        sums[i] = L::mul_add(w[i], x[i], sums[i]);
+    }
+    sums
+}
+
 /// A row of F32 weights (little-endian bytes) times activations.
 #[inline(always)]
 pub fn dot_f32<L: Lanes>(w: &[u8], x: &[f32]) -> f32 {
-    dot::<L, [u8; 4]>(w.as_chunks().0, x, |w| w.map(f32::from_le_bytes), f32::from_le_bytes)
+    dot::<L, 4, 64>(w, x, |w| {
+        bytemuck::cast::<[u8; 64], [u32; 16]>(*w).map(|w| f32::from_bits(u32::from_le(w)))
+    })
 }
 
 /// A row of F16 weights times activations.
 #[inline(always)]
 pub fn dot_f16<L: Lanes>(w: &[u8], x: &[f32]) -> f32 {
-    let one = |w| crate::quant::f16_to_f32(u16::from_le_bytes(w));
-    dot::<L, [u8; 2]>(w.as_chunks().0, x, |w| L::widen(&w.map(f16::from_le_bytes)), one)
+    dot::<L, 2, 32>(w, x, |w| {
+        L::widen(&bytemuck::cast::<[u8; 32], [u16; 16]>(*w).map(|w| f16::from_bits(u16::from_le(w))))
+    })
 }
 
 /// A row of BF16 weights times activations.
 #[inline(always)]
 pub fn dot_bf16<L: Lanes>(w: &[u8], x: &[f32]) -> f32 {
-    let one = |w: [u8; 2]| bf16::from_le_bytes(w).to_f32();
-    dot::<L, [u8; 2]>(
-        w.as_chunks().0,
-        x,
-        |w| w.map(|w| f32::from_bits(u32::from(u16::from_le_bytes(w)) << 16)),
-        one,
-    )
+    dot::<L, 2, 32>(w, x, |w| {
+        bytemuck::cast::<[u8; 32], [u16; 16]>(*w).map(|w| f32::from_bits(u32::from(u16::from_le(w)) << 16))
+    })
 }

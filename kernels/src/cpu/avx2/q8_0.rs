@@ -12,18 +12,22 @@ const BYTES: usize = 34;
 fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_>; N], blocks: usize) {
     let b = w.as_chunks::<BYTES>().0;
     let d = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][0], b[i][1]])));
+    let mut scale = [[0.0; GROUP]; N];
+    let mut z = [_mm256_setzero_si256(); N];
     for c in 0..N {
-        let scale = floats(_mm256_mul_ps(d, load_ps(x[c].d)));
-        let z = zero_points(&x[c]);
-        for i in 0..blocks {
-            let w = load_256(b[i].last_chunk().expect("32 bytes of weights"));
-            let (q, z) = activations(&x[c], z, i);
-            let size = _mm256_abs_epi8(w);
-            let ones = _mm256_set1_epi16(1);
+        scale[c] = floats(_mm256_mul_ps(d, load_ps(x[c].d)));
+        z[c] = zero_points(&x[c]);
+    }
+    let ones = _mm256_set1_epi16(1);
+    for i in 0..blocks {
+        let w = load_256(b[i].last_chunk().expect("32 bytes of weights"));
+        let size = _mm256_abs_epi8(w);
+        for c in 0..N {
+            let (q, z) = activations(&x[c], z[c], i);
             let q = _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(q, w)), ones);
             let z = _mm256_madd_epi16(_mm256_maddubs_epi16(size, _mm256_sign_epi8(z, w)), ones);
             let sums = _mm256_cvtepi32_ps(_mm256_add_epi32(q, z));
-            acc.main[c] = _mm256_fmadd_ps(sums, _mm256_set1_ps(scale[i]), acc.main[c]);
+            acc.main[c] = _mm256_fmadd_ps(sums, _mm256_set1_ps(scale[c][i]), acc.main[c]);
         }
     }
 }
