@@ -5,6 +5,11 @@
 //! to bytes. The ids are those of llama.cpp. What the parts do: [`Vocab`] is the plain data taken from the
 //! file, `text_table` finds a token by its text, `added` cuts out special tokens, `pretokenizer` cuts words,
 //! `merge` is the one merge loop of both families, and [`Decoder`] turns a stream of ids into text.
+//!
+//! Why not the `tokenizers` crate: a process has 250 ms to its first token, and building takes the crate
+//! (0.22.2) 26 ms for SmolLM2's 49 152 tokens and 48 900 merges and 175 ms for Llama 3's 128 256 and 280 147,
+//! where this module takes 4 ms and 19 ms (first build in a process, one core of a 2-core Xeon, both
+//! optimized). It would also bring 40 crates that nothing else here needs.
 
 mod added;
 mod bpe;
@@ -341,3 +346,6 @@ fn one_each(key: &str, n_tokens: usize, n: usize) -> Result<()> {
 fn malformed(what: String) -> Error {
     Error::new(ErrorKind::Malformed, what).next("get the file again, or convert the model anew")
 }
+
+#[cfg(test)]
+mod tests;
