@@ -83,6 +83,8 @@ fn special_tokens_only_where_asked_and_user_defined_ones_always() {
         [1, 7, 1],
         "letters without tokens are left out"
     );
+    let infill = new(&Vocab { tokens: [&bpe().tokens[..15], &[b"<fim_prefix>"]].concat(), ..bpe() });
+    assert_eq!(infill.encode("<fim_prefix>", Special::AsText), [6, 1], "control, whatever the file says");
     assert_eq!(tokenizer.encode("h<tool>>e<tool>", Special::AsText), [0, 15, 1, 14]);
 }
 
