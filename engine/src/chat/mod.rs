@@ -188,6 +188,18 @@ mod tests {
     }
 
     #[test]
+    fn writes_a_conversation_for_smollm2() {
+        // SmolLM2-135M-Instruct's template, and what jinja2 made of it.
+        let source = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+            {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}\
+            {% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+            {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+        let expected = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
+            <|im_start|>user\nHi <b> 'é'<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n<|im_start|>assistant\n";
+        assert_eq!(render(source).unwrap(), expected);
+    }
+
+    #[test]
     fn extra_fields_reach_the_template() {
         let mut message = Message::new("assistant", "");
         message.extra.insert("tool_calls".into(), serde_json::json!([{"name": "f", "arguments": {"x": 1}}]));

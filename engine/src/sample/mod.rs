@@ -121,7 +121,7 @@ impl Sampler {
             if candidate.logit > best.logit {
                 best = candidate;
             }
-            if !(candidate.logit < f32::INFINITY) {
+            if candidate.logit.is_nan() || candidate.logit == f32::INFINITY {
                 return Err(numeric(format!("the logit of token {} is {}", candidate.id, candidate.logit)));
             }
         }

@@ -125,6 +125,16 @@ fn top_k_is_the_beginning_of_the_sorted_candidates() {
 }
 
 #[test]
+fn top_p_stops_where_the_sum_is_reached() {
+    let equal = [0, 1, 2, 3].map(|id| Candidate { id, logit: 2.0 });
+    for (p, expected) in [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)] {
+        let mut kept = equal.to_vec();
+        top_p(&mut kept, p, 2.0);
+        assert_eq!(kept, equal[..expected], "{p}");
+    }
+}
+
+#[test]
 fn temperature_0_takes_the_best_and_of_equals_the_lowest_id() {
     let mut sampler = Sampler::new(SamplerOptions { temperature: 0.0, ..plain() }).unwrap();
     assert_eq!(sampler.sample(&LOGITS, &[]).unwrap(), 1);

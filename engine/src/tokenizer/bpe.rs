@@ -7,7 +7,7 @@ use crate::Result;
 
 /// The character that stands for each byte in token texts: printable Latin-1 for itself, the other bytes in
 /// order from U+0100.
-const BYTE_CHARS: [char; 256] = byte_chars();
+pub(super) const BYTE_CHARS: [char; 256] = byte_chars();
 const FIRST_SHIFTED: u32 = 0x100;
 
 const fn byte_chars() -> [char; 256] {
