@@ -1,6 +1,6 @@
 //! Q4_0: an f16 scale and 32 nibbles; w = d (nibble - 8).
 
-use super::super::{GROUP, Group, dot_of_blocks};
+use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
@@ -8,11 +8,10 @@ const BYTES: usize = 18;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_>; N], blocks: usize) {
-    let b = w.as_chunks::<BYTES>().0;
-    let d = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][0], b[i][1]])));
+fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
+    let d = scales(b, 0);
     let m = _mm256_mul_ps(d, _mm256_set1_ps(-8.0));
-    acc.group(x, d, m, blocks, |i| nibbles(b[i].last_chunk().expect("16 bytes of nibbles")));
+    acc.group(x, d, m, b.len(), |i| nibbles(b[i].last_chunk().expect("16 bytes of nibbles")));
 }
 
 dot_of_blocks!("avx2,fma,f16c", BYTES, Acc<N>);

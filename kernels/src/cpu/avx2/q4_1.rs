@@ -1,6 +1,6 @@
 //! Q4_1: an f16 scale, an f16 minimum and 32 nibbles; w = d nibble + m.
 
-use super::super::{GROUP, Group, dot_of_blocks};
+use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
@@ -8,11 +8,10 @@ const BYTES: usize = 20;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_>; N], blocks: usize) {
-    let b = w.as_chunks::<BYTES>().0;
-    let d = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][0], b[i][1]])));
-    let m = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][2], b[i][3]])));
-    acc.group(x, d, m, blocks, |i| nibbles(b[i].last_chunk().expect("16 bytes of nibbles")));
+fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
+    let d = scales(b, 0);
+    let m = scales(b, 2);
+    acc.group(x, d, m, b.len(), |i| nibbles(b[i].last_chunk().expect("16 bytes of nibbles")));
 }
 
 dot_of_blocks!("avx2,fma,f16c", BYTES, Acc<N>);

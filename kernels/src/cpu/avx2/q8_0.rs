@@ -1,7 +1,7 @@
 //! Q8_0: an f16 scale and 32 signed bytes. |w| is the unsigned factor, and the sign of w moves to the activations:
 //! 2 * 128 * 127 fits an i16, so that nothing saturates.
 
-use super::super::{GROUP, Group, dot_of_blocks};
+use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
@@ -9,9 +9,8 @@ const BYTES: usize = 34;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_>; N], blocks: usize) {
-    let b = w.as_chunks::<BYTES>().0;
-    let d = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][0], b[i][1]])));
+fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
+    let d = scales(b, 0);
     let mut scale = [[0.0; GROUP]; N];
     let mut z = [_mm256_setzero_si256(); N];
     for c in 0..N {
@@ -19,8 +18,8 @@ fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_
         z[c] = zero_points(&x[c]);
     }
     let ones = _mm256_set1_epi16(1);
-    for i in 0..blocks {
-        let w = load_256(b[i].last_chunk().expect("32 bytes of weights"));
+    for (i, b) in b.iter().enumerate() {
+        let w = load_256(b.last_chunk().expect("32 bytes of weights"));
         let size = _mm256_abs_epi8(w);
         for c in 0..N {
             let (q, z) = activations(&x[c], z[c], i);

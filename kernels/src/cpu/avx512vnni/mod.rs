@@ -61,11 +61,12 @@ fn load_ps(a: &[f32; 8]) -> __m256 {
     unsafe { _mm256_loadu_ps(a.as_ptr()) }
 }
 
-/// Eight scales in f16, as floats.
+/// The f16 at byte `at` of each of up to eight blocks, as floats; 0 for those that are missing.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn scales(h: [u16; GROUP]) -> __m256 {
-    let h = h.map(|h| h as i16);
+fn scales<const BYTES: usize>(b: &[[u8; BYTES]], at: usize) -> __m256 {
+    let h: [i16; GROUP] =
+        std::array::from_fn(|i| b.get(i).map_or(0, |b| i16::from_le_bytes([b[at], b[at + 1]])));
     _mm256_cvtph_ps(_mm_set_epi16(h[7], h[6], h[5], h[4], h[3], h[2], h[1], h[0]))
 }
 

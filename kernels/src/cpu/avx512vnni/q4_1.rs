@@ -1,6 +1,6 @@
 //! Q4_1: an f16 scale, an f16 minimum and 32 nibbles; w = d nibble + m.
 
-use super::super::{GROUP, Group, dot_of_blocks};
+use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
@@ -8,12 +8,13 @@ const BYTES: usize = 20;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_>; N], blocks: usize) {
-    let b = w.as_chunks::<BYTES>().0;
-    let d = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][0], b[i][1]])));
-    let m = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][2], b[i][3]])));
-    let qs = |i: usize| b[i].last_chunk().expect("16 bytes of nibbles");
-    acc.group(x, d, m, blocks, |p| nibbles(qs(2 * p), qs(2 * p + 1)));
+fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
+    let d = scales(b, 0);
+    let m = scales(b, 2);
+    // a pair that lacks its second block takes the first again, with scale 0
+    // a pair without a second block takes the first again: its scale is 0
+    let qs = |i: usize| b[i.min(b.len() - 1)].last_chunk().expect("16 bytes of nibbles");
+    acc.group(x, d, m, b.len(), |p| nibbles(qs(2 * p), qs(2 * p + 1)));
 }
 
 dot_of_blocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", BYTES, Acc<N>);

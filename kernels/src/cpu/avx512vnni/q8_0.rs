@@ -1,6 +1,6 @@
 //! Q8_0: an f16 scale and 32 signed bytes, made unsigned by adding 128.
 
-use super::super::{GROUP, Group, dot_of_blocks};
+use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
@@ -8,12 +8,13 @@ const BYTES: usize = 34;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES * GROUP], x: [Group<'_>; N], blocks: usize) {
-    let b = w.as_chunks::<BYTES>().0;
-    let d = scales(std::array::from_fn(|i| u16::from_le_bytes([b[i][0], b[i][1]])));
+fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
+    let d = scales(b, 0);
     let m = _mm256_mul_ps(d, _mm256_set1_ps(-128.0));
-    let qs = |i: usize| load_256(b[i].last_chunk().expect("32 bytes of weights"));
-    acc.group(x, d, m, blocks, |p| {
+    // a pair that lacks its second block takes the first again, with scale 0
+    // a pair without a second block takes the first again: its scale is 0
+    let qs = |i: usize| load_256(b[i.min(b.len() - 1)].last_chunk().expect("32 bytes of weights"));
+    acc.group(x, d, m, b.len(), |p| {
         let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(qs(2 * p)), qs(2 * p + 1));
         _mm512_xor_si512(both, _mm512_set1_epi8(-128))
     });
