@@ -10,11 +10,10 @@
 
 use std::ops::Range;
 
-use braise_kernels::ops::Attention;
+use braise_kernels::ops::{Attention, KEY_BLOCK, ROWS};
 use braise_kernels::quant::q8::{BLOCK, Q8Buf, Q8Mat, Q8Row, SUM_BLOCK};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 use braise_kernels::table::{Acts, F32Mat, MatMul};
-use half::f16;
 
 use super::Backend;
 use crate::block::{self, Pairs, Spec};
@@ -32,6 +31,9 @@ const TILE_ROWS: usize = 64;
 
 /// Chunks for each worker: enough to even out what slows one of them down.
 const CHUNKS_PER_WORKER: usize = 6;
+
+/// Tokens whose attention is computed together, when there are many.
+const ATTENTION_TOKENS: usize = 16;
 
 /// Bytes of activations that stay in a core's cache while weights stream past them.
 const ACTS_IN_CACHE: usize = 256 * 1024;
@@ -93,7 +95,7 @@ pub struct Scratch {
     /// Results of a matrix product, (tokens, rows of the tile), before they go where they belong.
     tile: Vec<f32>,
     tile_2: Vec<f32>,
-    /// Attention scores of one token.
+    /// Attention scores of the queries that are computed together.
     scores: Vec<f32>,
 }
 
@@ -420,11 +422,11 @@ impl Backend for CpuWorker<'_, '_> {
                     for (t, y) in s.tile.chunks_exact_mut(d_k).enumerate() {
                         rotate(t, y);
                     }
-                    keys.store(self.batch.first, &s.tile);
+                    keys.store_keys(self.batch.first, &s.tile);
                 } else {
                     let head = head - spec.n_head - spec.n_head_kv;
                     multiply(self.model, v, head * d_v..(head + 1) * d_v, inputs, n, &mut s.tile);
-                    values.store(self.batch.first, &s.tile);
+                    values.store_values(self.batch.first, &s.tile);
                 }
             }
         }
@@ -433,25 +435,39 @@ impl Backend for CpuWorker<'_, '_> {
 
     fn attend(&mut self, layer: usize, spec: &block::Attention) {
         let n = self.batch.tokens.len();
-        let (group, d_k, d_v) = (spec.group(), spec.head_dim, spec.head_dim_v);
-        let units = Units::all(n * spec.n_head_kv, 1);
-        let of = chunks(self.worker, units.total);
+        let (n_head_kv, group) = (spec.n_head_kv, spec.group());
+        // Few tokens: a unit is a head of a token. Many: all heads of some tokens, which read each key together.
+        let tokens = if n <= PRIVATE_ROWS { 1 } else { ATTENTION_TOKENS };
+        let units = if tokens == 1 {
+            Units::all(n * n_head_kv, 1)
+        } else {
+            Units::all(n.div_ceil(tokens), tokens * n_head_kv)
+        };
+        let of = if tokens == 1 { chunks(self.worker, units.total) } else { units.total };
         while let Some(chunk) = self.worker.claim(of) {
             let q = self.buffers.q.read(self.worker);
-            let out = self.buffers.attn.rows(&chunk, units);
-            for (unit, out) in chunk.range(units.total).zip(out.chunks_exact_mut(group * d_v)) {
-                let (token, head) = (unit / spec.n_head_kv, unit % spec.n_head_kv);
-                let n_kv = self.batch.first + token + 1;
-                let q = &q[token * self.buffers.q.row_len()..][head * group * d_k..][..group * d_k];
-                self.scratch.scores.resize(group * n_kv, 0.0);
+            let rows = units.elements(&chunk, n * n_head_kv);
+            let out_all = self.buffers.attn.rows(&chunk, units);
+            let heads = if tokens == 1 { rows.clone() } else { rows.start..rows.start + n_head_kv };
+            for row in heads {
+                let (token, head) = (row / n_head_kv, row % n_head_kv);
+                let n_tokens = if tokens == 1 { 1 } else { rows.len() / n_head_kv };
+                let n_kv = self.batch.first + token + n_tokens;
+                let (k, v) = self.kv.head(layer, self.worker, head, n_kv);
+                self.scratch.scores.resize(ROWS * n_kv.next_multiple_of(KEY_BLOCK), 0.0);
                 self.model.kernels().attention(Attention {
-                    q,
-                    k: self.kv.key_head(layer, self.worker, head, n_kv),
-                    v: self.kv.value_head(layer, self.worker, head, n_kv),
-                    head_dim: d_k,
+                    q: &q[token * self.buffers.q.row_len() + head * group * spec.head_dim..],
+                    q_stride: self.buffers.q.row_len(),
+                    k,
+                    v,
+                    n_tokens,
+                    group,
+                    head_dim: spec.head_dim,
+                    head_dim_v: spec.head_dim_v,
                     scale: spec.scale,
                     scores: &mut self.scratch.scores,
-                    out,
+                    out: &mut out_all[(row - rows.start) * group * spec.head_dim_v..],
+                    out_stride: n_head_kv * group * spec.head_dim_v,
                 });
             }
         }
@@ -515,26 +531,5 @@ impl Backend for CpuWorker<'_, '_> {
             }
         }
         self.worker.barrier();
-    }
-}
-
-/// One head of a cache in half precision: `store` appends the rows of a tile.
-pub(crate) struct CacheRows<'a> {
-    /// Heads that are not stored yet, `(n_ctx, row_len)` each.
-    pub(crate) rows: &'a mut [f16],
-    /// Values in a head's part of the cache.
-    pub(crate) head_len: usize,
-    /// Values of one token in a head.
-    pub(crate) row_len: usize,
-}
-
-impl CacheRows<'_> {
-    /// Stores the values of the next head, (tokens, row_len), at the positions from `first` on.
-    fn store(&mut self, first: usize, tile: &[f32]) {
-        let head = self.rows.split_off_mut(..self.head_len).expect("a head of the chunk").as_mut();
-        let at = first * self.row_len;
-        for (to, from) in head[at..at + tile.len()].iter_mut().zip(tile) {
-            *to = f16::from_f32(*from);
-        }
     }
 }

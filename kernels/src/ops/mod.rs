@@ -6,7 +6,7 @@ mod attention;
 mod elementwise;
 mod float_dot;
 
-pub use attention::{Attention, attention};
+pub use attention::{Attention, KEY_BLOCK, ROWS, attention, store_key};
 pub use elementwise::{add, rms_norm, rope, swiglu};
 pub use float_dot::{dot_bf16, dot_f16, dot_f32};
 
