@@ -29,6 +29,8 @@ pub struct Model {
 pub struct Weight {
     tensor: TensorInfo,
     pub(crate) matmul: MatMul,
+    /// What products are multiplied with; in files with weights of few bits, whose own scales have little range.
+    pub(crate) scale: Option<f32>,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -165,13 +167,16 @@ impl Binder<'_> {
         })
     }
 
-    /// The matrix `{name}.weight` with its bias `{name}.bias`, if there is one.
+    /// The matrix `{name}.weight` with its `{name}.scale` and its `{name}.bias`, if they are there.
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let tensor = self.shaped(&format!("{name}.weight"), &[cols, rows])?;
         let matmul = self.kernels.matmul(tensor.ty).ok_or_else(|| self.no_kernel(tensor))?;
-        let bias = format!("{name}.bias");
-        let bias = self.gguf.tensor(&bias).map(|_| self.vector(&bias, rows)).transpose()?;
-        Ok(Weight { tensor: tensor.clone(), matmul, bias })
+        let optional = |part: &str, len: usize| {
+            let name = format!("{name}.{part}");
+            self.gguf.tensor(&name).map(|_| self.vector(&name, len)).transpose()
+        };
+        let scale = optional("scale", 1)?.map(|scale| scale[0]);
+        Ok(Weight { tensor: tensor.clone(), matmul, scale, bias: optional("bias", rows)? })
     }
 
     /// A vector of any float type, as floats.

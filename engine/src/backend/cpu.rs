@@ -300,7 +300,7 @@ impl Ready {
     }
 }
 
-/// `tile[t, r] = ` row `rows.start + r` of `weight` times token t, plus the bias.
+/// `tile[t, r] = ` row `rows.start + r` of `weight` times token t, times the scale, plus the bias.
 fn multiply(
     model: &Model,
     weight: &Weight,
@@ -317,6 +317,9 @@ fn multiply(
         let cols = first..n.min(first + step);
         let y = &mut tile[cols.start * rows.len()..cols.end * rows.len()];
         weight.matmul.call(w, inputs.acts(&weight.matmul, cols), y);
+    }
+    if let Some(scale) = weight.scale {
+        tile.iter_mut().for_each(|y| *y *= scale);
     }
     if let Some(bias) = &weight.bias {
         for y in tile.chunks_exact_mut(rows.len()) {
