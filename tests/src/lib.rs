@@ -1,1 +1,4 @@
-//! t
+//! What the end-to-end tests of braise share.
+
+pub mod reference;
+pub mod tiny;
