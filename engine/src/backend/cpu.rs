@@ -61,28 +61,30 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time.
-    pub fn new(team: &Team, spec: &Spec, n_batch: usize, n_logits: usize) -> Buffers {
+    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time. `None` if there is not
+    /// that much memory.
+    pub fn new(team: &Team, spec: &Spec, n_batch: usize, n_logits: usize) -> Option<Buffers> {
         let max = |f: fn(&block::Layer) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
         let q = max(|l| l.attention.n_head * l.attention.head_dim);
         let attn = max(|l| l.attention.n_head * l.attention.head_dim_v);
         let n_ff = max(|l| l.mlp.n_ff);
         let n_head_kv = max(|l| l.attention.n_head_kv);
         let widest = spec.n_embd.max(attn).max(n_ff).next_multiple_of(BLOCK);
-        Buffers {
-            x: Shared::zeroed(team, n_batch, spec.n_embd),
-            q: Shared::zeroed(team, n_batch, q),
-            attn: Shared::zeroed(team, n_batch * n_head_kv, attn / n_head_kv),
-            h: Shared::zeroed(team, n_batch, n_ff),
-            cos: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2),
-            sin: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2),
-            input: Shared::zeroed(team, n_batch * widest, 1),
-            input_q: Shared::zeroed(team, n_batch * widest, 1),
-            input_z: Shared::zeroed(team, n_batch * widest / BLOCK, 1),
-            input_d: Shared::zeroed(team, n_batch * widest / BLOCK, 1),
-            input_sum: Shared::zeroed(team, n_batch * widest / SUM_BLOCK, 1),
-            logits: Shared::zeroed(team, n_logits, spec.n_vocab),
-        }
+        let n_input = n_batch.checked_mul(widest)?;
+        Some(Buffers {
+            x: Shared::zeroed(team, n_batch, spec.n_embd)?,
+            q: Shared::zeroed(team, n_batch, q)?,
+            attn: Shared::zeroed(team, n_batch.checked_mul(n_head_kv)?, attn / n_head_kv)?,
+            h: Shared::zeroed(team, n_batch, n_ff)?,
+            cos: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
+            sin: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
+            input: Shared::zeroed(team, n_input, 1)?,
+            input_q: Shared::zeroed(team, n_input, 1)?,
+            input_z: Shared::zeroed(team, n_input / BLOCK, 1)?,
+            input_d: Shared::zeroed(team, n_input / BLOCK, 1)?,
+            input_sum: Shared::zeroed(team, n_input / SUM_BLOCK, 1)?,
+            logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
+        })
     }
 }
 
