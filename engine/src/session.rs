@@ -125,7 +125,7 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// There are no tokens or one that is not in the vocabulary; they do not fit the context (then nothing was
-    /// read); or a logit is not a number.
+    /// read); or a logit is not a finite number.
     pub fn eval(
         &mut self,
         tokens: &[u32],
@@ -167,11 +167,11 @@ impl<'m> Session<'m> {
         let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
         for (row, token) in rows.zip(batch.logits.clone()) {
             let position = batch.first + token;
-            if row.iter().any(|l| l.is_nan()) {
-                let what = format!("the logits after token {position} are not numbers");
+            if row.iter().any(|l| !l.is_finite()) {
+                let what = format!("the logits after token {position} are not finite numbers");
                 return Err(Error::new(ErrorKind::Numeric, what)
                     .file(self.model.gguf().path())
-                    .next("the file has weights that are not numbers: download it again"));
+                    .next("the file has weights that are no numbers or absurdly large: download it again"));
             }
             if sink(position, row).is_break() {
                 return Ok(ControlFlow::Break(()));
