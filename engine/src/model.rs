@@ -161,9 +161,9 @@ impl Binder<'_> {
             v: self.weight(&name("attn_v"), v_dim, n_embd)?,
             attn_output: self.weight(&name("attn_output"), n_embd, out_dim)?,
             ffn_norm: self.vector(&name("ffn_norm.weight"), n_embd)?,
-            gate: self.weight(&name("ffn_gate"), n_ff, n_embd)?,
-            up: self.weight(&name("ffn_up"), n_ff, n_embd)?,
-            down: self.weight(&name("ffn_down"), n_embd, n_ff)?,
+            gate: self.ffn_weight(&name("ffn_gate"), n_ff, n_embd)?,
+            up: self.ffn_weight(&name("ffn_up"), n_ff, n_embd)?,
+            down: self.ffn_weight(&name("ffn_down"), n_embd, n_ff)?,
         })
     }
 
@@ -177,6 +177,15 @@ impl Binder<'_> {
         };
         let scale = optional("scale", 1)?.map(|scale| scale[0]);
         Ok(Weight { tensor: tensor.clone(), matmul, scale, bias: optional("bias", rows)? })
+    }
+
+    /// A matrix of the feed-forward network: here the scale is that of the bias too, as llama.cpp has it.
+    fn ffn_weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let mut weight = self.weight(name, rows, cols)?;
+        if let (Some(scale), Some(bias)) = (weight.scale, &mut weight.bias) {
+            bias.iter_mut().for_each(|b| *b *= scale);
+        }
+        Ok(weight)
     }
 
     /// A vector of any float type, as floats.

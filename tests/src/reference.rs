@@ -147,14 +147,16 @@ impl Reference {
         x.iter().zip(&self.weights[weight]).map(|(x, w)| x / root * w).collect()
     }
 
-    /// `scale * weight x + bias`, where scale and bias are optional.
+    /// `scale * weight x + bias`, or `scale * (weight x + bias)` in the feed-forward network, as llama.cpp has it;
+    /// scale and bias are optional.
     fn linear(&self, x: &[f64], name: &str) -> Vec<f64> {
         let optional = |part: &str| self.weights.get(&format!("{name}.{part}"));
         let scale = optional("scale").map_or(1.0, |scale| scale[0]);
         let mut y: Vec<f64> =
             self.weights[&format!("{name}.weight")].chunks(x.len()).map(|row| scale * dot(row, x)).collect();
         if let Some(bias) = optional("bias") {
-            add(&mut y, bias);
+            let scale = if name.contains("ffn_") { scale } else { 1.0 };
+            y.iter_mut().zip(bias).for_each(|(y, b)| *y += scale * b);
         }
         y
     }
