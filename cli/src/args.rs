@@ -46,14 +46,13 @@ pub struct Compute {
 impl Compute {
     /// The level to compute with: the flag's, else that of `BRAISE_ISA`, else the best.
     pub fn isa(&self) -> anyhow::Result<Isa> {
-        let name = match &self.isa {
-            Some(name) => Some(name.clone()),
-            None => std::env::var("BRAISE_ISA").ok().filter(|name| !name.is_empty()),
+        let variable = std::env::var_os("BRAISE_ISA").filter(|name| !name.is_empty());
+        let (from, name) = match (&self.isa, &variable) {
+            (Some(name), _) => ("--isa", name.as_str().into()),
+            (None, Some(name)) => ("BRAISE_ISA", name.to_string_lossy()),
+            (None, None) => return Ok(Isa::best()),
         };
-        match name {
-            Some(name) => Isa::by_name(&name).map_err(|e| Usage(e.to_string()).into()),
-            None => Ok(Isa::best()),
-        }
+        Isa::by_name(&name).map_err(|e| Usage(format!("{from}: {e}")).into())
     }
 }
 

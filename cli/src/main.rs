@@ -35,8 +35,8 @@ fn main() -> ExitCode {
         }
         Err(e) => {
             match e.kind() {
-                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => eprint!("{}", e.render()),
-                _ => eprintln!("{}", failure::usage_line(&e)),
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => output::notice(e.render()),
+                _ => output::notice(failure::usage_line(&e)),
             }
             return ExitCode::from(2);
         }
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let Err(error) = commands::run(cli.command) else { return ExitCode::SUCCESS };
     let (code, line) = failure::explain(&error);
     if let Some(line) = line {
-        eprintln!("{line}");
+        output::notice(line);
     }
     ExitCode::from(code)
 }

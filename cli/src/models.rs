@@ -1,5 +1,6 @@
 //! What MODEL means on the command line: a path, a name in the store, or a name in the catalogue.
 
+use std::io::ErrorKind;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail};
@@ -41,10 +42,16 @@ pub fn as_path(text: &str) -> Result<Option<PathBuf>> {
         bail!("{text} is an address; `braise pull {text}` fetches it");
     }
     let is_path = text.contains(['/', MAIN_SEPARATOR]) || text.to_lowercase().ends_with(".gguf");
-    match is_path {
-        true if path.is_dir() => bail!("{text} is a folder; give the path of a .gguf file in it"),
-        true => bail!("{text}: there is no such file; check the path, or give a name such as smollm2:135m"),
-        false => Ok(None),
+    if !is_path {
+        return Ok(None);
+    }
+    match path.metadata() {
+        Ok(meta) if meta.is_dir() => bail!("{text} is a folder; give the path of a .gguf file in it"),
+        Ok(_) => bail!("{text}: not a regular file; give the path of a .gguf file, not of a pipe or device"),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            bail!("{text}: there is no such file; check the path, or give a name such as smollm2:135m")
+        }
+        Err(e) => bail!("{text}: cannot open the file: {e}; check the path and its permissions"),
     }
 }
 

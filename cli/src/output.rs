@@ -1,10 +1,11 @@
 //! Where results go: standard output, tables, and files that appear whole or not at all.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
@@ -56,6 +57,12 @@ pub fn print(text: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
+/// Writes `text` to standard error, as a line. Nobody can be told that this failed.
+pub fn notice(text: impl Display) {
+    let text = text.to_string();
+    let _ = writeln!(io::stderr(), "{}", text.strip_suffix('\n').unwrap_or(&text));
+}
+
 /// Writes `value` to standard output as JSON.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
@@ -88,19 +95,19 @@ enum Sink {
 impl OutFile {
     /// Opens `path` for writing; an existing regular file stays as it is until [`OutFile::commit`].
     pub fn create(path: &Path) -> Result<Self> {
-        let context = || format!("{}: cannot create the file", path.display());
+        let cannot_create = |e| refused(path, "create the file", &e);
         let is_stream = path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
         let sink = if path.is_dir() {
             return Err(anyhow!("{} is a folder; name a file in it", path.display()));
         } else if is_stream {
-            Sink::Stream(File::options().write(true).open(path).with_context(context)?)
+            Sink::Stream(File::options().write(true).open(path).map_err(cannot_create)?)
         } else {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let mut builder = Builder::new();
             builder.prefix(".braise-");
             #[cfg(unix)]
             builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the user's umask
-            Sink::Whole(builder.tempfile_in(folder).with_context(context)?)
+            Sink::Whole(builder.tempfile_in(folder).map_err(cannot_create)?)
         };
         Ok(Self { path: path.to_owned(), sink })
     }
@@ -109,13 +116,24 @@ impl OutFile {
     pub fn commit(self) -> Result<()> {
         match self.sink {
             Sink::Whole(file) => {
-                let done = file.persist(&self.path).map_err(|e| e.error);
-                done.with_context(|| format!("{}: cannot put the file in place", self.path.display()))?;
+                file.persist(&self.path)
+                    .map_err(|e| refused(&self.path, "put the file in place", &e.error))?;
             }
             Sink::Stream(_) => {}
         }
         Ok(())
     }
+}
+
+/// An error on a file for results, with what to do about it.
+fn refused(path: &Path, doing: &str, e: &io::Error) -> io::Error {
+    use io::ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let next = match e.kind() {
+        PermissionDenied | ReadOnlyFilesystem => "check its permissions",
+        StorageFull | QuotaExceeded | FileTooLarge => "free some space",
+        _ => "check the path",
+    };
+    io::Error::new(e.kind(), format!("{}: cannot {doing}: {e}; {next}, or name another file", path.display()))
 }
 
 impl Write for OutFile {
@@ -124,7 +142,7 @@ impl Write for OutFile {
             Sink::Whole(file) => file.write(bytes),
             Sink::Stream(file) => file.write(bytes),
         };
-        written.map_err(|e| io::Error::new(e.kind(), format!("{}: cannot write: {e}", self.path.display())))
+        written.map_err(|e| refused(&self.path, "write", &e))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::output::notice;
+
 /// How often a line is written where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -37,7 +39,7 @@ impl Progress {
         self.bar.set_position(bytes);
         if self.last_line.is_some_and(|last| last.elapsed() >= LINE_EVERY) {
             self.last_line = Some(Instant::now());
-            eprintln!("{}", self.line(bytes));
+            notice(self.line(bytes));
         }
     }
 

@@ -7,8 +7,15 @@ fn main() {
     let isa = Isa::by_name(a.get(3).map_or("avx512vnni", |s| s)).unwrap();
     let m = Model::open(std::path::Path::new(&a[1]), isa).unwrap();
     let threads: usize = a[2].parse().unwrap();
-    let mut s =
-        Session::new(&m, &SessionOptions { n_ctx: Some(2048), threads: Some(threads), chunk: std::env::var("CHUNK").ok().map(|c| c.parse().unwrap()) }).unwrap();
+    let mut s = Session::new(
+        &m,
+        &SessionOptions {
+            n_ctx: Some(2048),
+            threads: Some(threads),
+            chunk: std::env::var("CHUNK").ok().map(|c| c.parse().unwrap()),
+        },
+    )
+    .unwrap();
     let mode = a[4].as_str();
     let toks: Vec<u32> = (0..512).map(|i| (i * 37 % 40000) as u32).collect();
     let t = std::time::Instant::now();

@@ -29,6 +29,8 @@ pub struct Model {
 pub struct Weight {
     tensor: TensorInfo,
     pub(crate) matmul: MatMul,
+    /// What products are multiplied with; in files with weights of few bits, whose own scales have little range.
+    pub(crate) scale: Option<f32>,
     pub(crate) bias: Option<Vec<f32>>,
 }
 
@@ -159,19 +161,31 @@ impl Binder<'_> {
             v: self.weight(&name("attn_v"), v_dim, n_embd)?,
             attn_output: self.weight(&name("attn_output"), n_embd, out_dim)?,
             ffn_norm: self.vector(&name("ffn_norm.weight"), n_embd)?,
-            gate: self.weight(&name("ffn_gate"), n_ff, n_embd)?,
-            up: self.weight(&name("ffn_up"), n_ff, n_embd)?,
-            down: self.weight(&name("ffn_down"), n_embd, n_ff)?,
+            gate: self.ffn_weight(&name("ffn_gate"), n_ff, n_embd)?,
+            up: self.ffn_weight(&name("ffn_up"), n_ff, n_embd)?,
+            down: self.ffn_weight(&name("ffn_down"), n_embd, n_ff)?,
         })
     }
 
-    /// The matrix `{name}.weight` with its bias `{name}.bias`, if there is one.
+    /// The matrix `{name}.weight` with its `{name}.scale` and its `{name}.bias`, if they are there.
     fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
         let tensor = self.shaped(&format!("{name}.weight"), &[cols, rows])?;
         let matmul = self.kernels.matmul(tensor.ty).ok_or_else(|| self.no_kernel(tensor))?;
-        let bias = format!("{name}.bias");
-        let bias = self.gguf.tensor(&bias).map(|_| self.vector(&bias, rows)).transpose()?;
-        Ok(Weight { tensor: tensor.clone(), matmul, bias })
+        let optional = |part: &str, len: usize| {
+            let name = format!("{name}.{part}");
+            self.gguf.tensor(&name).map(|_| self.vector(&name, len)).transpose()
+        };
+        let scale = optional("scale", 1)?.map(|scale| scale[0]);
+        Ok(Weight { tensor: tensor.clone(), matmul, scale, bias: optional("bias", rows)? })
+    }
+
+    /// A matrix of the feed-forward network: here the scale is that of the bias too, as llama.cpp has it.
+    fn ffn_weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let mut weight = self.weight(name, rows, cols)?;
+        if let (Some(scale), Some(bias)) = (weight.scale, &mut weight.bias) {
+            bias.iter_mut().for_each(|b| *b *= scale);
+        }
+        Ok(weight)
     }
 
     /// A vector of any float type, as floats.

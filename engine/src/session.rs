@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use braise_kernels::sync::Team;
 
 use crate::backend::cpu::{Batch, Buffers, CpuWorker, Scratch};
+use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::KvCache;
@@ -63,14 +64,15 @@ impl<'m> Session<'m> {
     /// A session without tokens.
     ///
     /// # Errors
-    /// An option is 0 or absurd, or the threads cannot be started.
+    /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
         let spec = model.spec();
         let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
         let n_threads = options.threads.unwrap_or_else(threads::default_threads);
         let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(n_ctx);
         if n_ctx == 0 || chunk == 0 {
-            return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing"));
+            return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
+                .next("choose 1 or more"));
         }
         if !(1..=MAX_THREADS).contains(&n_threads) {
             let what = format!("{n_threads} threads");
@@ -80,15 +82,19 @@ impl<'m> Session<'m> {
             .num_threads(n_threads)
             .thread_name(|i| format!("braise-{i}"))
             .build()
-            .map_err(|e| Error::new(ErrorKind::Io, format!("cannot start {n_threads} threads: {e}")))?;
+            .map_err(|e| {
+                let what = format!("cannot start {n_threads} threads: {e}");
+                Error::new(ErrorKind::Io, what).next("choose fewer")
+            })?;
         let team = Team::new(n_threads);
+        let no_memory = || no_memory(spec, n_ctx);
         Ok(Session {
             model,
             n_ctx,
             chunk,
             pool,
-            buffers: Buffers::new(&team, spec, chunk, LOGITS_ROWS),
-            kv: KvCache::new(&team, spec, n_ctx)?,
+            buffers: Buffers::new(&team, spec, chunk, LOGITS_ROWS).ok_or_else(no_memory)?,
+            kv: KvCache::new(&team, spec, n_ctx).ok_or_else(no_memory)?,
             scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
             tokens: Vec::new(),
             team,
@@ -120,7 +126,7 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// There are no tokens or one that is not in the vocabulary; they do not fit the context (then nothing was
-    /// read); or a logit is not a number.
+    /// read); or a logit is not a finite number.
     pub fn eval(
         &mut self,
         tokens: &[u32],
@@ -162,11 +168,11 @@ impl<'m> Session<'m> {
         let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
         for (row, token) in rows.zip(batch.logits.clone()) {
             let position = batch.first + token;
-            if row.iter().any(|l| l.is_nan()) {
-                let what = format!("the logits after token {position} are not numbers");
+            if row.iter().any(|l| !l.is_finite()) {
+                let what = format!("the logits after token {position} are not finite numbers");
                 return Err(Error::new(ErrorKind::Numeric, what)
                     .file(self.model.gguf().path())
-                    .next("the file has weights that are not numbers: download it again"));
+                    .next("the file has weights that are no numbers or absurdly large: download it again"));
             }
             if sink(position, row).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -219,4 +225,14 @@ impl<'m> Session<'m> {
             });
         });
     }
+}
+
+/// The error of a session whose memory cannot be had.
+fn no_memory(spec: &Spec, n_ctx: usize) -> Error {
+    let size = match KvCache::bytes(spec, n_ctx) {
+        Some(bytes) => format!("{:.1} GB", bytes as f64 / 1e9),
+        None => "more than an address can name".to_owned(),
+    };
+    let what = format!("there is not enough memory for a context of {n_ctx} tokens ({size})");
+    Error::new(ErrorKind::Input, what).next("choose a smaller context")
 }

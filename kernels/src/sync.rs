@@ -222,14 +222,15 @@ unsafe impl<T: Send + Sync> Sync for Shared<T> {}
 
 impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
     /// A buffer of `rows` rows of `row_len` zeros for the workers of `team`. Takes memory only once it is written.
-    pub fn zeroed(team: &Team, rows: usize, row_len: usize) -> Shared<T> {
-        Shared {
-            data: bytemuck::zeroed_slice_box(rows * row_len),
+    /// `None` if the system does not promise so much.
+    pub fn zeroed(team: &Team, rows: usize, row_len: usize) -> Option<Shared<T>> {
+        Some(Shared {
+            data: bytemuck::try_zeroed_slice_box(rows.checked_mul(row_len)?).ok()?,
             row_len,
             team: team.id,
             state: AtomicU64::new(0),
             mode: [const { AtomicUsize::new(0) }; 5],
-        }
+        })
     }
 
     /// Elements in a row.
@@ -336,6 +337,8 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Columns<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::hint::black_box;
+
     use super::*;
 
     fn run(team: &Team, program: impl Fn(&mut Worker<'_>) + Sync) {
@@ -352,8 +355,8 @@ mod tests {
         for size in [1, 2, 5] {
             let team = Team::new(size);
             let (rows, cols) = (7, 30);
-            let a = Shared::<u32>::zeroed(&team, rows, cols);
-            let b = Shared::<u32>::zeroed(&team, rows, cols);
+            let a = Shared::<u32>::zeroed(&team, rows, cols).unwrap();
+            let b = Shared::<u32>::zeroed(&team, rows, cols).unwrap();
             run(&team, |worker| {
                 for round in 1..200u32 {
                     while let Some(chunk) = worker.claim(4) {
@@ -385,7 +388,7 @@ mod tests {
     #[test]
     fn units_of_several_buffers_are_cut_as_one() {
         let team = Team::new(1);
-        let (a, b) = (Shared::<u8>::zeroed(&team, 1, 6), Shared::<u8>::zeroed(&team, 1, 8));
+        let [a, b] = [6, 8].map(|n| Shared::<u8>::zeroed(&team, 1, n).unwrap());
         team.join(0, |worker| {
             let mut n = 0;
             while let Some(chunk) = worker.claim(5) {
@@ -399,7 +402,7 @@ mod tests {
     fn panics(f: impl FnOnce(&mut Worker<'_>, &Shared<u8>) + std::panic::UnwindSafe) -> bool {
         std::panic::catch_unwind(|| {
             let team = Team::new(1);
-            let buffer = Shared::zeroed(&team, 4, 4);
+            let buffer = Shared::zeroed(&team, 4, 4).unwrap();
             team.join(0, |worker| f(worker, &buffer));
         })
         .is_err()
@@ -432,7 +435,7 @@ mod tests {
         }));
         assert!(panics(|w, _| {
             let other = Team::new(1);
-            Shared::<u8>::zeroed(&other, 1, 1).read(w);
+            Shared::<u8>::zeroed(&other, 1, 1).unwrap().read(w);
         }));
     }
 
@@ -453,5 +456,15 @@ mod tests {
             handles.into_iter().map(|h| h.join().is_err()).collect()
         });
         assert_eq!(results, [true, true]);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_had_is_no_panic() {
+        let team = Team::new(1);
+        // an unused buffer would be optimized away, and with it the failure to get it
+        let refused = |rows, row_len| black_box(Shared::<u32>::zeroed(&team, rows, row_len)).is_none();
+        assert!(refused(usize::MAX, 2), "a size that overflows");
+        assert!(refused(usize::MAX / 2, 1), "more bytes than can be counted");
+        assert!(refused(usize::MAX / 8, 1), "more than an address space");
     }
 }

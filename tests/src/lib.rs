@@ -1,3 +1,5 @@
 //! What the end-to-end tests of braise share.
 
 pub mod checkkern;
+pub mod reference;
+pub mod tiny;

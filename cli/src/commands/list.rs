@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{DecimalBytes, HumanDuration};
 use serde::Serialize;
 
-use crate::output::{Format, markdown, print, print_json};
+use crate::output::{Format, markdown, notice, print, print_json};
 use crate::store::{Store, Stored};
 
 /// List the models in the local store
@@ -49,7 +49,7 @@ pub fn run(args: &ListArgs) -> Result<()> {
         Format::Json => print_json(&models.into_iter().map(Row::new).collect::<Vec<_>>()),
         Format::Md => {
             if models.is_empty() {
-                eprintln!("no models yet; `braise pull smollm2:135m` fetches a small one");
+                notice("no models yet; `braise pull smollm2:135m` fetches a small one");
             }
             print(&table(&models, SystemTime::now()))
         }

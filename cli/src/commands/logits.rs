@@ -47,7 +47,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     let isa = args.compute.isa()?;
     let model = Model::open(&path, isa)?;
     let options = SessionOptions {
-        n_ctx: Some(args.tokens.len().max(model.spec().n_ctx)),
+        n_ctx: Some(args.tokens.len()),
         threads: args.compute.threads.map(NonZeroUsize::get),
         chunk: args.chunk.map(NonZeroUsize::get),
     };

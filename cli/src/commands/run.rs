@@ -13,7 +13,7 @@ use crate::chat::{Chat, Loop, Message, Role, shown};
 use crate::engine::Loaded;
 use crate::failure::Usage;
 use crate::models::resolve;
-use crate::output::stdout;
+use crate::output::{notice, stdout};
 use crate::prompt;
 use crate::stats::Stats;
 use crate::store::Store;
@@ -72,13 +72,13 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     let mut chat = loaded.talker(args.ctx, &args.compute)?;
     let load = begin.elapsed();
     if args.verbose {
-        loaded.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        loaded.notes().iter().for_each(|note| notice(format!("note: {note}")));
     }
     match prompt {
         Some(prompt) => {
             let stats = answer(&mut chat, &prompt, &args, &mut stdout())?;
             if args.verbose {
-                eprint!("{}", Stats { load, ..stats });
+                notice(Stats { load, ..stats });
             }
             Ok(())
         }

@@ -17,6 +17,7 @@ pub use self::https::is_address;
 use crate::catalogue::{Entry, Model, Source};
 use crate::models::{Models, as_path};
 use crate::name::Name;
+use crate::output::notice;
 use crate::progress::Progress;
 use crate::store::{Manifest, Stored, Workplace, refused};
 
@@ -71,8 +72,8 @@ pub fn pull_entry(models: &Models, entry: Entry<'_>) -> Result<Pulled> {
         return Ok(Pulled::new(&name, path, manifest, true));
     }
     let Model { description, licence, .. } = entry.model;
-    eprintln!("{name}: {description} ({licence})");
-    eprintln!("pulling {} from {}", DecimalBytes(file.bytes), file.source);
+    notice(format!("{name}: {description} ({licence})"));
+    notice(format!("pulling {} from {}", DecimalBytes(file.bytes), file.source));
     let work = begin(models)?;
     // the pull that this one may have waited for may have brought it
     if let Some(path) = present()? {
@@ -100,7 +101,7 @@ fn present(models: &Models, name: &Name, manifest: &Manifest) -> Result<Option<P
     if stored.bytes == manifest.bytes && checksum(&stored.path)?.sha256 == manifest.sha256 {
         return Ok(Some(stored.path));
     }
-    eprintln!("{} is not what it should be: pulling it again", stored.path.display());
+    notice(format!("{} is not what it should be: pulling it again", stored.path.display()));
     Ok(None)
 }
 
@@ -109,7 +110,7 @@ fn stored_as(models: &Models, name: &Name) -> Result<Option<Stored>> {
 }
 
 fn begin(models: &Models) -> Result<Workplace> {
-    models.store.begin(|| eprintln!("waiting for another pull to end"))
+    models.store.begin(|| notice("waiting for another pull to end"))
 }
 
 fn pull_address(models: &Models, address: &str) -> Result<Pulled> {
@@ -120,7 +121,7 @@ fn pull_address(models: &Models, address: &str) -> Result<Pulled> {
     {
         return Ok(Pulled::new(&name, path, manifest, true));
     }
-    eprintln!("pulling {name} from {address}");
+    notice(format!("pulling {name} from {address}"));
     let work = begin(models)?;
     let to = work.dir().join("model.gguf");
     let copied = https::fetch(address, work.dir(), &to)?;

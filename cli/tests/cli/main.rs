@@ -2,6 +2,8 @@
 //!
 //! A test of what a command reads or writes goes to the file of that command; what all commands share is in `usage`.
 
+#[cfg(unix)] // a shell sets the limits
+mod bad_input;
 #[cfg(unix)] // pip is played by a shell script
 mod pull;
 mod store;

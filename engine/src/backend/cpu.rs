@@ -63,28 +63,30 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time.
-    pub fn new(team: &Team, spec: &Spec, n_batch: usize, n_logits: usize) -> Buffers {
+    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time. `None` if there is not
+    /// that much memory.
+    pub fn new(team: &Team, spec: &Spec, n_batch: usize, n_logits: usize) -> Option<Buffers> {
         let max = |f: fn(&block::Layer) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
         let q = max(|l| l.attention.n_head * l.attention.head_dim);
         let attn = max(|l| l.attention.n_head * l.attention.head_dim_v);
         let n_ff = max(|l| l.mlp.n_ff);
         let n_head_kv = max(|l| l.attention.n_head_kv);
         let widest = spec.n_embd.max(attn).max(n_ff).next_multiple_of(BLOCK);
-        Buffers {
-            x: Shared::zeroed(team, n_batch, spec.n_embd),
-            q: Shared::zeroed(team, n_batch, q),
-            attn: Shared::zeroed(team, n_batch * n_head_kv, attn / n_head_kv),
-            h: Shared::zeroed(team, n_batch, n_ff),
-            cos: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2),
-            sin: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2),
-            input: Shared::zeroed(team, n_batch * widest, 1),
-            input_q: Shared::zeroed(team, n_batch * widest, 1),
-            input_z: Shared::zeroed(team, n_batch * widest / BLOCK, 1),
-            input_d: Shared::zeroed(team, n_batch * widest / BLOCK, 1),
-            input_sum: Shared::zeroed(team, n_batch * widest / SUM_BLOCK, 1),
-            logits: Shared::zeroed(team, n_logits, spec.n_vocab),
-        }
+        let n_input = n_batch.checked_mul(widest)?;
+        Some(Buffers {
+            x: Shared::zeroed(team, n_batch, spec.n_embd)?,
+            q: Shared::zeroed(team, n_batch, q)?,
+            attn: Shared::zeroed(team, n_batch.checked_mul(n_head_kv)?, attn / n_head_kv)?,
+            h: Shared::zeroed(team, n_batch, n_ff)?,
+            cos: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
+            sin: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
+            input: Shared::zeroed(team, n_input, 1)?,
+            input_q: Shared::zeroed(team, n_input, 1)?,
+            input_z: Shared::zeroed(team, n_input / BLOCK, 1)?,
+            input_d: Shared::zeroed(team, n_input / BLOCK, 1)?,
+            input_sum: Shared::zeroed(team, n_input / SUM_BLOCK, 1)?,
+            logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
+        })
     }
 }
 
@@ -302,7 +304,7 @@ impl Ready {
     }
 }
 
-/// `tile[t, r] = ` row `rows.start + r` of `weight` times token t, plus the bias.
+/// `tile[t, r] = ` row `rows.start + r` of `weight` times token t, times the scale, plus the bias.
 fn multiply(
     model: &Model,
     weight: &Weight,
@@ -319,6 +321,9 @@ fn multiply(
         let cols = first..n.min(first + step);
         let y = &mut tile[cols.start * rows.len()..cols.end * rows.len()];
         weight.matmul.call(w, inputs.acts(&weight.matmul, cols), y);
+    }
+    if let Some(scale) = weight.scale {
+        tile.iter_mut().for_each(|y| *y *= scale);
     }
     if let Some(bias) = &weight.bias {
         for y in tile.chunks_exact_mut(rows.len()) {

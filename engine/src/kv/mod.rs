@@ -4,8 +4,7 @@ use braise_kernels::ops::{KEY_BLOCK, store_key};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 use half::f16;
 
-use crate::block::Spec;
-use crate::error::{Error, ErrorKind, Result};
+use crate::block::{Attention, Spec};
 
 /// Keys and values of each layer, head by head, in the layout that [`braise_kernels::ops::attention`] reads. Memory is
 /// taken as positions are written.
@@ -23,23 +22,22 @@ struct LayerCache {
 }
 
 impl KvCache {
-    /// Room for `n_ctx` tokens.
-    ///
-    /// # Errors
-    /// The size cannot be expressed.
-    pub fn new(team: &Team, spec: &Spec, n_ctx: usize) -> Result<KvCache> {
-        KvCache::bytes(spec, n_ctx)
-            .filter(|bytes| isize::try_from(*bytes).is_ok())
-            .ok_or_else(|| Error::new(ErrorKind::Input, format!("a context of {n_ctx} tokens is absurd")))?;
-        let layers = (spec.layers.iter().map(|l| &l.attention))
-            .map(|a| LayerCache {
-                keys: Shared::zeroed(team, a.n_head_kv, n_ctx.next_multiple_of(KEY_BLOCK) * a.head_dim),
-                values: Shared::zeroed(team, a.n_head_kv, n_ctx * a.head_dim_v),
+    /// Room for `n_ctx` tokens. `None` if there is not that much memory.
+    pub fn new(team: &Team, spec: &Spec, n_ctx: usize) -> Option<KvCache> {
+        let layer = |a: &Attention| {
+            Some(LayerCache {
+                keys: Shared::zeroed(
+                    team,
+                    a.n_head_kv,
+                    n_ctx.checked_next_multiple_of(KEY_BLOCK)?.checked_mul(a.head_dim)?,
+                )?,
+                values: Shared::zeroed(team, a.n_head_kv, n_ctx.checked_mul(a.head_dim_v)?)?,
                 head_dim: a.head_dim,
                 head_dim_v: a.head_dim_v,
             })
-            .collect();
-        Ok(KvCache { layers })
+        };
+        let layers = spec.layers.iter().map(|l| layer(&l.attention)).collect::<Option<_>>()?;
+        Some(KvCache { layers })
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
