@@ -111,6 +111,10 @@ pub fn write(shape: &Shape, seed: u64, path: &Path) {
     model.writer.write_to(&mut file).expect("the model can be written");
 }
 
+/// Far from what engines fall back to, and large enough to be seen when it is left out.
+const EPSILON: f32 = 0.01;
+const ROPE_BASE: f32 = 3000.0;
+
 fn metadata(s: &Shape) -> Writer<'static> {
     let n = |n: usize| u32::try_from(n).expect("a tiny number");
     let writer = Writer::new()
@@ -123,9 +127,9 @@ fn metadata(s: &Shape) -> Writer<'static> {
         .metadata("llama.attention.head_count_kv", n(s.n_head_kv))
         .metadata("llama.attention.key_length", n(s.head_dim))
         .metadata("llama.attention.value_length", n(s.head_dim_v))
-        .metadata("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .metadata("llama.attention.layer_norm_rms_epsilon", EPSILON)
         .metadata("llama.rope.dimension_count", n(s.rope_dims))
-        .metadata("llama.rope.freq_base", 10_000.0_f32);
+        .metadata("llama.rope.freq_base", ROPE_BASE);
     match s.rope {
         Rope::Plain | Rope::Factors => writer,
         Rope::Linear(factor) => {
