@@ -5,6 +5,7 @@
 use crate::cpu;
 use crate::isa::{Isa, IsaError};
 use crate::ops::Attention;
+use crate::quant::packed::{PackedMat, TILE, tile_words};
 use crate::quant::q8::Q8Mat;
 use crate::quant::{Dot, Type};
 
@@ -36,10 +37,13 @@ pub enum Acts<'a> {
     F32(F32Mat<'a>),
     /// For quantized weights.
     Q8(Q8Mat<'a>),
+    /// For quantized weights and many tokens, where [`MatMul::takes_packed`].
+    Packed(PackedMat<'a>),
 }
 
 type MatMulF32 = unsafe fn(&[u8], F32Mat<'_>, &mut [f32]);
 type MatMulQ8 = unsafe fn(&[u8], Q8Mat<'_>, &mut [f32]);
+pub(crate) type MatMulPacked = unsafe fn(&[u8], PackedMat<'_>, &mut [f32]);
 type QuantizeQ8 = unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [i16]);
 
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +60,7 @@ pub struct MatMul {
     weights: Type,
     isa: Isa,
     function: MatMulFn,
+    packed: Option<(Isa, MatMulPacked)>,
 }
 
 impl MatMul {
@@ -74,9 +79,20 @@ impl MatMul {
         matches!(self.function, MatMulFn::Q8(_) | MatMulFn::Scalar(Dot::Q8(_)))
     }
 
+    /// Whether it has a version for many tokens, with packed activations.
+    pub fn takes_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// The level that this version is written for.
+    pub fn packed_isa(&self) -> Option<Isa> {
+        self.packed.map(|(isa, _)| isa)
+    }
+
     /// `y[c, r] = sum over k of w[r, k] x[c, k]`: `w` holds whole rows of weights, `x` (cols, k), `y` (cols, rows).
     ///
-    /// Each result depends on its row and its column alone, to the bit: not on what else is in `w` and `x`.
+    /// Each result depends on its row, its column and the kind of activations alone, to the bit: not on what else is in
+    /// `w` and `x`. Packed activations give the same integer sums as others, added up in another order.
     ///
     /// # Panics
     /// If the sizes do not fit each other or the activations are of the wrong kind.
@@ -84,6 +100,7 @@ impl MatMul {
         let (k, cols) = match x {
             Acts::F32(x) => (x.row_len, x.rows()),
             Acts::Q8(x) => (x.row_len, x.rows()),
+            Acts::Packed(x) => (x.row_len, x.cols),
         };
         let row_bytes = self.weights.row_bytes(k).expect("rows are whole blocks");
         if cols == 0 || y.is_empty() {
@@ -91,6 +108,11 @@ impl MatMul {
         }
         let rows = y.len() / cols;
         assert!(rows * cols == y.len() && rows * row_bytes == w.len(), "matmul: sizes differ");
+        if let (Acts::Packed(x), Some((_, packed))) = (x, self.packed) {
+            assert!(x.tiles.len() == cols.div_ceil(TILE) * tile_words(k), "matmul: not whole tiles");
+            // SAFETY: as below, for the level that the function was found in.
+            return unsafe { packed(w, x, y) };
+        }
         match (self.function, x) {
             // SAFETY: the function needs no more than the features of `self.isa`, and a `MatMul` is made only for
             // levels that this CPU has.
@@ -204,17 +226,22 @@ pub(crate) struct FloatOps {
 struct Level {
     ops: &'static FloatOps,
     matmul: &'static [(Type, MatMulFn)],
+    packed: &'static [(Type, MatMulPacked)],
 }
 
 /// The levels of this build target, by [`Isa`].
 #[cfg(target_arch = "x86_64")]
 const LEVELS: &[Level] = &[
-    Level { ops: &cpu::portable::OPS, matmul: &[] },
-    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL },
-    Level { ops: &cpu::avx512vnni::ops::OPS, matmul: cpu::avx512vnni::MATMUL },
+    Level { ops: &cpu::portable::OPS, matmul: &[], packed: &[] },
+    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL, packed: &[] },
+    Level {
+        ops: &cpu::avx512vnni::ops::OPS,
+        matmul: cpu::avx512vnni::MATMUL,
+        packed: cpu::avx512vnni::MATMUL_PACKED,
+    },
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const LEVELS: &[Level] = &[Level { ops: &cpu::portable::OPS, matmul: &[] }];
+const LEVELS: &[Level] = &[Level { ops: &cpu::portable::OPS, matmul: &[], packed: &[] }];
 
 /// The kernels of one ISA level that this CPU has.
 #[derive(Clone, Copy)]
@@ -240,21 +267,23 @@ impl Kernels {
     /// that braise only knows by name.
     pub fn matmul(self, weights: Type) -> Option<MatMul> {
         let dot = weights.scalar()?.dot;
-        Isa::ALL
-            .into_iter()
-            .rev()
-            .filter(|isa| *isa <= self.isa)
-            .find_map(|isa| {
-                let ops = LEVELS[isa as usize].ops;
+        let levels = || {
+            Isa::ALL.into_iter().rev().filter(|isa| *isa <= self.isa).map(|isa| (isa, &LEVELS[isa as usize]))
+        };
+        let (isa, function) = levels()
+            .find_map(|(isa, level)| {
                 let function = match weights {
-                    Type::F32 => MatMulFn::F32(ops.matmul_f32),
-                    Type::F16 => MatMulFn::F32(ops.matmul_f16),
-                    Type::BF16 => MatMulFn::F32(ops.matmul_bf16),
-                    _ => LEVELS[isa as usize].matmul.iter().find(|row| row.0 == weights)?.1,
+                    Type::F32 => MatMulFn::F32(level.ops.matmul_f32),
+                    Type::F16 => MatMulFn::F32(level.ops.matmul_f16),
+                    Type::BF16 => MatMulFn::F32(level.ops.matmul_bf16),
+                    _ => level.matmul.iter().find(|row| row.0 == weights)?.1,
                 };
-                Some(MatMul { weights, isa, function })
+                Some((isa, function))
             })
-            .or(Some(MatMul { weights, isa: Isa::Portable, function: MatMulFn::Scalar(dot) }))
+            .unwrap_or((Isa::Portable, MatMulFn::Scalar(dot)));
+        let packed = levels()
+            .find_map(|(isa, level)| Some((isa, level.packed.iter().find(|row| row.0 == weights)?.1)));
+        Some(MatMul { weights, isa, function, packed })
     }
 
     /// All matrix products of the level, one for each format that braise computes with.

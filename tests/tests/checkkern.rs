@@ -4,7 +4,8 @@
 
 use braise_kernels::isa::Isa;
 use braise_kernels::quant::Type;
-use braise_kernels::table::{Kernels, MatMul};
+use braise_kernels::quant::packed::{PackedMat, TILE, pack, tile_words};
+use braise_kernels::table::{Acts, Kernels, MatMul};
 use braise_tests::checkkern::report::{Report, select_levels};
 use braise_tests::checkkern::{matmul, ops};
 use std::collections::BTreeSet;
@@ -14,6 +15,20 @@ use std::path::{Path, PathBuf};
 fn name(matmul: &MatMul) -> String {
     let activations = if matmul.takes_q8() { "q8" } else { "f32" };
     format!("dot/{} x {activations}/{}", matmul.weights().name().to_lowercase(), matmul.isa())
+}
+
+/// The version of `row` for many tokens, as a kernel that takes activations row by row.
+fn packing(row: MatMul) -> impl Fn(&[u8], Acts<'_>, &mut [f32]) {
+    move |w, x, y| {
+        let Acts::Q8(x) = x else { panic!("{} weights take no quantized activations", row.weights()) };
+        let words = tile_words(x.row_len);
+        // what the last tile's missing tokens hold must not matter
+        let mut tiles = vec![f32::NAN.to_bits(); x.rows().div_ceil(TILE) * words];
+        for c in 0..x.rows() {
+            pack(x.row(c), c % TILE, &mut tiles[c / TILE * words..][..words]);
+        }
+        row.call(w, Acts::Packed(PackedMat { row_len: x.row_len, cols: x.rows(), tiles: &tiles }), y);
+    }
 }
 
 #[test]
@@ -34,6 +49,11 @@ fn every_row_of_the_kernel_table() {
                 });
             } else {
                 println!("{}: {isa} inherits it", name(&row));
+            }
+            if row.packed_isa() == Some(isa) {
+                let name = format!("gemm/{} x packed q8/{isa}", row.weights().name().to_lowercase());
+                selected.insert(name.clone());
+                report.row(name, |cases| matmul::check(row.weights(), packing(row), cases));
             }
         }
         for (op, check) in ops::OPS {

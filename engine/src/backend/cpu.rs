@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use braise_kernels::ops::{Attention, KEY_BLOCK, ROWS};
+use braise_kernels::quant::packed::{PackedMat, TILE, pack, tile_words};
 use braise_kernels::quant::q8::{BLOCK, Q8Buf, Q8Mat, Q8Row, SUM_BLOCK};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 use braise_kernels::table::{Acts, F32Mat, MatMul};
@@ -58,6 +59,8 @@ pub struct Buffers {
     input_z: Shared<i8>,
     input_d: Shared<f32>,
     input_sum: Shared<i16>,
+    /// Quantized inputs of many tokens, in tiles.
+    input_packed: Shared<u32>,
     /// (n_logits, n_vocab)
     pub(crate) logits: Shared<f32>,
 }
@@ -72,7 +75,7 @@ impl Buffers {
         let n_ff = max(|l| l.mlp.n_ff);
         let n_head_kv = max(|l| l.attention.n_head_kv);
         let widest = spec.n_embd.max(attn).max(n_ff).next_multiple_of(BLOCK);
-        let n_input = n_batch.checked_mul(widest)?;
+        let n_input = n_batch.checked_next_multiple_of(TILE)?.checked_mul(widest)?;
         Some(Buffers {
             x: Shared::zeroed(team, n_batch, spec.n_embd)?,
             q: Shared::zeroed(team, n_batch, q)?,
@@ -85,6 +88,11 @@ impl Buffers {
             input_z: Shared::zeroed(team, n_input / BLOCK, 1)?,
             input_d: Shared::zeroed(team, n_input / BLOCK, 1)?,
             input_sum: Shared::zeroed(team, n_input / SUM_BLOCK, 1)?,
+            input_packed: Shared::zeroed(
+                team,
+                (n_input / TILE / widest).checked_mul(tile_words(widest))?,
+                1,
+            )?,
             logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
         })
     }
@@ -157,15 +165,16 @@ impl Source<'_> {
     }
 }
 
-/// A matrix product's inputs in both forms; only those that were prepared may be used.
+/// A matrix product's inputs in all forms; only those that were prepared may be used.
 #[derive(Clone, Copy)]
 struct Inputs<'a> {
     f32: F32Mat<'a>,
     q8: Q8Mat<'a>,
+    packed: PackedMat<'a>,
 }
 
 impl<'a> Inputs<'a> {
-    /// Tokens `cols`, in the form that `matmul` takes.
+    /// Tokens `cols`, row by row, in the form that `matmul` takes.
     fn acts(&self, matmul: &MatMul, cols: Range<usize>) -> Acts<'a> {
         if matmul.takes_q8() {
             let k = self.q8.row_len;
@@ -191,8 +200,12 @@ fn chunks(worker: &Worker<'_>, units: usize) -> usize {
 struct Ready {
     n: usize,
     k: usize,
+    /// Whether there are inputs in floats.
     floats: bool,
+    /// Whether there are quantized ones, row by row.
     q8: bool,
+    /// Whether there are quantized ones, in tiles.
+    packed: bool,
 }
 
 impl Ready {
@@ -205,74 +218,76 @@ impl Ready {
         source: &Source<'_>,
         weights: &[&Weight],
     ) -> Ready {
+        let (n, k) = (source.tokens.len(), source.row_len);
+        let many = n > PRIVATE_ROWS;
+        let packs = |w: &Weight| many && w.matmul.takes_packed();
         let ready = Ready {
-            n: source.tokens.len(),
-            k: source.row_len,
+            n,
+            k,
             floats: weights.iter().any(|w| !w.matmul.takes_q8()),
-            q8: weights.iter().any(|w| w.matmul.takes_q8()),
+            q8: weights.iter().any(|w| w.matmul.takes_q8() && !packs(w)),
+            packed: weights.iter().any(|w| packs(w)),
         };
-        private.f32.resize(PRIVATE_ROWS * ready.k, 0.0);
-        if ready.n <= PRIVATE_ROWS {
-            ready.prepare_private(worker, model, private, source);
-        } else {
-            let of = chunks(worker, ready.n);
+        private.f32.resize(PRIVATE_ROWS * k, 0.0);
+        if private.q8.len() < PRIVATE_ROWS * k && (ready.q8 || ready.packed) {
+            private.q8 = Q8Buf::new(PRIVATE_ROWS * k);
+        }
+        if many {
+            let of = chunks(worker, n.div_ceil(TILE));
             while let Some(chunk) = worker.claim(of) {
-                ready.prepare_chunk(worker, &chunk, model, buffers, &mut private.f32[..ready.k], source);
+                ready.prepare_chunk(worker, &chunk, model, buffers, private, source);
             }
             worker.barrier();
+        } else {
+            for (token, y) in source.tokens.clone().zip(private.f32.chunks_exact_mut(k)) {
+                source.row(worker, model, token, y);
+            }
+            if ready.q8 {
+                let (q, z, d, sum) = private.q8.parts(n * k);
+                model.kernels().quantize_q8(&private.f32[..n * k], q, z, d, sum);
+            }
         }
         ready
     }
 
-    fn prepare_private(
-        self,
-        worker: &Worker<'_>,
-        model: &Model,
-        private: &mut PrivateInputs,
-        source: &Source<'_>,
-    ) {
-        let Ready { n, k, .. } = self;
-        for (token, y) in source.tokens.clone().zip(private.f32.chunks_exact_mut(k)) {
-            source.row(worker, model, token, y);
-        }
-        if self.q8 {
-            if private.q8.len() < PRIVATE_ROWS * k {
-                private.q8 = Q8Buf::new(PRIVATE_ROWS * k);
-            }
-            let (q, z, d, sum) = private.q8.parts(n * k);
-            model.kernels().quantize_q8(&private.f32[..n * k], q, z, d, sum);
-        }
-    }
-
+    /// Prepares some tiles of tokens.
     fn prepare_chunk(
         self,
         worker: &Worker<'_>,
         chunk: &Chunk<'_>,
         model: &Model,
         buffers: &Buffers,
-        row: &mut [f32],
+        private: &mut PrivateInputs,
         source: &Source<'_>,
     ) {
-        let Ready { n, k, floats, q8 } = self;
-        let units = |unit: usize| Units::all(n, unit);
-        let f32 = if floats { buffers.input.rows(chunk, units(k)) } else { &mut [] };
+        let Ready { n, k, floats, q8, packed } = self;
+        let units = |unit: usize| Units::all(n.div_ceil(TILE), unit);
+        let rows = |unit: usize| units(TILE * k / unit);
+        let f32 = if floats { buffers.input.rows(chunk, rows(1)) } else { &mut [] };
         let (q, z, d, sum) = if q8 {
-            let q = buffers.input_q.rows(chunk, units(k));
-            let z = buffers.input_z.rows(chunk, units(k / BLOCK));
-            let d = buffers.input_d.rows(chunk, units(k / BLOCK));
-            (q, z, d, buffers.input_sum.rows(chunk, units(k / SUM_BLOCK)))
+            let (q, z) = (buffers.input_q.rows(chunk, rows(1)), buffers.input_z.rows(chunk, rows(BLOCK)));
+            (q, z, buffers.input_d.rows(chunk, rows(BLOCK)), buffers.input_sum.rows(chunk, rows(SUM_BLOCK)))
         } else {
             (&mut [][..], &mut [][..], &mut [][..], &mut [][..])
         };
-        for (i, token) in chunk.range(n).enumerate() {
+        let words = tile_words(k);
+        let tiles = if packed { buffers.input_packed.rows(chunk, units(words)) } else { &mut [] };
+        let tokens = chunk.range(n.div_ceil(TILE));
+        for (i, token) in (tokens.start * TILE..n.min(tokens.end * TILE)).enumerate() {
+            let row = &mut private.f32[..k];
             source.row(worker, model, source.tokens.start + token, row);
             if floats {
                 f32[i * k..(i + 1) * k].copy_from_slice(row);
             }
+            let at = |unit: usize| i * k / unit..(i + 1) * k / unit;
             if q8 {
-                let at = |unit: usize| i * k / unit..(i + 1) * k / unit;
                 let (z, d) = (&mut z[at(BLOCK)], &mut d[at(BLOCK)]);
                 model.kernels().quantize_q8(row, &mut q[at(1)], z, d, &mut sum[at(SUM_BLOCK)]);
+            }
+            if packed {
+                let (q, z, d, sum) = private.q8.parts(k);
+                model.kernels().quantize_q8(row, q, z, d, sum);
+                pack(private.q8.row(k), i % TILE, &mut tiles[i / TILE * words..][..words]);
             }
         }
     }
@@ -284,23 +299,30 @@ impl Ready {
         buffers: &'b Buffers,
         private: &'b PrivateInputs,
     ) -> Inputs<'b> {
-        let Ready { n, k, floats, q8 } = self;
-        let inputs =
-            |f32, all| Inputs { f32: F32Mat { row_len: k, all: f32 }, q8: Q8Mat { row_len: k, all } };
-        if n <= PRIVATE_ROWS {
-            return inputs(&private.f32[..n * k], private.q8.row(if q8 { n * k } else { 0 }));
-        }
-        let f32 = if floats { &buffers.input.read(worker)[..n * k] } else { &[] };
-        if !q8 {
-            return inputs(f32, Q8Row::default());
-        }
-        let row = Q8Row {
-            q: &buffers.input_q.read(worker)[..n * k],
-            z: &buffers.input_z.read(worker)[..n * k / BLOCK],
-            d: &buffers.input_d.read(worker)[..n * k / BLOCK],
-            sum: &buffers.input_sum.read(worker)[..n * k / SUM_BLOCK],
+        let Ready { n, k, floats, q8, packed } = self;
+        let many = n > PRIVATE_ROWS;
+        let f32 = match floats {
+            true if many => &buffers.input.read(worker)[..n * k],
+            true => &private.f32[..n * k],
+            false => &[],
         };
-        inputs(f32, row)
+        let row = match q8 {
+            true if many => Q8Row {
+                q: &buffers.input_q.read(worker)[..n * k],
+                z: &buffers.input_z.read(worker)[..n * k / BLOCK],
+                d: &buffers.input_d.read(worker)[..n * k / BLOCK],
+                sum: &buffers.input_sum.read(worker)[..n * k / SUM_BLOCK],
+            },
+            true => private.q8.row(n * k),
+            false => Q8Row::default(),
+        };
+        let tiles =
+            if packed { &buffers.input_packed.read(worker)[..n.div_ceil(TILE) * tile_words(k)] } else { &[] };
+        Inputs {
+            f32: F32Mat { row_len: k, all: f32 },
+            q8: Q8Mat { row_len: k, all: row },
+            packed: PackedMat { row_len: k, cols: n, tiles },
+        }
     }
 }
 
@@ -316,11 +338,15 @@ fn multiply(
     tile.resize(n * rows.len(), 0.0);
     let bytes = weight.row_bytes();
     let w = &model.data(weight)[rows.start * bytes..rows.end * bytes];
-    let step = (ACTS_IN_CACHE / weight.cols()).max(1).next_multiple_of(8);
-    for first in (0..n).step_by(step) {
-        let cols = first..n.min(first + step);
-        let y = &mut tile[cols.start * rows.len()..cols.end * rows.len()];
-        weight.matmul.call(w, inputs.acts(&weight.matmul, cols), y);
+    if n > PRIVATE_ROWS && weight.matmul.takes_packed() {
+        weight.matmul.call(w, Acts::Packed(inputs.packed), tile);
+    } else {
+        let step = (ACTS_IN_CACHE / weight.cols()).max(1).next_multiple_of(8);
+        for first in (0..n).step_by(step) {
+            let cols = first..n.min(first + step);
+            let y = &mut tile[cols.start * rows.len()..cols.end * rows.len()];
+            weight.matmul.call(w, inputs.acts(&weight.matmul, cols), y);
+        }
     }
     if let Some(scale) = weight.scale {
         tile.iter_mut().for_each(|y| *y *= scale);

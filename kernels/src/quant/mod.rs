@@ -7,6 +7,7 @@ pub mod float;
 pub mod iq4_nl;
 pub mod iq4_xs;
 pub mod mxfp4;
+pub mod packed;
 pub mod q2_k;
 pub mod q3_k;
 pub mod q4_0;

@@ -63,12 +63,12 @@ impl Problem {
     ///
     /// - 3 in the weight that it is compared with (unit times scale, times code, plus offset);
     /// - 4 where scales, sum and offset of a group are multiplied and added;
-    /// - k / 16 where the group, of 16 weights or more, is added to a running sum;
+    /// - k / 8 where the group, of 16 weights or more, and its offset are each added to a running sum;
     /// - 6 where running sums (at most 64) are added up, or 5 with the sum of the offsets.
     ///
     /// Three more are room for the terms of second order, (n u)^2 / 2. Sums of products of codes are exact.
     fn wants(&self, exactly: bool) -> Vec<Want> {
-        let roundings = (self.k.div_ceil(16) + 16) as f64;
+        let roundings = (self.k.div_ceil(8) + 16) as f64;
         let scalar = self.ty.scalar().expect("a type with a kernel");
         let mut weights = vec![0.0; self.rows * self.k];
         (scalar.dequantize)(&self.w, &mut weights);

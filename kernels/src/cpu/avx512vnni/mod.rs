@@ -10,6 +10,7 @@
 //! Sixteen i32 lanes, eight a block, become floats and are scaled by d_w * d_x of their block. What the unsigned bytes
 //! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
+mod gemm;
 pub(crate) mod ops;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
@@ -18,8 +19,8 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
 use super::{GROUP, Group};
-use crate::quant::Type;
-use crate::table::MatMulFn;
+use crate::quant::{self, Type};
+use crate::table::{MatMulFn, MatMulPacked};
 use std::arch::x86_64::*;
 
 /// The formats that this level has a kernel for.
@@ -29,6 +30,23 @@ pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
+];
+
+/// Products of many tokens, of all block formats.
+pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = &[
+    (Type::Q4_0, gemm::matmul::<quant::q4_0::Block, 32, 1>),
+    (Type::Q4_1, gemm::matmul::<quant::q4_1::Block, 32, 1>),
+    (Type::Q5_0, gemm::matmul::<quant::q5_0::Block, 32, 1>),
+    (Type::Q5_1, gemm::matmul::<quant::q5_1::Block, 32, 1>),
+    (Type::Q8_0, gemm::matmul::<quant::q8_0::Block, 32, 1>),
+    (Type::Q2_K, gemm::matmul::<quant::q2_k::Block, 256, 16>),
+    (Type::Q3_K, gemm::matmul::<quant::q3_k::Block, 256, 16>),
+    (Type::Q4_K, gemm::matmul::<quant::q4_k::Block, 256, 8>),
+    (Type::Q5_K, gemm::matmul::<quant::q5_k::Block, 256, 8>),
+    (Type::Q6_K, gemm::matmul::<quant::q6_k::Block, 256, 16>),
+    (Type::IQ4_NL, gemm::matmul::<quant::iq4_nl::Block, 32, 1>),
+    (Type::IQ4_XS, gemm::matmul::<quant::iq4_xs::Block, 256, 8>),
+    (Type::MXFP4, gemm::matmul::<quant::mxfp4::Block, 32, 1>),
 ];
 
 // Loads: the only unsafe code of the kernels in this folder.
