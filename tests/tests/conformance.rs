@@ -1,5 +1,5 @@
-//! The whole engine against the reference, on tiny models of many shapes; and that how a text is read (chunks,
-//! threads, again) does not change a bit of what comes out.
+//! The whole engine against the reference, on tiny models of many shapes; and how little how a text is read (chunks,
+//! threads, again) changes of what comes out.
 
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
@@ -239,16 +239,29 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
-/// The bound is 0: a product depends on its row and column alone, attention on its token and those before.
+/// Chunks of few tokens (`PRIVATE_ROWS` of the CPU backend) and of many may use other kernels, which add up the same
+/// integer sums in another order. Rounded differently once, an activation differs by a step of its 8 bits, so that the
+/// two are as far apart as two quantizations of the same model: each is within `QUANTIZED` of the exact result, the
+/// errors are independent, and so the bound holds for their difference too. Among chunks of many tokens, and where a
+/// level has one kernel for both, the bound is 0.
 #[test]
-fn chunks_do_not_change_a_bit() {
+fn chunks_change_no_more_than_the_order_of_sums() {
     with_models(|model, tokens| {
-        let with =
-            |chunk| bits(&eval(&mut Session::new(model, &options(2, chunk)).expect("a session"), tokens));
-        let one_at_a_time = with(1);
-        for chunk in [7, 64, 512] {
-            assert!(one_at_a_time == with(chunk), "chunks of {chunk}, {:?}", model.kernels());
+        let with = |chunk| eval(&mut Session::new(model, &options(2, chunk)).expect("a session"), tokens);
+        let one_kernel = Type::ALL
+            .iter()
+            .all(|ty| model.kernels().matmul(*ty).is_none_or(|matmul| !matmul.takes_packed()));
+        let (one, many) = (with(1), with(7));
+        for chunk in [64, 512] {
+            assert!(bits(&many) == bits(&with(chunk)), "chunks of {chunk}, {:?}", model.kernels());
         }
+        assert!(bits(&one) == bits(&with(4)), "chunks of 4, {:?}", model.kernels());
+        if one_kernel {
+            assert!(bits(&one) == bits(&many), "chunks of 1, {:?}", model.kernels());
+        }
+        let exact: Vec<f64> = one.iter().map(|logit| f64::from(*logit)).collect();
+        let error = nmse(&exact, &many);
+        assert!(error <= QUANTIZED, "one token and many are {error:.2e} apart, {:?}", model.kernels());
     });
 }
 
