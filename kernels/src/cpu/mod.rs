@@ -174,3 +174,10 @@ fn k_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let mins = pair(b & 0x3f3f_3f3f, ((c >> 4) & 0x0f0f_0f0f) | high(b));
     (scales, mins)
 }
+
+/// The high bits and the bytes of nibbles of a Q5_0 or Q5_1 block's codes.
+#[inline(always)]
+fn high_bits_and_nibbles(codes: &[u8; 20]) -> (u32, &[u8; 16]) {
+    let (high, nibbles) = codes.split_first_chunk().expect("4 bytes of high bits");
+    (u32::from_le_bytes(*high), nibbles.try_into().expect("16 bytes of nibbles"))
+}

@@ -7,10 +7,13 @@ pub(crate) mod ops;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
+pub(crate) mod q5_0;
+pub(crate) mod q5_1;
+pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
-use super::{GROUP, Group};
+use super::{GROUP, Group, high_bits_and_nibbles, k_scales};
 use crate::quant::Type;
 use crate::table::MatMulFn;
 use std::arch::x86_64::*;
@@ -19,8 +22,11 @@ use std::arch::x86_64::*;
 pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q4_0, MatMulFn::Q8(q4_0::matmul)),
     (Type::Q4_1, MatMulFn::Q8(q4_1::matmul)),
+    (Type::Q5_0, MatMulFn::Q8(q5_0::matmul)),
+    (Type::Q5_1, MatMulFn::Q8(q5_1::matmul)),
     (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
+    (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
 ];
 
@@ -66,6 +72,25 @@ fn scales<const BYTES: usize>(b: &[[u8; BYTES]], at: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_set_epi16(h[7], h[6], h[5], h[4], h[3], h[2], h[1], h[0]))
 }
 
+/// An f16, as the float that fills a vector.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn unit(h: [u8; 2]) -> __m256 {
+    _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(u16::from_le_bytes(h)))))
+}
+
+/// Scales and offsets of a Q4_K or Q5_K superblock's blocks.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn k_scales_and_offsets(d: [u8; 2], dmin: [u8; 2], packed: &[u8; 12]) -> (__m256, __m256) {
+    let (scales, mins) = k_scales(packed);
+    let floats = |bytes: [u8; 8]| {
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(bytes))))
+    };
+    let minus_dmin = _mm256_sub_ps(_mm256_setzero_ps(), unit(dmin));
+    (_mm256_mul_ps(unit(d), floats(scales)), _mm256_mul_ps(minus_dmin, floats(mins)))
+}
+
 /// Sixteen bytes of nibbles as 32 bytes: low nibbles, then high ones.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -73,6 +98,43 @@ fn nibbles(a: &[u8; 16]) -> __m256i {
     let a = load_128(a);
     let both = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), _mm_srli_epi16::<4>(a));
     _mm256_and_si256(both, _mm256_set1_epi8(0x0f))
+}
+
+/// The nibbles of block `b` of a Q4_K or Q5_K superblock: each 32 bytes hold two blocks, the low nibbles one and the
+/// high ones the next.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn k_nibbles(a: &[u8; 128], b: usize) -> __m256i {
+    let shifted = _mm256_srl_epi16(load_256(&a.as_chunks().0[b / 2]), _mm_cvtsi32_si128(4 * (b % 2) as i32));
+    _mm256_and_si256(shifted, _mm256_set1_epi8(0x0f))
+}
+
+/// The 5-bit codes of a Q5_0 or Q5_1 block: four bytes of high bits, then sixteen of low nibbles.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn five_bits(codes: &[u8; 20]) -> __m256i {
+    let (high, low) = high_bits_and_nibbles(codes);
+    // the byte that holds the bit, then the bit
+    let spread = _mm256_setr_epi8(
+        0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3,
+    );
+    let high = _mm256_shuffle_epi8(_mm256_set1_epi32(high.cast_signed()), spread);
+    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+    let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit);
+    _mm256_or_si256(nibbles(low), _mm256_and_si256(is_set, _mm256_set1_epi8(0x10)))
+}
+
+/// Bit `b` of 32 bytes, as bit `to` of 32 bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn bits(a: &[u8; 32], b: usize, to: usize) -> __m256i {
+    let a = load_256(a);
+    let moved = if b < to {
+        _mm256_sll_epi16(a, _mm_cvtsi32_si128((to - b) as i32))
+    } else {
+        _mm256_srl_epi16(a, _mm_cvtsi32_si128((b - to) as i32))
+    };
+    _mm256_and_si256(moved, _mm256_set1_epi8(1 << to))
 }
 
 /// The activations q and zero points of block `b` of a group. `z` holds the group's zero points four times.

@@ -14,10 +14,14 @@ pub(crate) mod ops;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
+pub(crate) mod q5_0;
+pub(crate) mod q5_1;
+pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
-use super::{GROUP, Group};
+use super::avx2::k_scales_and_offsets;
+use super::{GROUP, Group, high_bits_and_nibbles};
 use crate::quant::Type;
 use crate::table::MatMulFn;
 use std::arch::x86_64::*;
@@ -26,8 +30,11 @@ use std::arch::x86_64::*;
 pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q4_0, MatMulFn::Q8(q4_0::matmul)),
     (Type::Q4_1, MatMulFn::Q8(q4_1::matmul)),
+    (Type::Q5_0, MatMulFn::Q8(q5_0::matmul)),
+    (Type::Q5_1, MatMulFn::Q8(q5_1::matmul)),
     (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
+    (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
 ];
 
@@ -70,6 +77,14 @@ fn scales<const BYTES: usize>(b: &[[u8; BYTES]], at: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_set_epi16(h[7], h[6], h[5], h[4], h[3], h[2], h[1], h[0]))
 }
 
+/// The last bytes of block `i` of up to eight, which hold its codes. A pair without a second block takes the first again:
+/// its scale is 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn codes<const BYTES: usize, const N: usize>(b: &[[u8; BYTES]], i: usize) -> &[u8; N] {
+    b[i.min(b.len() - 1)].last_chunk().expect("codes are no longer than their block")
+}
+
 /// Two blocks of sixteen bytes of nibbles as 64 bytes: low nibbles, then high ones, of the first, then of the second.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
@@ -81,6 +96,37 @@ fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> __m512i {
     let twice = _mm512_shuffle_i64x2::<0b01_01_00_00>(both, both);
     let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
     _mm512_and_si512(shifted, _mm512_set1_epi8(0x0f))
+}
+
+/// The nibbles of pair `p` of a Q4_K or Q5_K superblock: of 32 bytes, the low nibbles are one block, the high ones the
+/// next.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn k_nibbles(a: &[u8; 128], p: usize) -> __m512i {
+    let twice = _mm512_broadcast_i64x4(load_256(&a.as_chunks().0[p]));
+    let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+    _mm512_and_si512(shifted, _mm512_set1_epi8(0x0f))
+}
+
+/// The 5-bit codes of two Q5_0 or Q5_1 blocks: of each, four bytes of high bits, then sixteen of low nibbles.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn five_bits(a: &[u8; 20], b: &[u8; 20]) -> __m512i {
+    let (high_a, low_a) = high_bits_and_nibbles(a);
+    let (high_b, low_b) = high_bits_and_nibbles(b);
+    let high = u64::from(high_a) | u64::from(high_b) << 32;
+    let low = nibbles(low_a, low_b);
+    _mm512_mask_add_epi8(low, high, low, _mm512_set1_epi8(0x10))
+}
+
+/// Bits `2 p` and `2 p + 1` of 32 bytes, as bit `to` of 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn bits(a: &[u8; 32], p: usize, to: usize) -> __m512i {
+    let twice = _mm512_broadcast_i64x4(load_256(a));
+    let (i, j) = (2 * p as i64 - to as i64, 2 * p as i64 + 1 - to as i64);
+    let moved = _mm512_rorv_epi64(twice, _mm512_setr_epi64(i, i, i, i, j, j, j, j));
+    _mm512_and_si512(moved, _mm512_set1_epi8(1 << to))
 }
 
 /// Sum of w t over four neighbouring values, for the 64 values of pair `p` of a group. `z` holds the group's zero
