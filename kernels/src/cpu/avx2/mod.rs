@@ -4,6 +4,8 @@
 //! 2 * 63 * (127 + 127), the largest sum of two products of a 6-bit weight; 8-bit weights need the detour in `q8_0`.
 
 pub(crate) mod ops;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
@@ -25,6 +27,8 @@ pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q5_0, MatMulFn::Q8(q5_0::matmul)),
     (Type::Q5_1, MatMulFn::Q8(q5_1::matmul)),
     (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
+    (Type::Q2_K, MatMulFn::Q8(q2_k::matmul)),
+    (Type::Q3_K, MatMulFn::Q8(q3_k::matmul)),
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
     (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
@@ -60,6 +64,16 @@ fn floats(v: __m256) -> [f32; 8] {
     let mut a = [0.0; 8];
     // SAFETY: writes the eight floats of `a`; the store needs no alignment.
     unsafe { _mm256_storeu_ps(a.as_mut_ptr(), v) };
+    a
+}
+
+/// The 32-bit integers of a vector, to be broadcast one by one.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn words(v: __m256i) -> [i32; 8] {
+    let mut a = [0; 8];
+    // SAFETY: writes the eight integers of `a`; the store needs no alignment.
+    unsafe { _mm256_storeu_si256(a.as_mut_ptr().cast(), v) };
     a
 }
 
@@ -137,6 +151,14 @@ fn bits(a: &[u8; 32], b: usize, to: usize) -> __m256i {
     _mm256_and_si256(moved, _mm256_set1_epi8(1 << to))
 }
 
+/// The 2-bit fields of block `b` of a superblock: each 32 bytes hold four blocks.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn two_bits(a: &[u8; 64], b: usize) -> __m256i {
+    let fields = _mm256_srl_epi16(load_256(&a.as_chunks().0[b / 4]), _mm_cvtsi32_si128(2 * (b % 4) as i32));
+    _mm256_and_si256(fields, _mm256_set1_epi8(0x03))
+}
+
 /// The activations q and zero points of block `b` of a group. `z` holds the group's zero points four times.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -205,6 +227,45 @@ impl<const N: usize> Acc<N> {
             let w = unpack(b);
             for c in 0..N {
                 let sums = _mm256_madd_epi16(integer_sums(w, &x[c], z[c], b), _mm256_set1_epi16(1));
+                let scale = _mm256_set1_ps(scale[c][b]);
+                self.main[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, self.main[c]);
+            }
+        }
+    }
+
+    /// Adds a superblock whose half blocks, of 16 weights, have scales `d * scales` and offsets `m * offsets`;
+    /// `unpack(b)` gives block `b`.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    fn half_blocks(
+        &mut self,
+        x: [Group<'_>; N],
+        (d, scales): (__m256, __m128i),
+        (m, offsets): (__m256, __m128i),
+        unpack: impl Fn(usize) -> __m256i,
+    ) {
+        let mut scale = [[0.0; GROUP]; N];
+        let mut z = [_mm256_setzero_si256(); N];
+        for c in 0..N {
+            let d_x = load_ps(x[c].d);
+            scale[c] = floats(_mm256_mul_ps(d, d_x));
+            z[c] = zero_points(&x[c]);
+            let sums = block_sums(&x[c], _mm256_cvtepi8_epi16(offsets));
+            self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
+        }
+        let pairs = words(_mm256_cvtepi8_epi16(scales));
+        for b in 0..GROUP {
+            let w = unpack(b);
+            // the two scales of the block meet the i16 sums of its halves: 2 * 63 * 254 * 128 fits an i32 eight times
+            let lanes = _mm256_shuffle_epi8(
+                _mm256_set1_epi32(pairs[b]),
+                _mm256_setr_epi8(
+                    0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3, 2, 3,
+                    2, 3,
+                ),
+            );
+            for c in 0..N {
+                let sums = _mm256_madd_epi16(integer_sums(w, &x[c], z[c], b), lanes);
                 let scale = _mm256_set1_ps(scale[c][b]);
                 self.main[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, self.main[c]);
             }

@@ -11,6 +11,8 @@
 //! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
 pub(crate) mod ops;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
@@ -20,7 +22,7 @@ pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
-use super::avx2::k_scales_and_offsets;
+use super::avx2::{k_scales_and_offsets, unit};
 use super::{GROUP, Group, high_bits_and_nibbles};
 use crate::quant::Type;
 use crate::table::MatMulFn;
@@ -33,6 +35,8 @@ pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q5_0, MatMulFn::Q8(q5_0::matmul)),
     (Type::Q5_1, MatMulFn::Q8(q5_1::matmul)),
     (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
+    (Type::Q2_K, MatMulFn::Q8(q2_k::matmul)),
+    (Type::Q3_K, MatMulFn::Q8(q3_k::matmul)),
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
     (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
@@ -129,6 +133,16 @@ fn bits(a: &[u8; 32], p: usize, to: usize) -> __m512i {
     _mm512_and_si512(moved, _mm512_set1_epi8(1 << to))
 }
 
+/// The 2-bit fields of pair `p` of a superblock: each 32 bytes hold four blocks.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn two_bits(a: &[u8; 64], p: usize) -> __m512i {
+    let twice = _mm512_broadcast_i64x4(load_256(&a.as_chunks().0[p / 2]));
+    let (i, j) = (4 * (p % 2) as i64, 4 * (p % 2) as i64 + 2);
+    let fields = _mm512_srlv_epi64(twice, _mm512_setr_epi64(i, i, i, i, j, j, j, j));
+    _mm512_and_si512(fields, _mm512_set1_epi8(0x03))
+}
+
 /// Sum of w t over four neighbouring values, for the 64 values of pair `p` of a group. `z` holds the group's zero
 /// points eight times.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -198,6 +212,41 @@ impl<const N: usize> Acc<N> {
             let w = unpack(p);
             let (a, b) = (2 * p as i32, 2 * p as i32 + 1);
             let index = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
+            for c in 0..N {
+                let sums = _mm512_cvtepi32_ps(integer_sums(w, &x[c], z[c], p));
+                self.main[c] = _mm512_fmadd_ps(sums, _mm512_permutexvar_ps(index, scale[c]), self.main[c]);
+            }
+        }
+    }
+
+    /// Adds a superblock whose half blocks, of 16 weights, have scales `d * scales` and offsets `m * offsets`;
+    /// `unpack(p)` gives pair `p` of blocks.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn half_blocks(
+        &mut self,
+        x: [Group<'_>; N],
+        (d, scales): (__m256, __m128i),
+        (m, offsets): (__m256, __m128i),
+        unpack: impl Fn(usize) -> __m512i,
+    ) {
+        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales));
+        let d = _mm512_mul_ps(_mm512_broadcast_f32x8(d), scales);
+        let mut scale = [_mm512_setzero_ps(); N];
+        let mut z = [_mm512_setzero_si512(); N];
+        for c in 0..N {
+            let d_x = load_ps(x[c].d);
+            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            scale[c] = _mm512_mul_ps(d, _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(d_x)));
+            z[c] = zero_points(&x[c]);
+            let sums = block_sums(&x[c], _mm256_cvtepi8_epi16(offsets));
+            self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
+        }
+        for p in 0..GROUP / 2 {
+            let w = unpack(p);
+            let i = 4 * p as i32;
+            let (j, k, l) = (i + 1, i + 2, i + 3);
+            let index = _mm512_setr_epi32(i, i, i, i, j, j, j, j, k, k, k, k, l, l, l, l);
             for c in 0..N {
                 let sums = _mm512_cvtepi32_ps(integer_sums(w, &x[c], z[c], p));
                 self.main[c] = _mm512_fmadd_ps(sums, _mm512_permutexvar_ps(index, scale[c]), self.main[c]);
