@@ -6,6 +6,7 @@ pub(crate) mod avx2;
 pub(crate) mod avx512vnni;
 pub(crate) mod portable;
 
+use crate::quant::mxfp4;
 use crate::quant::q8::{BLOCK, Q8Row, SUM_BLOCK};
 
 /// Blocks of 32 weights that a kernel takes together: their scales fill a 256-bit vector, and they are one superblock
@@ -196,4 +197,10 @@ fn q3_k_scales(packed: &[u8; 12]) -> [u8; 16] {
         u128::from(low & 0x0f0f_0f0f_0f0f_0f0f | (high & 0x0303_0303_0303_0303) << 4)
     };
     (eight(low, 0) | eight(low >> 4, 4) << 64).to_le_bytes()
+}
+
+/// The scales of up to eight blocks, 0 for those that are missing.
+#[inline(always)]
+fn mxfp4_scales(b: &[mxfp4::Block]) -> [f32; GROUP] {
+    std::array::from_fn(|i| b.get(i).map_or(0.0, mxfp4::Block::d))
 }

@@ -1,8 +1,12 @@
 //! 256-bit vectors with `vpmaddubsw` (u8 x s8 products, two to an i16).
 //!
 //! As on avx512vnni, weights become unsigned bytes w and meet the activations t = q + z in integers. An i16 holds
-//! 2 * 63 * (127 + 127), the largest sum of two products of a 6-bit weight; 8-bit weights need the detour in `q8_0`.
+//! 2 * 63 * (127 + 127), the largest sum of two products of a 6-bit weight; 8-bit weights need the detour in
+//! `Acc::signed_group`.
 
+pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
+pub(crate) mod mxfp4;
 pub(crate) mod ops;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;
@@ -32,6 +36,9 @@ pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
     (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
+    (Type::IQ4_NL, MatMulFn::Q8(iq4_nl::matmul)),
+    (Type::IQ4_XS, MatMulFn::Q8(iq4_xs::matmul)),
+    (Type::MXFP4, MatMulFn::Q8(mxfp4::matmul)),
 ];
 
 // Loads: the only unsafe code of the kernels in this folder.
@@ -159,12 +166,19 @@ fn two_bits(a: &[u8; 64], b: usize) -> __m256i {
     _mm256_and_si256(fields, _mm256_set1_epi8(0x03))
 }
 
-/// The activations q and zero points of block `b` of a group. `z` holds the group's zero points four times.
+/// The table's values, plus `offset`, of 32 codes.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn activations(x: &Group<'_>, z: __m256i, b: usize) -> (__m256i, __m256i) {
-    let q = load_256(bytemuck::cast_ref::<[i8; 32], _>(&x.q.as_chunks().0[b]));
-    (q, _mm256_shuffle_epi8(z, _mm256_set1_epi8(b as i8)))
+fn look_up(table: &[i8; 16], offset: i8, codes: __m256i) -> __m256i {
+    let table = _mm_add_epi8(load_128(bytemuck::cast_ref(table)), _mm_set1_epi8(offset));
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes)
+}
+
+/// The activations q of block `b` of a group.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn activations(x: &Group<'_>, b: usize) -> __m256i {
+    load_256(bytemuck::cast_ref::<[i8; 32], _>(&x.q.as_chunks().0[b]))
 }
 
 /// Zero points of a group, four times.
@@ -174,12 +188,13 @@ fn zero_points(x: &Group<'_>) -> __m256i {
     _mm256_set1_epi64x(i64::from_le_bytes(x.z.map(|z| z as u8)))
 }
 
-/// Sum of w t over two neighbouring values, for unsigned weights of at most 6 bits.
+/// Sum of w t over two neighbouring values, for unsigned weights of at most 6 bits. `z` holds the group's zero points
+/// four times.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn integer_sums(w: __m256i, x: &Group<'_>, z: __m256i, b: usize) -> __m256i {
-    let (q, z) = activations(x, z, b);
-    _mm256_add_epi16(_mm256_maddubs_epi16(w, q), _mm256_maddubs_epi16(w, z))
+    let z = _mm256_shuffle_epi8(z, _mm256_set1_epi8(b as i8));
+    _mm256_add_epi16(_mm256_maddubs_epi16(w, activations(x, b)), _mm256_maddubs_epi16(w, z))
 }
 
 /// Sums of t of each block of a group, with one factor for each sum of sixteen.
@@ -229,6 +244,41 @@ impl<const N: usize> Acc<N> {
                 let sums = _mm256_madd_epi16(integer_sums(w, &x[c], z[c], b), _mm256_set1_epi16(1));
                 let scale = _mm256_set1_ps(scale[c][b]);
                 self.main[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, self.main[c]);
+            }
+        }
+    }
+
+    /// Adds a group of `blocks` blocks of signed weights with one scale `d` a block; `unpack(b)` gives block `b`.
+    ///
+    /// |w| is the unsigned factor, and the sign of w moves to q: 2 * 128 * 127 fits an i16, so that nothing saturates.
+    /// What z adds is z times the sum of w, which all columns share.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    fn signed_group(
+        &mut self,
+        x: [Group<'_>; N],
+        d: __m256,
+        blocks: usize,
+        unpack: impl Fn(usize) -> __m256i,
+    ) {
+        let mut scale = [[0.0; GROUP]; N];
+        let mut z = [_mm256_setzero_si256(); N]; // i16, the group's zero points twice
+        for c in 0..N {
+            scale[c] = floats(_mm256_mul_ps(d, load_ps(x[c].d)));
+            z[c] = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(zero_points(&x[c])));
+        }
+        for b in 0..blocks {
+            let w = unpack(b);
+            let size = _mm256_abs_epi8(w);
+            let sums_of_w = _mm256_maddubs_epi16(_mm256_set1_epi8(1), w);
+            let index = _mm256_set1_epi16(0x0100 + 0x0202 * b as i16);
+            for c in 0..N {
+                let q = _mm256_maddubs_epi16(size, _mm256_sign_epi8(activations(&x[c], b), w));
+                let q = _mm256_madd_epi16(q, _mm256_set1_epi16(1));
+                let z = _mm256_madd_epi16(sums_of_w, _mm256_shuffle_epi8(z[c], index));
+                let scale = _mm256_set1_ps(scale[c][b]);
+                let sums = _mm256_cvtepi32_ps(_mm256_add_epi32(q, z));
+                self.main[c] = _mm256_fmadd_ps(sums, scale, self.main[c]);
             }
         }
     }

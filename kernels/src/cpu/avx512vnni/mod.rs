@@ -10,6 +10,9 @@
 //! Sixteen i32 lanes, eight a block, become floats and are scaled by d_w * d_x of their block. What the unsigned bytes
 //! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
+pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
+pub(crate) mod mxfp4;
 pub(crate) mod ops;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;
@@ -40,6 +43,9 @@ pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
     (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
+    (Type::IQ4_NL, MatMulFn::Q8(iq4_nl::matmul)),
+    (Type::IQ4_XS, MatMulFn::Q8(iq4_xs::matmul)),
+    (Type::MXFP4, MatMulFn::Q8(mxfp4::matmul)),
 ];
 
 // Loads: the only unsafe code of the kernels in this folder.
@@ -141,6 +147,14 @@ fn two_bits(a: &[u8; 64], p: usize) -> __m512i {
     let (i, j) = (4 * (p % 2) as i64, 4 * (p % 2) as i64 + 2);
     let fields = _mm512_srlv_epi64(twice, _mm512_setr_epi64(i, i, i, i, j, j, j, j));
     _mm512_and_si512(fields, _mm512_set1_epi8(0x03))
+}
+
+/// The table's values, plus `offset`, of 64 codes.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn look_up(table: &[i8; 16], offset: i8, codes: __m512i) -> __m512i {
+    let table = _mm_add_epi8(load_128(bytemuck::cast_ref(table)), _mm_set1_epi8(offset));
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes)
 }
 
 /// Sum of w t over four neighbouring values, for the 64 values of pair `p` of a group. `z` holds the group's zero
