@@ -6,6 +6,7 @@ pub(crate) mod avx2;
 pub(crate) mod avx512vnni;
 pub(crate) mod portable;
 
+use crate::quant::mxfp4;
 use crate::quant::q8::{BLOCK, Q8Row, SUM_BLOCK};
 
 /// Blocks of 32 weights that a kernel takes together: their scales fill a 256-bit vector, and they are one superblock
@@ -173,4 +174,33 @@ fn k_scales(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let scales = pair(a & 0x3f3f_3f3f, (c & 0x0f0f_0f0f) | high(a));
     let mins = pair(b & 0x3f3f_3f3f, ((c >> 4) & 0x0f0f_0f0f) | high(b));
     (scales, mins)
+}
+
+/// The high bits and the bytes of nibbles of a Q5_0 or Q5_1 block's codes.
+#[inline(always)]
+fn high_bits_and_nibbles(codes: &[u8; 20]) -> (u32, &[u8; 16]) {
+    let (high, nibbles) = codes.split_first_chunk().expect("4 bytes of high bits");
+    (u32::from_le_bytes(*high), nibbles.try_into().expect("16 bytes of nibbles"))
+}
+
+/// The sixteen 6-bit scales of a Q3_K superblock, as bytes, from their 12-byte packing (drawn in `quant/q3_k.rs`): the
+/// low nibbles of bytes 0-7 are the low four bits of scales 0-7, the high nibbles those of scales 8-15, and bytes 8-11
+/// hold the high two bits, those of four neighbouring scales in the same bits of the four bytes.
+#[inline(always)]
+fn q3_k_scales(packed: &[u8; 12]) -> [u8; 16] {
+    let (low, high) = packed.split_first_chunk().expect("8 bytes of low bits");
+    let low = u64::from_le_bytes(*low);
+    let high = u32::from_le_bytes(high.try_into().expect("4 bytes of high bits"));
+    // eight scales: the high bits of the first four lie at `shift`, those of the others two places above
+    let eight = |low: u64, shift: u32| {
+        let high = u64::from(high >> shift) | u64::from(high >> (shift + 2)) << 32;
+        u128::from(low & 0x0f0f_0f0f_0f0f_0f0f | (high & 0x0303_0303_0303_0303) << 4)
+    };
+    (eight(low, 0) | eight(low >> 4, 4) << 64).to_le_bytes()
+}
+
+/// The scales of up to eight blocks, 0 for those that are missing.
+#[inline(always)]
+fn mxfp4_scales(b: &[mxfp4::Block]) -> [f32; GROUP] {
+    std::array::from_fn(|i| b.get(i).map_or(0.0, mxfp4::Block::d))
 }

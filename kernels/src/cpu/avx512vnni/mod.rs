@@ -11,14 +11,23 @@
 //! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
 mod gemm;
+pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
+pub(crate) mod mxfp4;
 pub(crate) mod ops;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
+pub(crate) mod q5_0;
+pub(crate) mod q5_1;
+pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
-use super::{GROUP, Group};
+use super::avx2::{k_scales_and_offsets, unit};
+use super::{GROUP, Group, high_bits_and_nibbles};
 use crate::quant::{self, Type};
 use crate::table::{MatMulFn, MatMulPacked};
 use std::arch::x86_64::*;
@@ -27,9 +36,17 @@ use std::arch::x86_64::*;
 pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::Q4_0, MatMulFn::Q8(q4_0::matmul)),
     (Type::Q4_1, MatMulFn::Q8(q4_1::matmul)),
+    (Type::Q5_0, MatMulFn::Q8(q5_0::matmul)),
+    (Type::Q5_1, MatMulFn::Q8(q5_1::matmul)),
     (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
+    (Type::Q2_K, MatMulFn::Q8(q2_k::matmul)),
+    (Type::Q3_K, MatMulFn::Q8(q3_k::matmul)),
     (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
+    (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
     (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
+    (Type::IQ4_NL, MatMulFn::Q8(iq4_nl::matmul)),
+    (Type::IQ4_XS, MatMulFn::Q8(iq4_xs::matmul)),
+    (Type::MXFP4, MatMulFn::Q8(mxfp4::matmul)),
 ];
 
 /// Products of many tokens, of all block formats.
@@ -88,6 +105,14 @@ fn scales<const BYTES: usize>(b: &[[u8; BYTES]], at: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_set_epi16(h[7], h[6], h[5], h[4], h[3], h[2], h[1], h[0]))
 }
 
+/// The last bytes of block `i` of up to eight, which hold its codes. A pair without a second block takes the first again:
+/// its scale is 0.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn codes<const BYTES: usize, const N: usize>(b: &[[u8; BYTES]], i: usize) -> &[u8; N] {
+    b[i.min(b.len() - 1)].last_chunk().expect("codes are no longer than their block")
+}
+
 /// Two blocks of sixteen bytes of nibbles as 64 bytes: low nibbles, then high ones, of the first, then of the second.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
@@ -99,6 +124,55 @@ fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> __m512i {
     let twice = _mm512_shuffle_i64x2::<0b01_01_00_00>(both, both);
     let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
     _mm512_and_si512(shifted, _mm512_set1_epi8(0x0f))
+}
+
+/// The nibbles of pair `p` of a Q4_K or Q5_K superblock: of 32 bytes, the low nibbles are one block, the high ones the
+/// next.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn k_nibbles(a: &[u8; 128], p: usize) -> __m512i {
+    let twice = _mm512_broadcast_i64x4(load_256(&a.as_chunks().0[p]));
+    let shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+    _mm512_and_si512(shifted, _mm512_set1_epi8(0x0f))
+}
+
+/// The 5-bit codes of two Q5_0 or Q5_1 blocks: of each, four bytes of high bits, then sixteen of low nibbles.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn five_bits(a: &[u8; 20], b: &[u8; 20]) -> __m512i {
+    let (high_a, low_a) = high_bits_and_nibbles(a);
+    let (high_b, low_b) = high_bits_and_nibbles(b);
+    let high = u64::from(high_a) | u64::from(high_b) << 32;
+    let low = nibbles(low_a, low_b);
+    _mm512_mask_add_epi8(low, high, low, _mm512_set1_epi8(0x10))
+}
+
+/// Bits `2 p` and `2 p + 1` of 32 bytes, as bit `to` of 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn bits(a: &[u8; 32], p: usize, to: usize) -> __m512i {
+    let twice = _mm512_broadcast_i64x4(load_256(a));
+    let (i, j) = (2 * p as i64 - to as i64, 2 * p as i64 + 1 - to as i64);
+    let moved = _mm512_rorv_epi64(twice, _mm512_setr_epi64(i, i, i, i, j, j, j, j));
+    _mm512_and_si512(moved, _mm512_set1_epi8(1 << to))
+}
+
+/// The 2-bit fields of pair `p` of a superblock: each 32 bytes hold four blocks.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn two_bits(a: &[u8; 64], p: usize) -> __m512i {
+    let twice = _mm512_broadcast_i64x4(load_256(&a.as_chunks().0[p / 2]));
+    let (i, j) = (4 * (p % 2) as i64, 4 * (p % 2) as i64 + 2);
+    let fields = _mm512_srlv_epi64(twice, _mm512_setr_epi64(i, i, i, i, j, j, j, j));
+    _mm512_and_si512(fields, _mm512_set1_epi8(0x03))
+}
+
+/// The table's values, plus `offset`, of 64 codes.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn look_up(table: &[i8; 16], offset: i8, codes: __m512i) -> __m512i {
+    let table = _mm_add_epi8(load_128(bytemuck::cast_ref(table)), _mm_set1_epi8(offset));
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes)
 }
 
 /// Sum of w t over four neighbouring values, for the 64 values of pair `p` of a group. `z` holds the group's zero
@@ -170,6 +244,41 @@ impl<const N: usize> Acc<N> {
             let w = unpack(p);
             let (a, b) = (2 * p as i32, 2 * p as i32 + 1);
             let index = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
+            for c in 0..N {
+                let sums = _mm512_cvtepi32_ps(integer_sums(w, &x[c], z[c], p));
+                self.main[c] = _mm512_fmadd_ps(sums, _mm512_permutexvar_ps(index, scale[c]), self.main[c]);
+            }
+        }
+    }
+
+    /// Adds a superblock whose half blocks, of 16 weights, have scales `d * scales` and offsets `m * offsets`;
+    /// `unpack(p)` gives pair `p` of blocks.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn half_blocks(
+        &mut self,
+        x: [Group<'_>; N],
+        (d, scales): (__m256, __m128i),
+        (m, offsets): (__m256, __m128i),
+        unpack: impl Fn(usize) -> __m512i,
+    ) {
+        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales));
+        let d = _mm512_mul_ps(_mm512_broadcast_f32x8(d), scales);
+        let mut scale = [_mm512_setzero_ps(); N];
+        let mut z = [_mm512_setzero_si512(); N];
+        for c in 0..N {
+            let d_x = load_ps(x[c].d);
+            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            scale[c] = _mm512_mul_ps(d, _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(d_x)));
+            z[c] = zero_points(&x[c]);
+            let sums = block_sums(&x[c], _mm256_cvtepi8_epi16(offsets));
+            self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
+        }
+        for p in 0..GROUP / 2 {
+            let w = unpack(p);
+            let i = 4 * p as i32;
+            let (j, k, l) = (i + 1, i + 2, i + 3);
+            let index = _mm512_setr_epi32(i, i, i, i, j, j, j, j, k, k, k, k, l, l, l, l);
             for c in 0..N {
                 let sums = _mm512_cvtepi32_ps(integer_sums(w, &x[c], z[c], p));
                 self.main[c] = _mm512_fmadd_ps(sums, _mm512_permutexvar_ps(index, scale[c]), self.main[c]);

@@ -11,10 +11,7 @@ const BYTES: usize = 20;
 fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
     let d = scales(b, 0);
     let m = scales(b, 2);
-    // a pair that lacks its second block takes the first again, with scale 0
-    // a pair without a second block takes the first again: its scale is 0
-    let qs = |i: usize| b[i.min(b.len() - 1)].last_chunk().expect("16 bytes of nibbles");
-    acc.group(x, d, m, b.len(), |p| nibbles(qs(2 * p), qs(2 * p + 1)));
+    acc.group(x, d, m, b.len(), |p| nibbles(codes(b, 2 * p), codes(b, 2 * p + 1)));
 }
 
 dot_of_blocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", BYTES, Acc<N>);

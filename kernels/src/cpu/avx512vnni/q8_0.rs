@@ -11,11 +11,9 @@ const BYTES: usize = 34;
 fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
     let d = scales(b, 0);
     let m = _mm256_mul_ps(d, _mm256_set1_ps(-128.0));
-    // a pair that lacks its second block takes the first again, with scale 0
-    // a pair without a second block takes the first again: its scale is 0
-    let qs = |i: usize| load_256(b[i.min(b.len() - 1)].last_chunk().expect("32 bytes of weights"));
     acc.group(x, d, m, b.len(), |p| {
-        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(qs(2 * p)), qs(2 * p + 1));
+        let first = _mm512_castsi256_si512(load_256(codes(b, 2 * p)));
+        let both = _mm512_inserti64x4::<1>(first, load_256(codes(b, 2 * p + 1)));
         _mm512_xor_si512(both, _mm512_set1_epi8(-128))
     });
 }
