@@ -4,6 +4,7 @@
 //! 2 * 63 * (127 + 127), the largest sum of two products of a 6-bit weight; 8-bit weights need the detour in `q8_0`.
 
 pub(crate) mod ops;
+pub(crate) mod peak;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;

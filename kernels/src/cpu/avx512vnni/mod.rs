@@ -11,6 +11,7 @@
 //! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
 pub(crate) mod ops;
+pub(crate) mod peak;
 pub(crate) mod q4_0;
 pub(crate) mod q4_1;
 pub(crate) mod q4_k;
