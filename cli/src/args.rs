@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use braise_kernels::isa::Isa;
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{info, list, logits, pull, rm, run, tokenize};
+use crate::commands::{bench, info, list, logits, pull, rm, run, tokenize};
 use crate::failure::Usage;
 
 /// Runs language models from GGUF files at the full speed of this machine.
@@ -29,6 +29,7 @@ pub enum Command {
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
     Info(info::InfoArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// What a forward pass runs on.

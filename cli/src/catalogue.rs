@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use braise_engine::measure;
 use serde::Deserialize;
 
 use crate::failure;
@@ -37,7 +38,8 @@ pub struct Model {
     pub description: String,
     /// Its dimensions.
     pub shape: Shape,
-    #[serde(rename = "file")]
+    /// Without files, the model is known by its shape alone.
+    #[serde(rename = "file", default)]
     files: Vec<File>,
 }
 
@@ -166,6 +168,22 @@ impl Catalogue {
         self.models.iter().flat_map(|model| model.files.iter().map(move |file| Entry { model, file }))
     }
 
+    /// The model that `name`, with or without a quantization, may stand for.
+    pub fn model(&self, name: &Name) -> Result<Option<&Model>> {
+        for model in &self.models {
+            let size = Name::new(&model.family, &model.size)?;
+            if name.covers(&size) || size.covers(name) {
+                return Ok(Some(model));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All models, in the catalogue's order.
+    pub fn models(&self) -> impl Iterator<Item = &Model> {
+        self.models.iter()
+    }
+
     /// The first file that `name` may stand for.
     pub fn find(&self, name: &Name) -> Result<Option<Entry<'_>>> {
         // users of Ollama know `latest` as a family's default
@@ -181,10 +199,26 @@ impl Catalogue {
 }
 
 impl Model {
+    /// Whether the catalogue has no file of it.
+    pub fn is_shape_only(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The shape, as models with random weights are made of it.
+    pub fn synthetic_shape(&self) -> measure::Shape {
+        let Shape { layers, dim, ffn, heads, kv_heads, head_dim, vocab } = self.shape;
+        // the engine refuses sizes that are saturated here
+        let [layers, dim, ffn, heads, kv_heads, head_dim, vocab, context] =
+            [layers, dim, ffn, heads, kv_heads, head_dim, vocab, self.context]
+                .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        let tied = self.shape.is_tied(self.parameters);
+        measure::Shape { layers, dim, ffn, heads, kv_heads, head_dim, vocab, tied, context }
+    }
+
     fn check(&self) -> Result<()> {
         ensure!(self.context > 0, "context is 0");
         self.shape.check(self.parameters)?;
-        ensure!(!self.files.is_empty(), "it has no file");
+        Name::new(&self.family, &self.size)?;
         for file in &self.files {
             Entry { model: self, file }.name()?;
             let is_hex = file.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -202,14 +236,27 @@ impl Shape {
         let all = [layers, dim, ffn, heads, kv_heads, head_dim, vocab];
         ensure!(all.iter().all(|n| (1..1 << 32).contains(n)), "a dimension is 0 or absurdly large");
         ensure!(heads.is_multiple_of(kv_heads), "{heads} heads cannot share {kv_heads} kv_heads evenly");
-        let [l, d, f, h, k, e, v] = all.map(|n| n as f64);
-        // q and o, k and v, gate and up and down; then the embedding, shared with the output or not
-        let weights = l * (2.0 * d * h * e + 2.0 * d * k * e + 3.0 * d * f) + v * d;
         let wanted = parameters as f64;
-        if [weights, weights + v * d].iter().all(|w| (w / wanted - 1.0).abs() > 0.1) {
-            bail!("its shape makes {weights:.0} weights, but parameters says {parameters}");
+        let [tied, untied] = self.weights();
+        if [tied, untied].iter().all(|w| (w / wanted - 1.0).abs() > 0.1) {
+            bail!("its shape makes {tied:.0} weights, but parameters says {parameters}");
         }
         Ok(())
+    }
+
+    /// The number of weights in matrices, where the output matrix is the embedding table, and where it is another.
+    fn weights(&self) -> [f64; 2] {
+        let Self { layers, dim, ffn, heads, kv_heads, head_dim, vocab } = *self;
+        let [l, d, f, h, k, e, v] = [layers, dim, ffn, heads, kv_heads, head_dim, vocab].map(|n| n as f64);
+        // q and o, k and v, gate and up and down; then the embedding
+        let tied = l * (2.0 * d * h * e + 2.0 * d * k * e + 3.0 * d * f) + v * d;
+        [tied, tied + v * d]
+    }
+
+    /// Whether the output matrix is the embedding table: that is what the number of weights tells.
+    fn is_tied(&self, parameters: u64) -> bool {
+        let [tied, untied] = self.weights().map(|weights| (weights - parameters as f64).abs());
+        tied <= untied
     }
 }
 
@@ -243,6 +290,23 @@ mod tests {
         names.sort();
         names.dedup();
         assert!(all > 0 && names.len() == all);
+    }
+
+    #[test]
+    fn shapes_are_known_without_files_and_tell_whether_the_output_is_the_embedding() {
+        let catalogue = Catalogue::parse(BUILT_IN).expect("is sound");
+        let tied = |name: &str| {
+            let model = catalogue.model(&name.parse().expect("is a name")).expect("names are sound")?;
+            Some(model.synthetic_shape().tied)
+        };
+        for name in ["smollm2:135m", "llama3.2", "llama3.2:1b", "llama3.2:3b-q4_k_m"] {
+            assert_eq!(tied(name), Some(true), "{name}");
+        }
+        for name in ["llama3.1:8b", "mistral:7b"] {
+            assert_eq!(tied(name), Some(false), "{name}");
+        }
+        assert_eq!(tied("llama3.2:70b"), None);
+        assert_eq!(found(&catalogue, "llama3.2:1b"), None);
     }
 
     #[test]

@@ -95,6 +95,15 @@ impl Models {
 
     /// The error for a name that is neither in the store nor in the catalogue, with names that are much like it.
     pub fn unknown(&self, name: &Name) -> Result<Error> {
+        if let Some(model) = self.catalogue.model(name)?
+            && model.is_shape_only()
+        {
+            let known = format!("{}:{}", model.family, model.size);
+            return Ok(anyhow!(
+                "braise cannot fetch {name} yet: the catalogue has only the shape of {known}; give the path of a \
+                 .gguf file of it, or bench its shape with `braise bench --synthetic {known}:Q4_K_M`"
+            ));
+        }
         let mut known: Vec<String> =
             self.store.list()?.iter().map(|stored| stored.name.to_string()).collect();
         for entry in self.catalogue.entries() {

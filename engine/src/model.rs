@@ -70,6 +70,13 @@ impl Weight {
     }
 }
 
+impl LayerWeights {
+    /// The matrices, in the order of their use.
+    pub(crate) fn matrices(&self) -> [&Weight; 7] {
+        [&self.q, &self.k, &self.v, &self.attn_output, &self.gate, &self.up, &self.down]
+    }
+}
+
 impl Model {
     /// Maps the file at `path` and binds its weights, with the kernels of level `isa`.
     ///
@@ -128,18 +135,20 @@ impl Model {
         self.gguf.data(&weight.tensor)
     }
 
-    /// Matrices whose kernel is written for a slower level than the one that was asked for, by format: a format that
-    /// has no kernel of its own yet runs, but slowly.
+    /// The formats of the matrices, each with the level that its kernel is written for.
+    pub fn formats(&self) -> Vec<(Type, Isa)> {
+        let layers = self.layers.iter().flat_map(LayerWeights::matrices);
+        let mut formats: Vec<_> =
+            layers.chain([self.output()]).map(|w| (w.matmul.weights(), w.matmul.isa())).collect();
+        formats.sort_by_key(|(ty, _)| ty.name());
+        formats.dedup();
+        formats
+    }
+
+    /// Those formats whose kernel is written for a slower level than the one that was asked for: a format that has
+    /// no kernel of its own yet runs, but slowly.
     pub fn slow_formats(&self) -> Vec<(Type, Isa)> {
-        let layers =
-            self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.attn_output, &l.gate, &l.up, &l.down]);
-        let mut slow: Vec<_> = (layers.chain([self.output()]))
-            .map(|w| (w.matmul.weights(), w.matmul.isa()))
-            .filter(|(_, isa)| *isa < self.kernels.isa())
-            .collect();
-        slow.sort_by_key(|(ty, _)| ty.name());
-        slow.dedup();
-        slow
+        self.formats().into_iter().filter(|(_, isa)| *isa < self.kernels.isa()).collect()
     }
 }
 

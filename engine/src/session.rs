@@ -111,6 +111,13 @@ impl<'m> Session<'m> {
         self.team.size()
     }
 
+    /// Memory that the session takes when its context is full, in bytes: the key/value cache, and the activations of
+    /// a chunk. What each thread has for itself, a few hundred KiB, is not counted.
+    pub fn bytes(&self) -> u64 {
+        let kv = KvCache::bytes(self.model.spec(), self.n_ctx).unwrap_or(usize::MAX); // `new` has computed it
+        (kv as u64).saturating_add(self.buffers.bytes() as u64)
+    }
+
     /// The tokens that it has read.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

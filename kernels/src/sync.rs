@@ -238,6 +238,11 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
         self.row_len
     }
 
+    /// Bytes of the whole buffer.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.data)
+    }
+
     /// The whole buffer, outside of phases.
     pub fn get_mut(&mut self) -> &mut [T] {
         // SAFETY: `&mut self` makes this the only borrow of the elements.

@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and what it does.
 
+pub mod bench;
 pub mod info;
 pub mod list;
 pub mod logits;
@@ -22,5 +23,6 @@ pub fn run(command: Command) -> Result<()> {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Info(args) => info::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }

@@ -96,6 +96,14 @@ impl Buffers {
             logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
         })
     }
+
+    /// Bytes of all buffers.
+    pub fn bytes(&self) -> usize {
+        let Buffers { x, q, attn, h, cos, sin, input, input_q, input_z, input_d, input_sum, logits } = self;
+        let floats = [x, q, attn, h, cos, sin, input, input_d, logits];
+        let quantized = input_q.bytes() + input_z.bytes() + input_sum.bytes();
+        floats.iter().map(|buffer| buffer.bytes()).sum::<usize>() + quantized
+    }
 }
 
 /// What a worker has for itself.

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -36,6 +36,18 @@ impl Map {
             Error::io(path, "map the file into memory", e).next("copy it to a local disk and open that copy")
         })?;
         Ok(Map { path: path.to_path_buf(), bytes })
+    }
+
+    /// `len` bytes of memory that `fill` writes, under a name that stands for the path.
+    pub(super) fn in_memory(
+        name: &str,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<Map> {
+        let failed = |e| Error::io(Path::new(name), &format!("take {len} bytes of memory"), e);
+        let mut bytes = MmapMut::map_anon(len).map_err(failed)?;
+        fill(&mut bytes)?;
+        Ok(Map { path: PathBuf::from(name), bytes: bytes.make_read_only().map_err(failed)? })
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -57,7 +57,21 @@ impl Gguf {
     /// [`ErrorKind::Unsupported`] for a tensor type that is not known, and [`ErrorKind::Input`] for a part whose
     /// file name does not say so.
     pub fn open(path: &Path) -> Result<Gguf> {
-        let mut parts = split::open(path)?;
+        Gguf::of_parts(path, split::open(path)?)
+    }
+
+    /// The file that `writer` would write, in memory alone; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    /// As [`Writer::write_to`], [`ErrorKind::Io`] if there is not enough memory, and [`ErrorKind::Malformed`] for
+    /// metadata that contradicts itself.
+    pub fn in_memory(name: &str, writer: &Writer<'_>) -> Result<Gguf> {
+        let map = Map::in_memory(name, writer.bytes()?, |mut bytes| writer.write_to(&mut bytes))?;
+        let part = Part::read(Arc::new(map)).map_err(|e| e.file(Path::new(name)))?;
+        Gguf::of_parts(Path::new(name), vec![part])
+    }
+
+    fn of_parts(path: &Path, mut parts: Vec<Part>) -> Result<Gguf> {
         let mut tensors = Vec::new();
         let mut by_name = HashMap::new();
         for (i, part) in parts.iter_mut().enumerate() {

@@ -366,3 +366,17 @@ fn a_large_vocabulary_costs_a_walk() {
         best(&|| hint::black_box(strs.iter().map(|token| token.to_string()).collect::<Vec<_>>()).len());
     assert!(open < copy, "opening took {open:?}, a copy of all strings {copy:?}");
 }
+
+#[test]
+fn a_file_in_memory_repeats_its_pattern() {
+    let pattern: Vec<u8> = (0..36).collect(); // two blocks
+    let make = |pattern| Writer::new().repeating_tensor("a", &[96, 2], Type::Q4_0, pattern);
+    let writer = make(&pattern).metadata("general.architecture", "llama");
+    let gguf = Gguf::in_memory("made up", &writer).expect("is sound");
+    assert_eq!(gguf.bytes(), writer.bytes().expect("is sound") as u64);
+    let data = gguf.data(gguf.require("a").expect("is there"));
+    assert_eq!(data, pattern.repeat(3)); // 2 rows of 3 blocks
+    for wrong in [&pattern[..0], &pattern[..19]] {
+        assert_eq!(make(wrong).bytes().expect_err("no whole blocks").kind(), ErrorKind::Input);
+    }
+}

@@ -46,6 +46,8 @@ struct Tensor<'a> {
     dims: Vec<u64>,
     ty: Type,
     data: Cow<'a, [u8]>,
+    /// Bytes in the file: `data` once, or over and over.
+    len: usize,
 }
 
 impl<'a> Writer<'a> {
@@ -71,8 +73,34 @@ impl<'a> Writer<'a> {
     /// Adds a tensor: `dims` in ggml's order (row length first), `data` in the layout of `ty`.
     #[must_use]
     pub fn tensor(mut self, name: &str, dims: &[u64], ty: Type, data: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), ty, data: data.into() });
+        let (name, dims, data) = (name.to_owned(), dims.to_vec(), data.into());
+        let len = data.len();
+        self.tensors.push(Tensor { name, dims, ty, data, len });
         self
+    }
+
+    /// Adds a tensor whose data is `pattern`, some whole blocks of `ty`, over and over: for measurements, where the
+    /// values do not matter, a model as large as the disk takes no memory.
+    #[must_use]
+    pub fn repeating_tensor(mut self, name: &str, dims: &[u64], ty: Type, pattern: &'a [u8]) -> Self {
+        let (name, dims) = (name.to_owned(), dims.to_vec());
+        let len = match tensor::n_bytes(ty, &dims) {
+            Some(len) if !pattern.is_empty() && pattern.len().is_multiple_of(ty.bytes()) => len,
+            _ => 0, // `header` refuses it
+        };
+        self.tensors.push(Tensor { name, dims, ty, data: Cow::Borrowed(pattern), len });
+        self
+    }
+
+    /// The size of the file, in bytes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`], as [`Writer::write_to`].
+    pub fn bytes(&self) -> Result<usize> {
+        let alignment = self.alignment()?;
+        let (header, data_len) = self.header(alignment)?;
+        let data_start = header.len().next_multiple_of(alignment);
+        data_start.checked_add(data_len).ok_or_else(too_large)
     }
 
     /// Writes the file.
@@ -83,14 +111,16 @@ impl<'a> Writer<'a> {
     /// type, or its data is not as long as its shape and type say.
     pub fn write_to(&self, out: &mut impl Write) -> Result<()> {
         let alignment = self.alignment()?;
-        let header = self.header(alignment)?;
+        let (header, _) = self.header(alignment)?;
         let padding = vec![0; alignment];
-        let mut write = |bytes: &[u8]| -> io::Result<()> {
-            out.write_all(bytes)?;
-            out.write_all(&padding[..bytes.len().next_multiple_of(alignment) - bytes.len()])
+        let mut write = |bytes: &[u8], len: usize| -> io::Result<()> {
+            for start in (0..len).step_by(bytes.len().max(1)) {
+                out.write_all(&bytes[..bytes.len().min(len - start)])?;
+            }
+            out.write_all(&padding[..len.next_multiple_of(alignment) - len])
         };
-        write(&header)
-            .and_then(|()| self.tensors.iter().try_for_each(|tensor| write(&tensor.data)))
+        write(&header, header.len())
+            .and_then(|()| self.tensors.iter().try_for_each(|tensor| write(&tensor.data, tensor.len)))
             .and_then(|()| out.flush())
             .map_err(|e| Error::new(ErrorKind::Io, format!("cannot write the GGUF file: {e}")))
     }
@@ -104,8 +134,8 @@ impl<'a> Writer<'a> {
         check_alignment(asked).map_err(input)
     }
 
-    /// Everything before the data section.
-    fn header(&self, alignment: usize) -> Result<Vec<u8>> {
+    /// Everything before the data section, and the length of that.
+    fn header(&self, alignment: usize) -> Result<(Vec<u8>, usize)> {
         let mut header = Vec::new();
         header.extend(MAGIC);
         VERSION.put(&mut header);
@@ -116,16 +146,13 @@ impl<'a> Writer<'a> {
             (value.ty as u32).put(&mut header);
             header.extend(&value.bytes);
         }
-        let mut offset = 0;
+        let mut offset = 0_usize;
         let mut names = HashSet::new();
-        for Tensor { name, dims, ty, data } in &self.tensors {
+        for Tensor { name, dims, ty, len, .. } in &self.tensors {
             let n_bytes =
                 tensor::n_bytes(*ty, dims).ok_or_else(|| input(tensor::wrong_shape(name, *ty, dims)))?;
-            if data.len() != n_bytes {
-                return Err(input(format!(
-                    "tensor `{name}` takes {n_bytes} bytes, but {} were given",
-                    data.len()
-                )));
+            if *len != n_bytes {
+                return Err(input(format!("tensor `{name}` takes {n_bytes} bytes, but {len} were given")));
             }
             if !names.insert(name) {
                 return Err(input(format!("there are two tensors `{name}`")));
@@ -135,10 +162,17 @@ impl<'a> Writer<'a> {
             dims.iter().for_each(|dim| dim.put(&mut header));
             (*ty as u32).put(&mut header);
             (offset as u64).put(&mut header);
-            offset += n_bytes.next_multiple_of(alignment);
+            offset = n_bytes
+                .checked_next_multiple_of(alignment)
+                .and_then(|n| offset.checked_add(n))
+                .ok_or_else(too_large)?;
         }
-        Ok(header)
+        Ok((header, offset))
     }
+}
+
+fn too_large() -> Error {
+    input("the tensors together are larger than any file".to_owned())
 }
 
 fn input(what: String) -> Error {

@@ -4,6 +4,7 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512vnni;
+pub mod peak;
 pub(crate) mod portable;
 
 use crate::quant::mxfp4;

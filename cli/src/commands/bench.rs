@@ -1,0 +1,266 @@
+//! `braise bench`: how fast models run here, and how fast they could run at most.
+
+mod report;
+mod row;
+mod source;
+
+use anyhow::{Result, ensure};
+use braise_engine::kv::KvCache;
+use braise_engine::measure::{self, Cost, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
+use braise_engine::threads::default_threads;
+use braise_kernels::isa::Isa;
+use clap::Args;
+use indicatif::DecimalBytes;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use self::report::{Format, Report};
+use self::row::{Row, cpu_name};
+use self::source::{Loaded, Source, Synthetic};
+use crate::args::Compute;
+use crate::failure::Usage;
+
+/// Measure how fast models run, beside the limit of this machine
+///
+/// A test reads a prompt of so many tokens (pp), or generates so many (tg), or both (pg), at a depth: with so many
+/// tokens in the context before. Every combination of the numbers given is a test; 0 leaves a kind of test out. The
+/// limit is what the memory bandwidth and the multipliers, measured just before and after each test, allow at most.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  braise bench smollm2:135m
+  braise bench --synthetic llama3.2:1b:Q4_K_M --threads 1,2 --explain
+  braise bench model.gguf --pp 512,2048 --tg 64 --depth 0,4096 --output jsonl
+
+The tests and fields are those of llama-bench, with limit_ts, share_of_limit and what --explain says beside them.")]
+pub struct BenchArgs {
+    /// Names of models, or paths of .gguf files [default: the default model]
+    models: Vec<String>,
+
+    /// Shapes of the catalogue with random weights made in memory, which need no download, such as
+    /// llama3.2:1b:Q4_K_M
+    #[arg(long, value_name = "NAME:QUANT,..", value_delimiter = ',')]
+    synthetic: Vec<String>,
+
+    /// Tokens of a prompt
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "512", value_parser = tokens())]
+    pp: Vec<u32>,
+
+    /// Tokens to generate
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "128", value_parser = tokens())]
+    tg: Vec<u32>,
+
+    /// Tokens of a prompt, and tokens to generate after it; may be given several times
+    #[arg(long, value_name = "PP,TG", value_parser = pair)]
+    pg: Vec<(u32, u32)>,
+
+    /// Tokens in the context before a test begins
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "0", value_parser = tokens())]
+    depth: Vec<u32>,
+
+    /// Threads to compute with [default: the physical cores]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Vec<u16>,
+
+    /// Repetitions of each test, after one to warm up
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    reps: u16,
+
+    /// Instruction set to compute with, as `braise info` lists them [default: the best; BRAISE_ISA sets it too]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<String>,
+
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t = Format::Md, value_name = "FORM")]
+    output: Format,
+
+    /// Say what bounds each result (md; the other forms always do)
+    #[arg(long)]
+    explain: bool,
+}
+
+/// Most tokens of a test: more than any model reads, and few enough to compute with.
+const MAX_TOKENS: u32 = 1 << 24;
+
+fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=i64::from(MAX_TOKENS))
+}
+
+fn pair(text: &str) -> Result<(u32, u32), String> {
+    let wrong = || format!("it must be two numbers from 1 to {MAX_TOKENS}, such as 512,128");
+    let (pp, tg) = text.split_once(',').ok_or_else(wrong)?;
+    let number = |text: &str| text.trim().parse().ok().filter(|n| (1..=MAX_TOKENS).contains(n));
+    number(pp).zip(number(tg)).ok_or_else(wrong)
+}
+
+impl BenchArgs {
+    /// The tests, those of one depth together.
+    fn tests(&self) -> Vec<Test> {
+        let prompts = self.pp.iter().map(|pp| (*pp, 0));
+        let generations = self.tg.iter().map(|tg| (0, *tg));
+        let kinds: Vec<_> = prompts
+            .chain(generations)
+            .chain(self.pg.iter().copied())
+            .filter(|kind| *kind != (0, 0))
+            .collect();
+        let test = |depth: u32, (pp, tg): (u32, u32)| Test {
+            n_prompt: pp as usize,
+            n_gen: tg as usize,
+            n_depth: depth as usize,
+        };
+        self.depth.iter().flat_map(|depth| kinds.iter().map(move |kind| test(*depth, *kind))).collect()
+    }
+
+    fn sources(&self) -> Result<Vec<Source>> {
+        let named = self.models.iter().map(|name| Ok(Source::Named(name.clone())));
+        let synthetic = self.synthetic.iter().map(|text| Ok(Source::Synthetic(Synthetic::parse(text)?)));
+        let sources: Vec<_> = named.chain(synthetic).collect::<Result<_>>()?;
+        if sources.is_empty() { Ok(vec![Source::default_model()?]) } else { Ok(sources) }
+    }
+}
+
+/// Does what was asked for.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    let isa = Compute { threads: None, isa: args.isa.clone() }.isa()?;
+    let tests = args.tests();
+    if tests.is_empty() {
+        return Err(
+            Usage("there is nothing to measure; give --pp, --tg or --pg a number above 0".into()).into()
+        );
+    }
+    let threads: Vec<usize> = match args.threads.is_empty() {
+        true => vec![default_threads()],
+        false => args.threads.iter().map(|n| usize::from(*n)).collect(),
+    };
+    let mut report = Report::new(args.output, args.explain);
+    for source in args.sources()? {
+        let bench = Bench::open(&source, isa, usize::from(args.reps))?;
+        for n_threads in &threads {
+            bench.run(&tests, *n_threads, &mut report)?;
+        }
+    }
+    report.finish()
+}
+
+/// A model that is measured.
+struct Bench {
+    loaded: Loaded,
+    cpu: String,
+    reps: usize,
+}
+
+impl Bench {
+    fn open(source: &Source, isa: Isa, reps: usize) -> Result<Bench> {
+        Ok(Bench { loaded: source.load(isa, available_memory()?)?, cpu: cpu_name()?, reps })
+    }
+
+    /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.
+    fn run(&self, tests: &[Test], n_threads: usize, report: &mut Report) -> Result<()> {
+        eprintln!("{}, {n_threads} threads: the machine's limits", self.loaded.name);
+        let mut before = self.peaks(n_threads)?;
+        for test in tests {
+            eprintln!("{}, {n_threads} threads: {test}, {} times", self.loaded.name, self.reps);
+            self.check_memory(test)?;
+            reset_peak_rss();
+            let time = jiff::Timestamp::now();
+            let runs = measure::run(&self.loaded.model, test, n_threads, self.reps)?;
+            let peak_rss = peak_rss();
+            let after = self.peaks(n_threads)?;
+            let peaks = before.best(after);
+            before = after;
+            let limit = Limit::of(&self.loaded.model, test, &peaks);
+            let total = runs.samples.iter().sum();
+            let stats = Stats::of(&runs.samples, test.n_tokens());
+            let reached = Reached::new(stats.avg_ns as f64 * 1e-9, &limit, n_threads, &runs.usage, total);
+            let (loaded, cpu) = (&self.loaded, self.cpu.as_str());
+            report.add(Row::new(&row::Measured {
+                loaded,
+                cpu,
+                test,
+                n_threads,
+                time,
+                runs: &runs,
+                stats,
+                peak_rss,
+                peaks,
+                limit,
+                reached,
+            }))?;
+        }
+        Ok(())
+    }
+
+    /// What the machine can do now. The buffer is as large as what this model reads for a token.
+    fn peaks(&self, n_threads: usize) -> Result<Peaks> {
+        let model = &self.loaded.model;
+        let buffer = Cost::of_pass(model, 0, 1, 1).bytes;
+        Ok(Peaks::measure(model.kernels(), n_threads, buffer, available_memory()? / 2)?)
+    }
+
+    /// Refuses a test whose key/value cache does not fit: the system would end the program, or swap.
+    fn check_memory(&self, test: &Test) -> Result<()> {
+        let needed = KvCache::bytes(self.loaded.model.spec(), test.n_ctx()).map_or(u64::MAX, |n| n as u64);
+        let available = available_memory()?;
+        ensure!(
+            needed <= available,
+            "{test}: the key/value cache of {} tokens takes {}, but only {} of memory are available; lower --depth, \
+             --pp or --tg",
+            test.n_ctx(),
+            DecimalBytes(needed),
+            DecimalBytes(available)
+        );
+        Ok(())
+    }
+}
+
+/// Memory that can be had without swapping, in bytes.
+fn available_memory() -> Result<u64> {
+    let refresh = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    Ok(System::new_with_specifics(refresh)?.available_memory())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn args(args: &[&str]) -> Result<BenchArgs, clap::Error> {
+        match Cli::try_parse_from(["braise", "bench"].iter().chain(args))?.command {
+            Command::Bench(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn tests(given: &[&str]) -> Vec<String> {
+        args(given).expect("are right").tests().iter().map(Test::to_string).collect()
+    }
+
+    #[test]
+    fn every_combination_is_a_test() {
+        assert_eq!(tests(&[]), ["pp512", "tg128"]);
+        assert_eq!(tests(&["--pp", "1,2", "--tg", "0"]), ["pp1", "pp2"]);
+        let all = ["pp8 @ d4", "tg1 @ d4", "pp2+tg3 @ d4", "pp8", "tg1", "pp2+tg3"];
+        assert_eq!(tests(&["--pp", "8", "--tg", "1", "--pg", "2,3", "--depth", "4,0"]), all);
+        assert!(tests(&["--pp", "0", "--tg", "0"]).is_empty());
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        let bad = [
+            ("--pp", "-1"),
+            ("--pp", "1,x"),
+            ("--tg", "16777217"),
+            ("--pg", "1"),
+            ("--pg", "0,1"),
+            ("--pg", "1,2,3"),
+            ("--threads", "0"),
+            ("--threads", "1025"),
+            ("--reps", "0"),
+            ("--depth", "1.5"),
+            ("--output", "xml"),
+        ];
+        for (flag, value) in bad {
+            assert!(args(&[&format!("{flag}={value}")]).is_err(), "{flag} {value}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Results on standard output: a Markdown table at the end, or rows for scripts.
+
+use anyhow::Result;
+use braise_engine::threads::default_threads;
+use clap::ValueEnum;
+use indicatif::BinaryBytes;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+use super::row::{Row, count};
+use crate::output::{markdown, print, print_json};
+
+/// The form of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Markdown, to be read
+    Md,
+    /// One JSON list, for scripts
+    Json,
+    /// A JSON object a line, each as soon as it is known
+    Jsonl,
+    /// Comma-separated values with a line of names, each as soon as it is known
+    Csv,
+}
+
+/// Takes results as they come.
+pub struct Report {
+    format: Format,
+    explain: bool,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// A report without results.
+    pub fn new(format: Format, explain: bool) -> Report {
+        Report { format, explain, rows: Vec::new() }
+    }
+
+    /// Adds a result, and prints it where the form allows that.
+    pub fn add(&mut self, row: Row) -> Result<()> {
+        match self.format {
+            Format::Jsonl => print(&(serde_json::to_string(&row)? + "\n"))?,
+            Format::Csv => {
+                let fields = fields(&row)?;
+                if self.rows.is_empty() {
+                    print(&csv_line(fields.keys().cloned()))?;
+                }
+                print(&csv_line(fields.values().map(csv_value)))?;
+            }
+            Format::Md | Format::Json => {}
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Prints what could not be printed before.
+    pub fn finish(self) -> Result<()> {
+        match self.format {
+            Format::Jsonl | Format::Csv => Ok(()),
+            Format::Json => print_json(&self.rows),
+            Format::Md => print(&self.markdown()),
+        }
+    }
+
+    fn markdown(&self) -> String {
+        let header = ["model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share"];
+        let mut text = markdown(&header, &[1, 2, 4, 5, 6, 7, 8], self.rows.iter().map(cells));
+        if let Some(row) = self.rows.last() {
+            text += &format!("\n{}, {}, braise {}\n", row.cpu_info, row.isa, row.build_commit);
+        }
+        if self.explain {
+            text.extend(self.rows.iter().map(|row| format!("\n{}\n", explanation(row))));
+        }
+        text
+    }
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let file = Path::new(&row.model).file_name().and_then(|name| name.to_str()).unwrap_or(&row.model);
+    vec![
+        file.to_owned(),
+        BinaryBytes(row.model_size).to_string(),
+        count(row.model_n_params),
+        row.backends.to_owned(),
+        row.n_threads.to_string(),
+        row.test().to_string(),
+        format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
+        format!("{:.1}", row.limit_ts),
+        format!("{:.0}%", row.share_of_limit * 100.0),
+    ]
+}
+
+/// What bounds a result, in a paragraph.
+fn explanation(row: &Row) -> String {
+    let advice = match row.bound {
+        "memory bandwidth" => "a smaller quantization is what would make it faster",
+        "arithmetic" => "more or wider multipliers are what would make it faster",
+        "threads" => "the threads wait for CPUs: use fewer threads, or a quieter machine",
+        _ => {
+            "the rest of the time goes to instructions around the multiply-adds and to threads that wait for each other"
+        }
+    };
+    let mut text = format!(
+        "{}, {}, {} threads: bound by {}; {advice}.\n- reached {:.1} of {:.1} GB/s, and {:.0} GOP/s of {:.0} in int8 and \
+         {:.0} in f32",
+        row.model,
+        row.test(),
+        row.n_threads,
+        row.bound,
+        row.read_gbs,
+        row.limit_read_gbs,
+        row.gops,
+        row.limit_int8_gops,
+        row.limit_f32_gops
+    );
+    let kernel = |kernel: &str| match kernel.split_once(':') {
+        Some((format, isa)) if isa != row.isa => {
+            format!("{format} on {isa} (slow: there is none for {} yet)", row.isa)
+        }
+        Some((format, isa)) => format!("{format} on {isa}"),
+        None => kernel.to_owned(),
+    };
+    let kernels: Vec<_> = row.kernels.split(' ').map(kernel).collect();
+    text += &format!("\n- kernels: {}", kernels.join(", "));
+    let cores = default_threads();
+    if row.n_threads < cores {
+        text += &format!("\n- threads: {} of {cores} cores are used", row.n_threads);
+    } else if row.n_threads > cores {
+        text += &format!("\n- threads: {} share {cores} cores", row.n_threads);
+    }
+    if let Some(share) = row.cpu_wait_share {
+        text += &format!("\n- the threads waited {:.1}% of their time for a CPU", share * 100.0);
+    }
+    if let (Some(minor), Some(major)) = (row.minor_faults, row.major_faults) {
+        text += &format!("\n- page faults: {minor} in memory, {major} from disk");
+    }
+    text
+}
+
+/// Names and values of a result, in order.
+fn fields(row: &Row) -> Result<Map<String, Value>> {
+    match serde_json::to_value(row)? {
+        Value::Object(fields) => Ok(fields),
+        other => anyhow::bail!("a result is an object, not {other}"),
+    }
+}
+
+/// A value without JSON's quotes; lists are separated by blanks.
+fn csv_value(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(csv_value).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+/// A line of comma-separated values (RFC 4180, every value in quotes).
+fn csv_line(values: impl Iterator<Item = String>) -> String {
+    let quoted: Vec<_> = values.map(|value| format!("\"{}\"", value.replace('"', "\"\""))).collect();
+    quoted.join(",") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        Row {
+            build_commit: "abc",
+            cpu_info: "A \"fast\" CPU".into(),
+            backends: "CPU",
+            model: "dir/x.gguf".into(),
+            model_filename: "dir/x.gguf".into(),
+            model_type: "llama 1.24 B Q4_K_M".into(),
+            model_size: 800_890_112,
+            model_n_params: 1_235_814_400,
+            synthetic: false,
+            n_ubatch: 512,
+            n_threads: 2,
+            type_k: "f16",
+            type_v: "f16",
+            n_prompt: 0,
+            n_gen: 128,
+            n_depth: 64,
+            test_time: "2026-01-02T03:04:05Z".into(),
+            avg_ns: 3_200_000_000,
+            stddev_ns: 0,
+            avg_ts: 40.0,
+            stddev_ts: 0.5,
+            median_ts: 40.0,
+            samples_ns: vec![3_200_000_000, 3_200_000_001],
+            samples_ts: vec![40.0, 40.5],
+            limit_ts: 50.0,
+            share_of_limit: 0.8,
+            peak_rss: None,
+            plan_bytes: 900_000_000,
+            load_ms: 10.0,
+            ttft_ms: 25.0,
+            isa: "avx512vnni",
+            device: "cpu",
+            kernels: "Q4_K:avx512vnni Q6_K:avx2".into(),
+            bound: "memory bandwidth",
+            read_gbs: 32.0,
+            gops: 100.0,
+            limit_read_gbs: 40.0,
+            limit_int8_gops: 1700.0,
+            limit_f32_gops: 420.0,
+            minor_faults: Some(3),
+            major_faults: Some(0),
+            cpu_wait_share: Some(0.012),
+        }
+    }
+
+    #[test]
+    fn the_table_has_the_columns_of_llama_bench_and_the_limit() {
+        let report = Report { format: Format::Md, explain: false, rows: vec![row()] };
+        let text = report.markdown();
+        let mut lines = text.lines();
+        let header = "| model  |       size | params | backend | threads |        test |          t/s | limit | share |";
+        assert_eq!(lines.next(), Some(header));
+        let row = "| x.gguf | 763.79 MiB | 1.24 B | CPU     |       2 | tg128 @ d64 | 40.00 ± 0.50 |  50.0 |   80% |";
+        assert_eq!(lines.nth(1), Some(row));
+        assert!(text.ends_with("\nA \"fast\" CPU, avx512vnni, braise abc\n"), "{text}");
+    }
+
+    #[test]
+    fn an_explanation_names_what_bounds_and_slow_kernels() {
+        let text = explanation(&row());
+        assert!(
+            text.starts_with("dir/x.gguf, tg128 @ d64, 2 threads: bound by memory bandwidth; "),
+            "{text}"
+        );
+        for part in [
+            "32.0 of 40.0 GB/s",
+            "100 GOP/s of 1700 in int8 and 420 in f32",
+            "Q4_K on avx512vnni, Q6_K on avx2 (slow: there is none for avx512vnni yet)",
+            "waited 1.2% of their time",
+            "3 in memory, 0 from disk",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn csv_has_a_value_for_each_name() {
+        let fields = fields(&row()).expect("is an object");
+        let header = csv_line(fields.keys().cloned());
+        assert!(
+            header.starts_with("\"build_commit\",\"cpu_info\",") && header.ends_with("\"cpu_wait_share\"\n")
+        );
+        let line = csv_line(fields.values().map(csv_value));
+        assert!(line.starts_with("\"abc\",\"A \"\"fast\"\" CPU\",\"CPU\","), "{line}");
+        assert!(
+            line.contains(",\"3200000000 3200000001\",\"40.0 40.5\",\"50.0\",\"0.8\",\"\",\"900000000\","),
+            "{line}"
+        );
+        assert_eq!(
+            header.matches("\",\"").count(),
+            line.matches("\",\"").count() - 1,
+            "one value is empty: {line}"
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! What a test must at least do: bytes to read and operations to compute, and how long that takes at the peaks. The
+//! formulas are in the documentation of the [module](super).
+
+use half::f16;
+
+use super::{Peaks, Test};
+use crate::model::{Model, Weight};
+
+/// What a forward pass must at least read and compute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes of weights, keys and values.
+    pub bytes: u64,
+    /// Operations on int8 numbers, two for each multiply-add.
+    pub int8_ops: u64,
+    /// Operations on f32 numbers.
+    pub f32_ops: u64,
+}
+
+impl Cost {
+    /// Of `n` tokens from position `first` on, `n_logits` of which ask for logits.
+    pub fn of_pass(model: &Model, first: u64, n: u64, n_logits: u64) -> Cost {
+        let mut cost = Cost::default();
+        for layer in &model.layers {
+            for weight in layer.matrices() {
+                cost.add_matrix(weight, n);
+            }
+        }
+        if n_logits > 0 {
+            cost.add_matrix(model.output(), n_logits);
+        }
+        if !std::ptr::eq(model.output(), &model.token_embd) {
+            cost.bytes += n * model.token_embd.row_bytes() as u64;
+        }
+        // the i-th token looks at first + i positions, itself included
+        let looks = n * first + n * (n + 1) / 2;
+        for a in model.spec().layers.iter().map(|layer| &layer.attention) {
+            let dims = (a.head_dim + a.head_dim_v) as u64;
+            cost.bytes += a.n_head_kv as u64 * dims * size_of::<f16>() as u64 * (first + n);
+            cost.f32_ops += 2 * a.n_head as u64 * dims * looks;
+        }
+        cost
+    }
+
+    /// Adds the product of a matrix and `n` columns.
+    fn add_matrix(&mut self, weight: &Weight, n: u64) {
+        let (rows, cols) = (weight.rows() as u64, weight.cols() as u64);
+        let kind = if weight.matmul.takes_q8() { &mut self.int8_ops } else { &mut self.f32_ops };
+        *kind += 2 * rows * cols * n;
+        self.bytes += rows * weight.row_bytes() as u64;
+    }
+}
+
+/// The least time that a test can take, and what of it is memory's and what arithmetic's.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limit {
+    /// Seconds: the sum over all passes of the longer of the two times.
+    pub seconds: f64,
+    /// Seconds of reading alone.
+    pub memory: f64,
+    /// Seconds of computing alone.
+    pub arithmetic: f64,
+    /// All bytes.
+    pub bytes: u64,
+    /// All operations.
+    pub ops: u64,
+}
+
+impl Limit {
+    /// Of one repetition of `test`, where the machine can do `peaks`.
+    pub fn of(model: &Model, test: &Test, peaks: &Peaks) -> Limit {
+        let mut limit = Limit::default();
+        for (first, n, n_logits) in test.passes() {
+            limit.add(Cost::of_pass(model, first as u64, n as u64, n_logits as u64), peaks);
+        }
+        limit
+    }
+
+    /// Adds a pass.
+    fn add(&mut self, cost: Cost, peaks: &Peaks) {
+        let memory = cost.bytes as f64 / peaks.read;
+        let arithmetic = cost.int8_ops as f64 / peaks.int8 + cost.f32_ops as f64 / peaks.f32;
+        self.seconds += memory.max(arithmetic);
+        self.memory += memory;
+        self.arithmetic += arithmetic;
+        self.bytes += cost.bytes;
+        self.ops += cost.int8_ops + cost.f32_ops;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Mix, Shape, synthetic};
+    use braise_kernels::isa::Isa;
+
+    fn model(mix: &str, tied: bool) -> Model {
+        let gguf = synthetic("test", &Shape { tied, ..Shape::TINY }, Mix::by_name(mix).expect("is known"));
+        Model::new(gguf.expect("is made"), Isa::best()).expect("is a model")
+    }
+
+    // Shape::TINY: 2 layers, dim 256, ffn 512, 4 heads, 2 kv_heads, head_dim 64, vocab 320
+    const LAYER: u64 = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512;
+    const TABLE: u64 = 320 * 256;
+    const KV: u64 = 2 * 2 * 128 * 2;
+
+    #[test]
+    fn a_token_reads_all_weights_once_and_the_cache() {
+        let bytes = |n: u64| n / 32 * 34; // Q8_0
+        let cost = Cost::of_pass(&model("Q8_0", true), 9, 1, 1);
+        assert_eq!(cost.bytes, bytes(2 * LAYER + TABLE) + KV * 10);
+        assert_eq!(cost.int8_ops, 2 * (2 * LAYER + TABLE));
+        assert_eq!(cost.f32_ops, 2 * 2 * 4 * 128 * 10);
+        let untied = Cost::of_pass(&model("Q8_0", false), 9, 1, 1);
+        assert_eq!(untied.bytes, cost.bytes + bytes(256), "one row of the embedding table more");
+        assert_eq!(untied.int8_ops, cost.int8_ops);
+    }
+
+    #[test]
+    fn a_prompt_reads_weights_once_and_multiplies_each_token() {
+        let cost = Cost::of_pass(&model("Q8_0", true), 5, 3, 0);
+        assert_eq!(cost.bytes, 2 * LAYER / 32 * 34 + KV * 8);
+        assert_eq!(cost.int8_ops, 2 * 3 * 2 * LAYER);
+        assert_eq!(cost.f32_ops, 2 * 2 * 4 * 128 * (6 + 7 + 8));
+    }
+
+    #[test]
+    fn float_weights_are_float_operations() {
+        let cost = Cost::of_pass(&model("F16", true), 0, 1, 0);
+        assert_eq!((cost.int8_ops, cost.bytes), (0, 2 * LAYER * 2 + KV));
+        assert_eq!(cost.f32_ops, 2 * 2 * LAYER + 2 * 2 * 4 * 128);
+    }
+
+    #[test]
+    fn the_longer_of_both_times_counts_in_each_pass() {
+        let peaks = Peaks { read: 10.0, int8: 100.0, f32: 50.0 };
+        let mut limit = Limit::default();
+        limit.add(Cost { bytes: 20, int8_ops: 100, f32_ops: 25 }, &peaks); // 2 s, 1.5 s
+        limit.add(Cost { bytes: 10, int8_ops: 300, f32_ops: 0 }, &peaks); // 1 s, 3 s
+        let expected = Limit { seconds: 5.0, memory: 3.0, arithmetic: 4.5, bytes: 30, ops: 425 };
+        assert_eq!(limit, expected);
+    }
+
+    #[test]
+    fn a_slower_memory_limits_generation_and_a_slower_processor_prompts() {
+        let model = model("Q8_0", true);
+        let limit = |test, read, int8| Limit::of(&model, &test, &Peaks { read, int8, f32: 1e12 }).seconds;
+        let tg = Test { n_prompt: 0, n_gen: 4, n_depth: 0 };
+        let pp = Test { n_prompt: 64, n_gen: 0, n_depth: 0 };
+        assert!((limit(tg, 1e9, 1e12) / limit(tg, 2e9, 1e12) - 2.0).abs() < 1e-9);
+        assert!((limit(pp, 1e12, 1e9) / limit(pp, 1e12, 2e9) - 2.0).abs() < 1e-3);
+    }
+}
