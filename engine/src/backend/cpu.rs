@@ -99,10 +99,11 @@ impl Buffers {
 
     /// Bytes of all buffers.
     pub fn bytes(&self) -> usize {
-        let Buffers { x, q, attn, h, cos, sin, input, input_q, input_z, input_d, input_sum, logits } = self;
-        let floats = [x, q, attn, h, cos, sin, input, input_d, logits];
-        let quantized = input_q.bytes() + input_z.bytes() + input_sum.bytes();
-        floats.iter().map(|buffer| buffer.bytes()).sum::<usize>() + quantized
+        let floats =
+            [&self.x, &self.q, &self.attn, &self.h, &self.cos, &self.sin, &self.input, &self.input_d];
+        let quantized = self.input_q.bytes() + self.input_z.bytes() + self.input_sum.bytes();
+        let floats: usize = floats.iter().map(|buffer| buffer.bytes()).sum();
+        floats + quantized + self.input_packed.bytes() + self.logits.bytes()
     }
 }
 
