@@ -8,6 +8,7 @@ fn scalar(ty: Type, w: &[u8], x: Acts<'_>, y: &mut [f32]) {
     let columns = match x {
         Acts::F32(x) => x.rows(),
         Acts::Q8(x) => x.rows(),
+        Acts::Packed(x) => x.cols,
     };
     let rows = y.len() / columns;
     for (r, w) in w.chunks_exact(w.len() / rows).enumerate() {
