@@ -135,8 +135,11 @@ mod tests {
     #[test]
     fn passes_are_those_of_a_session() {
         let passes = |t: Test| t.passes().collect::<Vec<_>>();
-        assert_eq!(passes(test(1100, 0, 7)), [(7, 512, 0), (519, 512, 0), (1031, 76, 1)]);
-        assert_eq!(passes(test(512, 0, 0)), [(0, 512, 1)]);
+        assert_eq!(
+            passes(test(1100, 0, 7)),
+            [(7, 256, 0), (263, 256, 0), (519, 256, 0), (775, 256, 0), (1031, 76, 1)]
+        );
+        assert_eq!(passes(test(512, 0, 0)), [(0, 256, 0), (256, 256, 1)]);
         assert_eq!(passes(test(3, 2, 1)), [(1, 3, 1), (4, 1, 1), (5, 1, 1)]);
         assert_eq!(passes(test(0, 1, 9)), [(9, 1, 1)]);
     }

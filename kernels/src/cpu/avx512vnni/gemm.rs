@@ -162,21 +162,21 @@ fn add_group<const K: usize, const OFFSETS: bool>(
     let mut products = [_mm512_setzero_si512(); TILE];
     for (i, codes) in codes.iter().enumerate() {
         let codes = load_words(codes);
-        for c in 0..TILE {
-            products[c] = _mm512_dpbusd_epi32(products[c], codes, word(lines.q + i, c));
+        for (c, product) in products.iter_mut().enumerate() {
+            *product = _mm512_dpbusd_epi32(*product, codes, word(lines.q + i, c));
         }
     }
     let sums = load_words(sums);
     let scales = load_floats(scales);
-    for c in 0..TILE {
-        let product = _mm512_dpwssd_epi32(products[c], sums, word(lines.pair, c));
+    for (c, (acc, product)) in acc.iter_mut().zip(products).enumerate() {
+        let product = _mm512_dpwssd_epi32(product, sums, word(lines.pair, c));
         let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(product), scales);
-        acc[c] = _mm512_fmadd_ps(scaled, float(SCALE, c), acc[c]);
+        *acc = _mm512_fmadd_ps(scaled, float(SCALE, c), *acc);
     }
     if OFFSETS {
         let offsets = load_floats(offsets);
-        for c in 0..TILE {
-            acc[c] = _mm512_fmadd_ps(offsets, float(lines.sum, c), acc[c]);
+        for (c, acc) in acc.iter_mut().enumerate() {
+            *acc = _mm512_fmadd_ps(offsets, float(lines.sum, c), *acc);
         }
     }
 }
