@@ -200,7 +200,7 @@ fn q3_k_scales(packed: &[u8; 12]) -> [u8; 16] {
     (eight(low, 0) | eight(low >> 4, 4) << 64).to_le_bytes()
 }
 
-/// The scales of up to eight blocks, 0 for those that are missing.
+/// The scales of up to eight MXFP4 blocks, 0 for those that are missing.
 #[inline(always)]
 fn mxfp4_scales(b: &[mxfp4::Block]) -> [f32; GROUP] {
     std::array::from_fn(|i| b.get(i).map_or(0.0, mxfp4::Block::d))

@@ -106,8 +106,8 @@ fn scales<const BYTES: usize>(b: &[[u8; BYTES]], at: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_set_epi16(h[7], h[6], h[5], h[4], h[3], h[2], h[1], h[0]))
 }
 
-/// The last bytes of block `i` of up to eight, which hold its codes. A pair without a second block takes the first again:
-/// its scale is 0.
+/// The last bytes of block `i` of up to eight, which hold its codes. A pair without a second block takes the first
+/// again: its scale is 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn codes<const BYTES: usize, const N: usize>(b: &[[u8; BYTES]], i: usize) -> &[u8; N] {

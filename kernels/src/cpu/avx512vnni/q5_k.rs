@@ -1,4 +1,5 @@
-//! Q5_K: superblocks of eight blocks with 6-bit scales and minimums; w = d scale code - dmin minimum, codes of 1 + 4 bits.
+//! Q5_K: superblocks of eight blocks with 6-bit scales and minimums; w = d scale code - dmin minimum, codes of
+//! 1 + 4 bits.
 
 use super::super::{Group, dot_of_superblocks};
 use super::*;
