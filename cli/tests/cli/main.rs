@@ -2,6 +2,7 @@
 //!
 //! A test of what a command reads or writes goes to the file of that command; what all commands share is in `usage`.
 
+mod bench;
 #[cfg(unix)] // pip is played by a shell script
 mod pull;
 mod store;
