@@ -13,7 +13,7 @@ use clap::Args;
 use indicatif::DecimalBytes;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use self::report::{Format, Report};
+use self::report::{Format, Report, threads};
 use self::row::{Row, cpu_name};
 use self::source::{Loaded, Source, Synthetic};
 use crate::args::Compute;
@@ -154,10 +154,11 @@ impl Bench {
 
     /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.
     fn run(&self, tests: &[Test], n_threads: usize, report: &mut Report) -> Result<()> {
-        eprintln!("{}, {n_threads} threads: the machine's limits", self.loaded.name);
+        let on = format!("{} on {}", self.loaded.name, threads(n_threads));
+        eprintln!("{on}: the machine's limits");
         let mut before = self.peaks(n_threads)?;
         for test in tests {
-            eprintln!("{}, {n_threads} threads: {test}, {} times", self.loaded.name, self.reps);
+            eprintln!("{on}: {test}, {} + 1 times", self.reps);
             self.check_memory(test)?;
             reset_peak_rss();
             let time = jiff::Timestamp::now();

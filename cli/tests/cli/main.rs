@@ -4,6 +4,7 @@
 
 #[cfg(unix)] // a shell sets the limits
 mod bad_input;
+mod bench;
 #[cfg(unix)] // pip is played by a shell script
 mod pull;
 mod store;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use super::{BRAISE, Home, done, failed, texts};
 
-const COMMANDS: [&str; 7] = ["run", "pull", "list", "rm", "tokenize", "logits", "info"];
+const COMMANDS: [&str; 8] = ["run", "pull", "list", "rm", "tokenize", "logits", "info", "bench"];
 
 #[test]
 fn every_command_explains_itself() {

@@ -34,8 +34,9 @@ const PART: usize = 1 << 20;
 /// Time that is spent on each peak. The best pass counts: the others were disturbed.
 const TIME: Duration = Duration::from_millis(60);
 
-/// Time of one pass of an arithmetic loop: much longer than it takes to wake the threads.
-const PASS: f64 = 5e-3;
+/// Time of one pass of an arithmetic loop: much longer than it takes to wake the threads, and short enough that some
+/// passes are not disturbed.
+const PASS: f64 = 2e-3;
 
 impl Peaks {
     /// Measures what `n_threads` threads can do with the instructions of `kernels`. The bandwidth is that of a buffer
