@@ -63,12 +63,14 @@ impl Problem {
     ///
     /// - 3 in the weight that it is compared with (unit times scale, times code, plus offset);
     /// - 4 where scales, sum and offset of a group are multiplied and added;
-    /// - k / 8 where the group, of 16 weights or more, and its offset are each added to a running sum;
+    /// - k / 16 where the group is added to a running sum: one of 16 weights, or one of 32 and then its offset. Groups of
+    ///   16 with an offset, which Q2_K alone has, take k / 8;
     /// - 6 where running sums (at most 64) are added up, or 5 with the sum of the offsets.
     ///
     /// Three more are room for the terms of second order, (n u)^2 / 2. Sums of products of codes are exact.
     fn wants(&self, exactly: bool) -> Vec<Want> {
-        let roundings = (self.k.div_ceil(8) + 16) as f64;
+        let weights_a_sum = if self.ty == Type::Q2_K { 8 } else { 16 };
+        let roundings = (self.k.div_ceil(weights_a_sum) + 16) as f64;
         let scalar = self.ty.scalar().expect("a type with a kernel");
         let mut weights = vec![0.0; self.rows * self.k];
         (scalar.dequantize)(&self.w, &mut weights);
