@@ -1,12 +1,15 @@
 //! Quantized activations of many tokens, in tiles of [`TILE`] tokens, as a matrix kernel reads them: what it broadcasts
 //! to all lanes lies side by side for the tokens of a tile.
 //!
-//! For each block of 32 values of a tile, one 32-bit word a token in each line (t, z, d as in [`super::q8`]):
+//! Values are unsigned here: `t = u + z`, with `u = q + 128` (1..=255) and a zero point that is 128 less than that of
+//! [`super::q8`], so that signed weights meet unsigned activations in one instruction, as `vpdpbusd` and `vpmaddubsw`
+//! want them, and no format of weights needs a shift of its own.
+//!
+//! For each block of 32 values of a tile, one 32-bit word a token in each line:
 //!
 //! ```text
-//! 8 x TILE   q: four values
-//! 1 x TILE   z, and minus the sum of t of the block                 (two i16)
-//! 2 x TILE   z, and minus the sum of t of half the block, each half (two i16)
+//! 8 x TILE   u: four values
+//! 1 x TILE   z                                                      (i16, the high half 0)
 //! 1 x TILE   d                                                      (f32)
 //! 1 x TILE   d times the sum of t of the block                      (f32)
 //! 2 x TILE   d times the sum of t of half the block, each half      (f32)
@@ -14,22 +17,20 @@
 
 use super::q8::{BLOCK, Q8Row, SUM_BLOCK};
 
-/// Tokens in a tile: with 16 rows of weights they fill the registers of AVX-512 with sums.
+/// Tokens in a tile.
 pub const TILE: usize = 12;
 
 /// Lines of a block.
-pub(crate) const LINES: usize = 15;
+pub(crate) const LINES: usize = 13;
 
-/// Line of z and the block's sum.
-pub(crate) const PAIR: usize = 8;
-/// First line of z and the halves' sums.
-pub(crate) const HALF_PAIR: usize = 9;
+/// Line of z.
+pub(crate) const ZERO: usize = 8;
 /// Line of d.
-pub(crate) const SCALE: usize = 11;
+pub(crate) const SCALE: usize = 9;
 /// Line of d times the block's sum.
-pub(crate) const SUM: usize = 12;
+pub(crate) const SUM: usize = 10;
 /// First line of d times the halves' sums.
-pub(crate) const HALF_SUM: usize = 13;
+pub(crate) const HALF_SUM: usize = 11;
 
 /// 32-bit words of a tile of rows of `k` values.
 pub const fn tile_words(k: usize) -> usize {
@@ -55,14 +56,11 @@ pub fn pack(x: Q8Row<'_>, lane: usize, tile: &mut [u32]) {
     let sums = x.sum.as_chunks::<{ BLOCK / SUM_BLOCK }>().0;
     for ((block, ((q, z), d)), [low, high]) in blocks.zip(values).zip(sums) {
         let mut put = |line: usize, word: u32| block[line * TILE + lane] = word;
-        let pair = |sum: i16| u32::from(*z as i16 as u16) | u32::from(-sum as u16) << 16;
         let scaled = |sum: i16| (d * f32::from(sum)).to_bits();
         for (i, four) in q.as_chunks::<4>().0.iter().enumerate() {
-            put(i, u32::from_le_bytes(four.map(|q| q as u8)));
+            put(i, u32::from_le_bytes(four.map(|q| q as u8 ^ 0x80)));
         }
-        put(PAIR, pair(low + high));
-        put(HALF_PAIR, pair(*low));
-        put(HALF_PAIR + 1, pair(*high));
+        put(ZERO, (i32::from(*z) - 128) as u32 & 0xffff);
         put(SCALE, d.to_bits());
         put(SUM, scaled(low + high));
         put(HALF_SUM, scaled(*low));

@@ -1,196 +1,270 @@
-//! Quantized weights of any format times the activations of many tokens.
+//! Quantized weights of any format times the activations of many tokens, in integers.
 //!
-//! 1. Sixteen rows of weights become a panel: codes as unsigned bytes u = code + 128, four neighbours of a row in a lane,
-//!    with scale, offset and sum of codes of each group of weights that share a scale. This is done once for all tokens,
-//!    and is all that a format adds.
-//! 2. A panel meets the tokens of a tile, each of them in one accumulator of sixteen rows. In integers, exactly:
+//! 1. 32 rows of weights, 512 values of each, become a panel: codes as signed bytes, four neighbours of a row in a lane,
+//!    with scale, offset and sum of codes of what shares a scale. It stays in the first-level cache while all tokens
+//!    pass, and is all that a format adds.
+//! 2. A panel meets six tokens at a time. Per block of 32, in integers and exactly, then in floats:
 //!
 //!    ```text
-//!    sum of code t  =  sum of u q  +  z (sum of u)  -  128 (sum of t)          with t = q + z
-//!                      dpbusd         `------------- dpwssd --------'
+//!    sum of w x  =  d scale (sum of code u  +  z (sum of codes))  +  offset d (sum of t)      x = d t, t = u + z
+//!                            vpdpbusd          vpdpwssd
 //!    ```
 //!
-//! 3. These sums become floats and are scaled by weight and by token; an offset adds `offset * d * (sum of t)`.
+//! Sums start at the bits of the float 1.5 * 2^23 and so *are* floats, 1.5 * 2^23 more than the sum: no conversion is
+//! needed, and what is too much goes in the multiplication by the scale, which has bits to spare (scales have at most 19:
+//! an f16 times an i8), so that this product is exact too.
 
 use std::cell::RefCell;
 
 use super::*;
-use crate::quant::block::BlockFormat;
-use crate::quant::packed::{HALF_PAIR, HALF_SUM, LINES, PAIR, PackedMat, SCALE, SUM, TILE, tile_words};
+use crate::quant::packed::{HALF_SUM, LINES, PackedMat, SCALE, SUM, TILE, ZERO, tile_words};
 use crate::quant::q8::BLOCK;
 
-/// Rows of weights in a panel: the lanes of a vector.
-const ROWS: usize = 16;
+/// Rows of weights in a panel: two vectors of lanes.
+const ROWS: usize = 2 * LANES;
 
-/// Some panels of weights.
-#[derive(Default)]
-struct Panels {
-    /// (panel, k / 4, row): four codes plus 128.
-    codes: Vec<[u32; ROWS]>,
-    /// (panel, group, row): the sum of the group's codes, each plus 128, and 128, as two i16.
-    sums: Vec<[u32; ROWS]>,
-    /// (panel, group, row)
-    scales: Vec<[f32; ROWS]>,
-    /// (panel, group, row); not used by formats without offsets.
-    offsets: Vec<[f32; ROWS]>,
+const LANES: usize = 16;
+
+/// Tokens that meet a panel at a time: with two vectors of rows, their integer and float sums fill the registers.
+const COLS: usize = 6;
+
+/// Weights of a row in a panel.
+const SLAB: usize = 2 * GROUP * BLOCK;
+
+/// The float whose bits integer sums start at: adding an integer to its bits adds it to its value.
+const MAGIC: f32 = 12_582_912.0;
+
+/// A vector of lanes for each half of a panel's rows.
+type Pair<T> = [Line<T>; 2];
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line<T>([T; LANES]);
+
+/// Weights taken apart.
+struct Panel {
+    /// (k / 4, row): four codes.
+    codes: [Pair<u32>; SLAB / 4],
+    /// (group, row): the scale, and the same times -[`MAGIC`].
+    scales: [(Pair<f32>, Pair<f32>); SLAB / BLOCK * 2],
+    /// (group, row)
+    offsets: [Pair<f32>; SLAB / BLOCK * 2],
+    /// (group, row): the sum of the codes.
+    sums: [Pair<u32>; SLAB / BLOCK * 2],
+}
+
+struct Scratch {
+    panel: Panel,
+    /// Sixteen rows, before they are turned into lanes.
+    rows: [Unpacked; LANES],
+    /// (tokens, rows)
+    y: Vec<Pair<f32>>,
 }
 
 thread_local! {
-    /// Memory for panels, kept from call to call.
-    static PANELS: RefCell<Panels> = RefCell::default();
+    /// Kept from call to call.
+    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
 }
 
-/// All rows of weights times all tokens (see `table::MatMul`), for a format of `N` weights and `G` groups a block.
+const ZEROS: Pair<f32> = [Line([0.0; LANES]); 2];
+
+impl Scratch {
+    fn new() -> Box<Scratch> {
+        Box::new(Scratch {
+            panel: Panel {
+                codes: [[Line([0; LANES]); 2]; SLAB / 4],
+                scales: [(ZEROS, ZEROS); SLAB / BLOCK * 2],
+                offsets: [ZEROS; SLAB / BLOCK * 2],
+                sums: [[Line([0; LANES]); 2]; SLAB / BLOCK * 2],
+            },
+            rows: [const { Unpacked { bytes: [[0; 64]; 4], scales: [0.0; 16], offsets: [0.0; 16] } }; LANES],
+            y: Vec::new(),
+        })
+    }
+}
+
+/// All rows of weights times all tokens (see `table::MatMul`).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(crate) fn matmul<B: BlockFormat<N, G>, const N: usize, const G: usize>(
-    w: &[u8],
-    x: PackedMat<'_>,
-    y: &mut [f32],
-) {
-    PANELS.with_borrow_mut(|panels| {
+pub(super) fn matmul(format: &Format, w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let scratch = scratch.get_or_insert_with(Scratch::new);
         let rows = y.len() / x.cols;
-        let w: &[B] = bytemuck::cast_slice(w);
-        let offsets = unpack(w, rows, panels);
-        for (tile, y) in x.tiles.chunks_exact(tile_words(x.row_len)).zip(y.chunks_mut(TILE * rows)) {
-            match (N / G < BLOCK, offsets) {
-                (false, false) => tile_product::<false, false>(panels, tile, rows, y),
-                (false, true) => tile_product::<false, true>(panels, tile, rows, y),
-                (true, false) => tile_product::<true, false>(panels, tile, rows, y),
-                (true, true) => tile_product::<true, true>(panels, tile, rows, y),
+        let row_bytes = w.len() / rows;
+        let blocks = x.row_len / BLOCK;
+        for first in (0..rows).step_by(ROWS) {
+            let w = &w[first * row_bytes..rows.min(first + ROWS) * row_bytes];
+            scratch.y.clear();
+            scratch.y.resize(x.cols.next_multiple_of(COLS), ZEROS);
+            for start in (0..blocks).step_by(SLAB / BLOCK) {
+                let slab = start..blocks.min(start + SLAB / BLOCK);
+                let Scratch { panel, rows, y } = &mut **scratch;
+                unpack(format, w, row_bytes, slab.clone(), panel, rows);
+                for (c, y) in y.as_chunks_mut::<COLS>().0.iter_mut().enumerate() {
+                    let (tile, half) = (c / (TILE / COLS), c % (TILE / COLS));
+                    let x = x.tiles[tile * tile_words(x.row_len)..][..tile_words(x.row_len)].as_chunks().0;
+                    let x = &x[slab.clone()];
+                    match (format.halves, format.shift) {
+                        (false, Some(_)) => multiply::<false, false>(panel, x, half * COLS, y),
+                        (false, None) => multiply::<false, true>(panel, x, half * COLS, y),
+                        (true, Some(_)) => multiply::<true, false>(panel, x, half * COLS, y),
+                        (true, None) => multiply::<true, true>(panel, x, half * COLS, y),
+                    }
+                }
+            }
+            for (from, to) in scratch.y.iter().zip(y.chunks_exact_mut(rows)) {
+                let to = &mut to[first..rows.min(first + ROWS)];
+                for (from, to) in from.iter().zip(to.chunks_mut(LANES)) {
+                    to.copy_from_slice(&from.0[..to.len()]);
+                }
             }
         }
     });
 }
 
-/// Makes panels of `rows` rows; says whether the format has offsets. The rows that the last panel lacks are those of its
-/// first row again: nobody reads their results.
+/// Makes a panel of blocks `slab` of up to 32 rows. The rows that it lacks are those of its first row again: nobody
+/// reads their results.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn unpack<B: BlockFormat<N, G>, const N: usize, const G: usize>(
-    w: &[B],
-    rows: usize,
-    to: &mut Panels,
-) -> bool {
-    let blocks = w.len() / rows;
-    let panels = rows.div_ceil(ROWS);
-    to.codes.resize(panels * blocks * N / 4, [0; ROWS]);
-    for all in [&mut to.scales, &mut to.offsets] {
-        all.resize(panels * blocks * G, [0.0; ROWS]);
-    }
-    to.sums.resize(panels * blocks * G, [0; ROWS]);
-    let mut has_offsets = false;
-    for panel in 0..panels {
-        for r in 0..ROWS {
-            let row = if panel * ROWS + r < rows { panel * ROWS + r } else { panel * ROWS };
-            for (b, block) in w[row * blocks..(row + 1) * blocks].iter().enumerate() {
-                let at = panel * blocks + b;
-                let codes = block.codes().map(|code| code as u8 ^ 0x80);
-                let lanes = &mut to.codes[at * N / 4..(at + 1) * N / 4];
-                for (lane, four) in lanes.iter_mut().zip(codes.as_chunks::<4>().0) {
-                    lane[r] = u32::from_le_bytes(*four);
+fn unpack(
+    format: &Format,
+    w: &[u8],
+    row_bytes: usize,
+    slab: std::ops::Range<usize>,
+    to: &mut Panel,
+    rows: &mut [Unpacked; LANES],
+) {
+    let shift = _mm512_set1_epi8(format.shift.unwrap_or(0) as i8);
+    let scales_in_group = if format.halves { 2 * GROUP } else { GROUP };
+    for v in 0..ROWS / LANES {
+        for (i, group) in (slab.start / GROUP..slab.end.div_ceil(GROUP)).enumerate() {
+            for (r, unpacked) in rows.iter_mut().enumerate() {
+                let at = (v * LANES + r) * row_bytes;
+                let row = w.get(at..at + row_bytes).unwrap_or(&w[..row_bytes]);
+                // SAFETY: `unpack` needs this level.
+                unsafe { (format.unpack)(row, group, unpacked) };
+            }
+            for p in 0..4 {
+                let bytes: [__m512i; LANES] =
+                    std::array::from_fn(|r| load_512(bytemuck::cast_ref(&rows[r].bytes[p])));
+                let codes = transpose(bytes.map(|bytes| _mm512_sub_epi8(bytes, shift)));
+                for (line, codes) in to.codes[(4 * i + p) * LANES..].iter_mut().zip(codes) {
+                    store_words(codes, &mut line[v].0);
                 }
-                let (scales, offsets) = (block.scales(), block.offsets());
-                for g in 0..G {
-                    let sum: u32 = codes[g * N / G..(g + 1) * N / G].iter().map(|u| u32::from(*u)).sum();
-                    to.sums[at * G + g][r] = sum | 128 << 16;
-                    to.scales[at * G + g][r] = scales[g];
-                    if let Some(offsets) = offsets {
-                        to.offsets[at * G + g][r] = offsets[g];
+            }
+            let floats = |of: fn(&Unpacked) -> &[f32; 16]| -> [__m512; 16] {
+                let words = std::array::from_fn(|r| _mm512_castps_si512(load_floats(of(&rows[r]))));
+                transpose(words).map(|x| _mm512_castsi512_ps(x))
+            };
+            let (scales, offsets) = (floats(|u| &u.scales), floats(|u| &u.offsets));
+            for j in 0..scales_in_group {
+                let at = i * scales_in_group + j;
+                store_floats(scales[j], &mut to.scales[at].0[v].0);
+                store_floats(_mm512_mul_ps(scales[j], _mm512_set1_ps(-MAGIC)), &mut to.scales[at].1[v].0);
+                store_floats(offsets[j], &mut to.offsets[at][v].0);
+            }
+            let lines = &to.codes[i * GROUP * 8..];
+            let sums = &mut to.sums[i * scales_in_group..][..scales_in_group];
+            for (lines, sum) in lines.chunks_exact(GROUP * 8 / scales_in_group).zip(sums) {
+                let codes = lines.iter().fold(_mm512_setzero_si512(), |sum, codes| {
+                    _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), load_words(&codes[v].0))
+                });
+                // as the low one of two i16
+                store_words(_mm512_and_si512(codes, _mm512_set1_epi32(0xffff)), &mut sum[v].0);
+            }
+        }
+    }
+}
+
+/// A panel times six tokens of a tile, from token `c` on, added to y.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn multiply<const HALVES: bool, const OFFSETS: bool>(
+    panel: &Panel,
+    x: &[[u32; LINES * TILE]],
+    c: usize,
+    y: &mut [Pair<f32>; COLS],
+) {
+    let per_block = if HALVES { 2 } else { 1 };
+    let mut acc = y.each_ref().map(|y| [load_floats(&y[0].0), load_floats(&y[1].0)]);
+    for (b, (codes, x)) in panel.codes.as_chunks::<8>().0.iter().zip(x).enumerate() {
+        let x: [&[u32; COLS]; LINES] =
+            std::array::from_fn(|line| x[line * TILE + c..].first_chunk().expect("six of a tile"));
+        let float = |line: usize, c: usize| _mm512_set1_ps(f32::from_bits(x[line][c]));
+        for (h, codes) in codes.chunks_exact(8 / per_block).enumerate() {
+            let mut sums = [[_mm512_castps_si512(_mm512_set1_ps(MAGIC)); 2]; COLS];
+            for (codes, x) in codes.iter().zip(&x[h * 4..]) {
+                let codes = [load_words(&codes[0].0), load_words(&codes[1].0)];
+                for (sums, u) in sums.iter_mut().zip(*x) {
+                    let u = _mm512_set1_epi32(*u as i32);
+                    for v in 0..2 {
+                        sums[v] = _mm512_dpbusd_epi32(sums[v], u, codes[v]);
                     }
                 }
-                has_offsets = offsets.is_some();
             }
-        }
-    }
-    has_offsets
-}
-
-/// All panels times the tokens of one tile: y (tokens, rows). `HALVES`: a group is half a block.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn tile_product<const HALVES: bool, const OFFSETS: bool>(w: &Panels, x: &[u32], rows: usize, y: &mut [f32]) {
-    let x = x.as_chunks::<{ LINES * TILE }>().0;
-    let panels = rows.div_ceil(ROWS);
-    let groups = w.scales.len() / panels;
-    for panel in 0..panels {
-        let codes = &w.codes[panel * x.len() * 8..(panel + 1) * x.len() * 8];
-        let part = panel * groups..(panel + 1) * groups;
-        let (sums, scales, offsets) = (&w.sums[part.clone()], &w.scales[part.clone()], &w.offsets[part]);
-        let mut acc = [_mm512_setzero_ps(); TILE];
-        for (b, (codes, x)) in codes.as_chunks::<8>().0.iter().zip(x).enumerate() {
-            if HALVES {
-                for h in 0..2 {
-                    let g = 2 * b + h;
-                    let codes = codes.as_chunks::<4>().0[h];
-                    let lines = Lines { q: 4 * h, pair: HALF_PAIR + h, sum: HALF_SUM + h };
-                    add_group::<4, OFFSETS>(&mut acc, &codes, &sums[g], &scales[g], &offsets[g], x, lines);
+            let (scale, magic) = &panel.scales[b * per_block + h];
+            let (offset, codes) = (&panel.offsets[b * per_block + h], &panel.sums[b * per_block + h]);
+            let offset_sum = if HALVES { HALF_SUM + h } else { SUM };
+            for v in 0..2 {
+                let (scale, magic) = (load_floats(&scale[v].0), load_floats(&magic[v].0));
+                let (offset, codes) = (load_floats(&offset[v].0), load_words(&codes[v].0));
+                for c in 0..COLS {
+                    let z = _mm512_set1_epi32(x[ZERO][c] as i32);
+                    let sum = _mm512_castsi512_ps(_mm512_dpwssd_epi32(sums[c][v], codes, z));
+                    let scaled = _mm512_fmadd_ps(sum, scale, magic);
+                    if OFFSETS {
+                        acc[c][v] = _mm512_fmadd_ps(offset, float(offset_sum, c), acc[c][v]);
+                    }
+                    acc[c][v] = _mm512_fmadd_ps(scaled, float(SCALE, c), acc[c][v]);
                 }
-            } else {
-                let lines = Lines { q: 0, pair: PAIR, sum: SUM };
-                add_group::<8, OFFSETS>(&mut acc, codes, &sums[b], &scales[b], &offsets[b], x, lines);
             }
         }
-        let first = panel * ROWS;
-        for (acc, y) in acc.into_iter().zip(y.chunks_exact_mut(rows)) {
-            let y = &mut y[first..rows.min(first + ROWS)];
-            // SAFETY: the mask lets the store write the elements of `y` alone.
-            unsafe { _mm512_mask_storeu_ps(y.as_mut_ptr(), (0xffff_u32 >> (ROWS - y.len())) as u16, acc) };
-        }
+    }
+    for (acc, y) in acc.iter().zip(y) {
+        store_floats(acc[0], &mut y[0].0);
+        store_floats(acc[1], &mut y[1].0);
     }
 }
 
-/// Lines of a tile's block that meet a group of weights.
-#[derive(Clone, Copy)]
-struct Lines {
-    q: usize,
-    pair: usize,
-    sum: usize,
-}
-
-/// Adds the products of one group of 4 K weights.
+/// Turns sixteen rows of sixteen words into sixteen columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn add_group<const K: usize, const OFFSETS: bool>(
-    acc: &mut [__m512; TILE],
-    codes: &[[u32; ROWS]; K],
-    sums: &[u32; ROWS],
-    scales: &[f32; ROWS],
-    offsets: &[f32; ROWS],
-    x: &[u32; LINES * TILE],
-    lines: Lines,
-) {
-    let word = |line: usize, c: usize| _mm512_set1_epi32(x[line * TILE + c] as i32);
-    let float = |line: usize, c: usize| _mm512_set1_ps(f32::from_bits(x[line * TILE + c]));
-    let mut products = [_mm512_setzero_si512(); TILE];
-    for (i, codes) in codes.iter().enumerate() {
-        let codes = load_words(codes);
-        for (c, product) in products.iter_mut().enumerate() {
-            *product = _mm512_dpbusd_epi32(*product, codes, word(lines.q + i, c));
+fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+    // 2 x 2 words, then 2 x 2 pairs of words: after that each 128-bit lane holds a column of four rows
+    let mut a = [_mm512_setzero_si512(); LANES];
+    for i in 0..LANES / 2 {
+        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut b = a;
+    for i in 0..LANES / 4 {
+        for j in 0..2 {
+            b[4 * i + 2 * j] = _mm512_unpacklo_epi64(a[4 * i + j], a[4 * i + 2 + j]);
+            b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + 2 + j]);
         }
     }
-    let sums = load_words(sums);
-    let scales = load_floats(scales);
-    for (c, (acc, product)) in acc.iter_mut().zip(products).enumerate() {
-        let product = _mm512_dpwssd_epi32(product, sums, word(lines.pair, c));
-        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(product), scales);
-        *acc = _mm512_fmadd_ps(scaled, float(SCALE, c), *acc);
+    // now the lanes: b[4 i + j] has column j + 4 l of rows 4 i to 4 i + 3 in its lane l
+    let mut columns = b;
+    for j in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[j], b[4 + j]);
+        let high = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[j], b[4 + j]);
+        let low_2 = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[8 + j], b[12 + j]);
+        let high_2 = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[8 + j], b[12 + j]);
+        columns[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, low_2);
+        columns[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, low_2);
+        columns[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, high_2);
+        columns[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high_2);
     }
-    if OFFSETS {
-        let offsets = load_floats(offsets);
-        for (c, acc) in acc.iter_mut().enumerate() {
-            *acc = _mm512_fmadd_ps(offsets, float(lines.sum, c), *acc);
-        }
-    }
+    columns
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn load_words(a: &[u32; ROWS]) -> __m512i {
+fn load_words(a: &[u32; LANES]) -> __m512i {
     // SAFETY: reads the sixteen words of `a`; the load needs no alignment.
     unsafe { _mm512_loadu_si512(a.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn load_floats(a: &[f32; ROWS]) -> __m512 {
-    // SAFETY: reads the sixteen floats of `a`; the load needs no alignment.
-    unsafe { _mm512_loadu_ps(a.as_ptr()) }
+fn store_words(x: __m512i, to: &mut [u32; LANES]) {
+    // SAFETY: writes the sixteen words of `to`; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
 }

@@ -2,22 +2,15 @@
 //! made unsigned by adding 128.
 
 use super::super::avx2::iq4_xs::block_scales;
-use super::super::{Group, dot_of_superblocks};
 use super::*;
 use crate::quant::iq4_nl::TABLE;
 use crate::quant::iq4_xs::Block;
 
-/// Bytes in a superblock.
-const BYTES: usize = size_of::<Block>();
-
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
-    let w: &Block = bytemuck::from_bytes(w);
-    let d = block_scales(w);
-    let m = _mm256_mul_ps(d, _mm256_set1_ps(-128.0));
+fn parts(w: &Block) -> (Blocks, impl Fn(usize) -> __m512i) {
     let qs = w.qs.as_chunks().0;
-    acc.group(x, d, m, GROUP, |p| look_up(&TABLE, -128, nibbles(&qs[2 * p], &qs[2 * p + 1])));
+    (Blocks::shifted(block_scales(w), 128), |p| look_up(&TABLE, -128, nibbles(&qs[2 * p], &qs[2 * p + 1])))
 }
 
-dot_of_superblocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", BYTES, Acc<N>);
+kernels_of_superblocks!(blocks, false, Some(128));

@@ -28,8 +28,9 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
 use super::avx2::{k_scales_and_offsets, unit};
-use super::{GROUP, Group, high_bits_and_nibbles};
-use crate::quant::{self, Type};
+use super::{GROUP, Group, dot_of_blocks, dot_of_superblocks, high_bits_and_nibbles};
+use crate::quant::Type;
+use crate::quant::packed::PackedMat;
 use crate::table::{MatMulFn, MatMulPacked};
 use std::arch::x86_64::*;
 
@@ -50,24 +51,37 @@ pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::MXFP4, MatMulFn::Q8(mxfp4::matmul)),
 ];
 
+/// A row of the table of products of many tokens.
+macro_rules! packed {
+    ($type:ident, $format:ident) => {
+        (Type::$type, {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+            fn matmul(w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
+                gemm::matmul(&$format::FORMAT, w, x, y)
+            }
+            matmul
+        })
+    };
+}
+
 /// Products of many tokens, of all block formats.
 pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = &[
-    (Type::Q4_0, gemm::matmul::<quant::q4_0::Block, 32, 1>),
-    (Type::Q4_1, gemm::matmul::<quant::q4_1::Block, 32, 1>),
-    (Type::Q5_0, gemm::matmul::<quant::q5_0::Block, 32, 1>),
-    (Type::Q5_1, gemm::matmul::<quant::q5_1::Block, 32, 1>),
-    (Type::Q8_0, gemm::matmul::<quant::q8_0::Block, 32, 1>),
-    (Type::Q2_K, gemm::matmul::<quant::q2_k::Block, 256, 16>),
-    (Type::Q3_K, gemm::matmul::<quant::q3_k::Block, 256, 16>),
-    (Type::Q4_K, gemm::matmul::<quant::q4_k::Block, 256, 8>),
-    (Type::Q5_K, gemm::matmul::<quant::q5_k::Block, 256, 8>),
-    (Type::Q6_K, gemm::matmul::<quant::q6_k::Block, 256, 16>),
-    (Type::IQ4_NL, gemm::matmul::<quant::iq4_nl::Block, 32, 1>),
-    (Type::IQ4_XS, gemm::matmul::<quant::iq4_xs::Block, 256, 8>),
-    (Type::MXFP4, gemm::matmul::<quant::mxfp4::Block, 32, 1>),
+    packed!(Q4_0, q4_0),
+    packed!(Q4_1, q4_1),
+    packed!(Q5_0, q5_0),
+    packed!(Q5_1, q5_1),
+    packed!(Q8_0, q8_0),
+    packed!(Q2_K, q2_k),
+    packed!(Q3_K, q3_k),
+    packed!(Q4_K, q4_k),
+    packed!(Q5_K, q5_k),
+    packed!(Q6_K, q6_k),
+    packed!(IQ4_NL, iq4_nl),
+    packed!(IQ4_XS, iq4_xs),
+    packed!(MXFP4, mxfp4),
 ];
 
-// Loads: the only unsafe code of the kernels in this folder.
+// Loads and stores.
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
@@ -95,6 +109,27 @@ fn load_128(a: &[u8; 16]) -> __m128i {
 fn load_ps(a: &[f32; 8]) -> __m256 {
     // SAFETY: reads the eight floats of `a`; the load needs no alignment.
     unsafe { _mm256_loadu_ps(a.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn store_ps(x: __m256, to: &mut [f32; 8]) {
+    // SAFETY: writes the eight floats of `to`; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn load_floats(a: &[f32; 16]) -> __m512 {
+    // SAFETY: reads the sixteen floats of `a`; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(a.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn store_floats(x: __m512, to: &mut [f32; 16]) {
+    // SAFETY: writes the sixteen floats of `to`; the store needs no alignment.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
 }
 
 /// The f16 at byte `at` of each of up to eight blocks, as floats; 0 for those that are missing.
@@ -208,6 +243,132 @@ fn block_sums(x: &Group<'_>, factors: __m256i) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, factors))
 }
 
+/// What makes weights of the bytes of eight blocks: d byte + m. Each has a scale and an offset.
+struct Blocks {
+    d: __m256,
+    m: __m256,
+}
+
+impl Blocks {
+    /// Symmetric blocks, whose bytes are `shift` more than their codes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn shifted(d: __m256, shift: u8) -> Self {
+        Blocks { d, m: _mm256_mul_ps(d, _mm256_set1_ps(-f32::from(shift))) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn store(self, to: &mut Unpacked) {
+        store_ps(self.d, to.scales.first_chunk_mut().expect("eight of sixteen"));
+        store_ps(self.m, to.offsets.first_chunk_mut().expect("eight of sixteen"));
+    }
+}
+
+/// What makes weights of the bytes of eight blocks: d scale byte + m min. Each half block has a scale and a minimum.
+struct Halves {
+    d: __m256,
+    scales: __m128i,
+    m: __m256,
+    mins: __m128i,
+}
+
+impl Halves {
+    /// Symmetric blocks, whose bytes are `shift` more than their codes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn shifted(d: __m256, scales: __m128i, shift: u8) -> Self {
+        Halves { d, scales, m: _mm256_mul_ps(d, _mm256_set1_ps(-f32::from(shift))), mins: scales }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn store(self, to: &mut Unpacked) {
+        let product =
+            |d, x| _mm512_mul_ps(_mm512_broadcast_f32x8(d), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x)));
+        store_floats(product(self.d, self.scales), &mut to.scales);
+        store_floats(product(self.m, self.mins), &mut to.offsets);
+    }
+}
+
+/// Up to 256 weights of a row, taken apart: weight = scale byte + offset. There is one scale for 32 of them or for 16;
+/// what the row does not have is meaningless.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Unpacked {
+    pub(super) bytes: [[u8; 64]; 4],
+    pub(super) scales: [f32; 16],
+    pub(super) offsets: [f32; 16],
+}
+
+/// What the kernels for many tokens know of a format.
+pub(super) struct Format {
+    /// Takes group `i` of 256 weights of a row apart; needs this level.
+    pub(super) unpack: unsafe fn(&[u8], usize, &mut Unpacked),
+    /// Whether half blocks have their own scales.
+    pub(super) halves: bool,
+    /// For symmetric formats: what the bytes are more than the codes; offset = -shift scale.
+    pub(super) shift: Option<u8>,
+}
+
+/// Defines the kernels of a format of 32-weight blocks of `$bytes` bytes from the module's `parts`.
+macro_rules! kernels_of_blocks {
+    ($bytes:expr, $shift:expr) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[inline]
+        fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; $bytes]], x: [Group<'_>; N]) {
+            let (parts, pair) = parts(b);
+            acc.blocks(parts, x, b.len(), pair);
+        }
+        dot_of_blocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", $bytes, Acc<N>);
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
+            let row = row.as_chunks::<{ $bytes }>().0;
+            let (parts, pair) = parts(&row[i * GROUP..row.len().min((i + 1) * GROUP)]);
+            store_pairs(pair, to);
+            parts.store(to);
+        }
+        pub(super) const FORMAT: Format = Format { unpack, halves: false, shift: $shift };
+    };
+}
+use kernels_of_blocks;
+
+/// Defines the kernels of a format of 256-weight superblocks from the module's `parts`.
+macro_rules! kernels_of_superblocks {
+    ($add:ident, $halves:literal, $shift:expr) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[inline]
+        fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; size_of::<Block>()], x: [Group<'_>; N]) {
+            let (parts, pair) = parts(bytemuck::from_bytes(w));
+            acc.$add(parts, x, GROUP, pair);
+        }
+        dot_of_superblocks!(
+            "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
+            size_of::<Block>(),
+            Acc<N>
+        );
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
+            let (parts, pair) = parts(&bytemuck::cast_slice(row)[i]);
+            store_pairs(pair, to);
+            parts.store(to);
+        }
+        pub(super) const FORMAT: Format = Format { unpack, halves: $halves, shift: $shift };
+    };
+}
+use kernels_of_superblocks;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn store_pairs(pair: impl Fn(usize) -> __m512i, to: &mut Unpacked) {
+    for (p, bytes) in to.bytes.iter_mut().enumerate() {
+        // SAFETY: writes the 64 bytes; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), pair(p)) };
+    }
+}
+
 /// Running sums of N dot products.
 struct Acc<const N: usize> {
     main: [__m512; N],
@@ -221,16 +382,15 @@ impl<const N: usize> Acc<N> {
         Acc { main: [_mm512_setzero_ps(); N], offset: [_mm256_setzero_ps(); N] }
     }
 
-    /// Adds a group of `blocks` blocks with one scale `d` and one offset `m` a block; `unpack(p)` gives pair `p`.
+    /// Adds a group of `blocks` blocks; `pair(p)` gives the bytes of two of them.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
-    fn group(
+    fn blocks(
         &mut self,
+        Blocks { d, m }: Blocks,
         x: [Group<'_>; N],
-        d: __m256,
-        m: __m256,
         blocks: usize,
-        unpack: impl Fn(usize) -> __m512i,
+        pair: impl Fn(usize) -> __m512i,
     ) {
         let mut scale = [_mm512_setzero_ps(); N];
         let mut z = [_mm512_setzero_si512(); N];
@@ -242,7 +402,7 @@ impl<const N: usize> Acc<N> {
             self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
         }
         for p in 0..blocks.div_ceil(2) {
-            let w = unpack(p);
+            let w = pair(p);
             let (a, b) = (2 * p as i32, 2 * p as i32 + 1);
             let index = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
             for c in 0..N {
@@ -252,16 +412,15 @@ impl<const N: usize> Acc<N> {
         }
     }
 
-    /// Adds a superblock whose half blocks, of 16 weights, have scales `d * scales` and offsets `m * offsets`;
-    /// `unpack(p)` gives pair `p` of blocks.
+    /// Adds a superblock of blocks whose halves, of 16 weights, have their own scales.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
-    fn half_blocks(
+    fn halves(
         &mut self,
+        Halves { d, scales, m, mins }: Halves,
         x: [Group<'_>; N],
-        (d, scales): (__m256, __m128i),
-        (m, offsets): (__m256, __m128i),
-        unpack: impl Fn(usize) -> __m512i,
+        blocks: usize,
+        pair: impl Fn(usize) -> __m512i,
     ) {
         let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales));
         let d = _mm512_mul_ps(_mm512_broadcast_f32x8(d), scales);
@@ -272,11 +431,11 @@ impl<const N: usize> Acc<N> {
             let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
             scale[c] = _mm512_mul_ps(d, _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(d_x)));
             z[c] = zero_points(&x[c]);
-            let sums = block_sums(&x[c], _mm256_cvtepi8_epi16(offsets));
+            let sums = block_sums(&x[c], _mm256_cvtepi8_epi16(mins));
             self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
         }
-        for p in 0..GROUP / 2 {
-            let w = unpack(p);
+        for p in 0..blocks / 2 {
+            let w = pair(p);
             let i = 4 * p as i32;
             let (j, k, l) = (i + 1, i + 2, i + 3);
             let index = _mm512_setr_epi32(i, i, i, i, j, j, j, j, k, k, k, k, l, l, l, l);

@@ -1,18 +1,13 @@
 //! Q4_K: superblocks of eight blocks with 6-bit scales and minimums; w = d scale nibble - dmin minimum.
 
-use super::super::{Group, dot_of_superblocks};
 use super::*;
 use crate::quant::q4_k::Block;
 
-/// Bytes in a superblock.
-const BYTES: usize = size_of::<Block>();
-
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
-    let w: &Block = bytemuck::from_bytes(w);
+fn parts(w: &Block) -> (Blocks, impl Fn(usize) -> __m512i) {
     let (d, m) = k_scales_and_offsets(w.d, w.dmin, &w.scales);
-    acc.group(x, d, m, GROUP, |p| k_nibbles(&w.qs, p));
+    (Blocks { d, m }, |p| k_nibbles(&w.qs, p))
 }
 
-dot_of_superblocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", BYTES, Acc<N>);
+kernels_of_superblocks!(blocks, false, None);
