@@ -135,20 +135,23 @@ impl Model {
         self.gguf.data(&weight.tensor)
     }
 
+    /// All matrices that tokens are multiplied with.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        self.layers.iter().flat_map(LayerWeights::matrices).chain([self.output()])
+    }
+
     /// The formats of the matrices, each with the level that its kernel is written for.
     pub fn formats(&self) -> Vec<(Type, Isa)> {
-        let layers = self.layers.iter().flat_map(LayerWeights::matrices);
-        let mut formats: Vec<_> =
-            layers.chain([self.output()]).map(|w| (w.matmul.weights(), w.matmul.isa())).collect();
+        let mut formats: Vec<_> = self.weights().map(|w| (w.matmul.weights(), w.matmul.isa())).collect();
         formats.sort_by_key(|(ty, _)| ty.name());
         formats.dedup();
         formats
     }
 
-    /// Those formats whose kernel is written for a slower level than the one that was asked for: a format that has
+    /// Those formats whose kernel is written for a slower level than those of others: a format that has
     /// no kernel of its own yet runs, but slowly.
     pub fn slow_formats(&self) -> Vec<(Type, Isa)> {
-        self.formats().into_iter().filter(|(_, isa)| *isa < self.kernels.isa()).collect()
+        self.formats().into_iter().filter(|(_, isa)| *isa < self.kernels.dot_isa()).collect()
     }
 }
 

@@ -93,7 +93,7 @@ impl<'m> Session<'m> {
             n_ctx,
             chunk,
             pool,
-            buffers: Buffers::new(&team, spec, chunk, LOGITS_ROWS).ok_or_else(no_memory)?,
+            buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS).ok_or_else(no_memory)?,
             kv: KvCache::new(&team, spec, n_ctx).ok_or_else(no_memory)?,
             scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
             tokens: Vec::new(),

@@ -13,6 +13,8 @@ pub enum Isa {
     Avx2,
     /// 512-bit vectors with int8 dot products: Cascade Lake (2019), Zen 4 (2022) and later.
     Avx512Vnni,
+    /// Matrix tiles of bf16: Sapphire Rapids (2023) and later, under an operating system that gives them away.
+    Amx,
 }
 
 /// A level's name and what the CPU must report for it.
@@ -23,14 +25,15 @@ struct Level {
     detected: fn() -> bool,
 }
 
+/// A level of x86-64, of features that the compiler knows and, where it does not, of more with their own detection.
 macro_rules! level {
-    ($isa:ident, $name:literal, [$($feature:tt),*]) => {
+    ($isa:ident, $name:literal, [$($feature:tt),*] $(, $more:literal, $detected:path)?) => {
         Level {
             isa: Isa::$isa,
             name: $name,
-            features: concat!($($feature, " "),*),
+            features: concat!($($feature, " ",)* $($more,)?),
             #[cfg(target_arch = "x86_64")]
-            detected: || true $(&& is_x86_feature_detected!($feature))*,
+            detected: || true $(&& is_x86_feature_detected!($feature))* $(&& $detected())?,
             #[cfg(not(target_arch = "x86_64"))]
             detected: || false,
         }
@@ -38,13 +41,20 @@ macro_rules! level {
 }
 
 /// The one feature table. `#[target_feature]` attributes under `cpu/<isa>/` repeat its lists; a test compares them.
-const LEVELS: [Level; 3] = [
+const LEVELS: [Level; 4] = [
     Level { isa: Isa::Portable, name: "portable", features: "", detected: || true },
     level!(Avx2, "avx2", ["avx2", "fma", "f16c"]),
     level!(
         Avx512Vnni,
         "avx512vnni",
         ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"]
+    ),
+    level!(
+        Amx,
+        "amx",
+        ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "avx2", "fma", "f16c"],
+        "amx-tile amx-bf16",
+        crate::cpu::amx::detected
     ),
 ];
 
@@ -61,7 +71,7 @@ pub enum IsaError {
 
 impl Isa {
     /// All levels, slowest first.
-    pub const ALL: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512Vnni, Isa::Amx];
 
     fn level(self) -> &'static Level {
         &LEVELS[self as usize]
@@ -128,7 +138,7 @@ mod tests {
     #[test]
     fn an_unknown_level_is_an_error_that_lists_the_known_ones() {
         let message = Isa::by_name("avx3").unwrap_err().to_string();
-        assert!(message.contains("avx3") && message.contains("portable, avx2, avx512vnni"), "{message}");
+        assert!(message.contains("avx3") && message.contains("portable, avx2, avx512vnni, amx"), "{message}");
     }
 
     #[test]

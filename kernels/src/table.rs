@@ -5,7 +5,8 @@
 use crate::cpu;
 use crate::isa::{Isa, IsaError};
 use crate::ops::Attention;
-use crate::quant::packed::{PackedMat, TILE, tile_words};
+#[cfg(target_arch = "x86_64")]
+use crate::quant::packed;
 use crate::quant::q8::Q8Mat;
 use crate::quant::{Dot, Type};
 
@@ -30,6 +31,53 @@ impl<'a> F32Mat<'a> {
     }
 }
 
+/// How a level packs the activations of many tokens for its matrix kernels: in tiles of some tokens, laid out as the
+/// kernels read them.
+#[derive(Debug)]
+pub struct Packing {
+    pub(crate) rounding: Rounding,
+    pub(crate) tile: usize,
+    pub(crate) words: fn(usize) -> usize,
+    pub(crate) pack: unsafe fn(&[f32], usize, &mut [u32]),
+}
+
+/// What packed activations are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// The format of [`crate::quant::q8`].
+    Q8,
+    /// bf16; and so are the weights.
+    Bf16,
+}
+
+impl Packing {
+    /// What the activations are rounded to.
+    pub fn rounding(&self) -> Rounding {
+        self.rounding
+    }
+
+    /// Tokens in a tile.
+    pub fn tile(&self) -> usize {
+        self.tile
+    }
+
+    /// 32-bit words of a tile of rows of `k` values.
+    pub fn words(&self, k: usize) -> usize {
+        (self.words)(k)
+    }
+}
+
+/// Packed activations.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedMat<'a> {
+    /// Values in a row.
+    pub row_len: usize,
+    /// Tokens.
+    pub cols: usize,
+    /// Whole tiles, [`Packing::words`] each.
+    pub tiles: &'a [u32],
+}
+
 /// Activations, in the form that a weight format takes.
 #[derive(Debug, Clone, Copy)]
 pub enum Acts<'a> {
@@ -37,7 +85,7 @@ pub enum Acts<'a> {
     F32(F32Mat<'a>),
     /// For quantized weights.
     Q8(Q8Mat<'a>),
-    /// For quantized weights and many tokens, where [`MatMul::takes_packed`].
+    /// For quantized weights and many tokens, where there is a [`MatMul::packing`].
     Packed(PackedMat<'a>),
 }
 
@@ -60,7 +108,7 @@ pub struct MatMul {
     weights: Type,
     isa: Isa,
     function: MatMulFn,
-    packed: Option<(Isa, MatMulPacked)>,
+    packed: Option<(Isa, &'static Packing, MatMulPacked)>,
 }
 
 impl MatMul {
@@ -79,20 +127,30 @@ impl MatMul {
         matches!(self.function, MatMulFn::Q8(_) | MatMulFn::Scalar(Dot::Q8(_)))
     }
 
-    /// Whether it has a version for many tokens, with packed activations.
-    pub fn takes_packed(&self) -> bool {
-        self.packed.is_some()
+    /// How its version for many tokens takes the activations, if there is one. All formats of a level agree.
+    pub fn packing(&self) -> Option<&'static Packing> {
+        self.packed.map(|(_, packing, _)| packing)
     }
 
     /// The level that this version is written for.
     pub fn packed_isa(&self) -> Option<Isa> {
-        self.packed.map(|(isa, _)| isa)
+        self.packed.map(|(isa, ..)| isa)
+    }
+
+    /// Packs the rows (up to [`Packing::tile`], of `k` values) of a tile; see [`MatMul::packing`].
+    ///
+    /// # Panics
+    /// If there is no such version, or the sizes do not fit each other.
+    pub fn pack(&self, x: &[f32], k: usize, tile: &mut [u32]) {
+        let (_, packing, _) = self.packed.expect("a version for many tokens");
+        // SAFETY: as in `call`.
+        unsafe { (packing.pack)(x, k, tile) }
     }
 
     /// `y[c, r] = sum over k of w[r, k] x[c, k]`: `w` holds whole rows of weights, `x` (cols, k), `y` (cols, rows).
     ///
     /// Each result depends on its row, its column and the kind of activations alone, to the bit: not on what else is in
-    /// `w` and `x`. Packed activations give the same integer sums as others, added up in another order.
+    /// `w` and `x`. Packed activations are rounded and added up in their own way.
     ///
     /// # Panics
     /// If the sizes do not fit each other or the activations are of the wrong kind.
@@ -108,8 +166,11 @@ impl MatMul {
         }
         let rows = y.len() / cols;
         assert!(rows * cols == y.len() && rows * row_bytes == w.len(), "matmul: sizes differ");
-        if let (Acts::Packed(x), Some((_, packed))) = (x, self.packed) {
-            assert!(x.tiles.len() == cols.div_ceil(TILE) * tile_words(k), "matmul: not whole tiles");
+        if let (Acts::Packed(x), Some((_, packing, packed))) = (x, self.packed) {
+            assert!(
+                x.tiles.len() == cols.div_ceil(packing.tile) * packing.words(k),
+                "matmul: not whole tiles"
+            );
             // SAFETY: as below, for the level that the function was found in.
             return unsafe { packed(w, x, y) };
         }
@@ -226,22 +287,49 @@ pub(crate) struct FloatOps {
 struct Level {
     ops: &'static FloatOps,
     matmul: &'static [(Type, MatMulFn)],
-    packed: &'static [(Type, MatMulPacked)],
+    packed: Option<PackedLevel>,
+}
+
+/// A level's products of many tokens.
+struct PackedLevel {
+    packing: Packing,
+    matmul: &'static [(Type, MatMulPacked)],
 }
 
 /// The levels of this build target, by [`Isa`].
 #[cfg(target_arch = "x86_64")]
 const LEVELS: &[Level] = &[
-    Level { ops: &cpu::portable::OPS, matmul: &[], packed: &[] },
-    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL, packed: &[] },
+    Level { ops: &cpu::portable::OPS, matmul: &[], packed: None },
+    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL, packed: None },
     Level {
         ops: &cpu::avx512vnni::ops::OPS,
         matmul: cpu::avx512vnni::MATMUL,
-        packed: cpu::avx512vnni::MATMUL_PACKED,
+        packed: Some(PackedLevel {
+            packing: Packing {
+                rounding: Rounding::Q8,
+                tile: packed::TILE,
+                words: packed::tile_words,
+                pack: cpu::avx512vnni::gemm::pack,
+            },
+            matmul: cpu::avx512vnni::MATMUL_PACKED,
+        }),
+    },
+    Level {
+        ops: &cpu::avx512vnni::ops::OPS,
+        matmul: &[],
+        packed: Some(PackedLevel {
+            packing: Packing {
+                rounding: Rounding::Bf16,
+                tile: cpu::amx::pack::TILE,
+                words: cpu::amx::pack::words,
+                pack: cpu::amx::pack::pack,
+            },
+            matmul: cpu::amx::MATMUL_PACKED,
+        }),
     },
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const LEVELS: &[Level] = &[Level { ops: &cpu::portable::OPS, matmul: &[], packed: &[] }];
+const LEVELS: &[Level] = &[Level { ops: &cpu::portable::OPS, matmul: &[], packed: None }];
 
 /// The kernels of one ISA level that this CPU has.
 #[derive(Clone, Copy)]
@@ -263,14 +351,32 @@ impl Kernels {
         self.isa
     }
 
+    /// The level that the dot products of its formats are written for, if none is missing.
+    pub fn dot_isa(self) -> Isa {
+        self.levels().find(|(_, level)| !level.matmul.is_empty()).map_or(Isa::Portable, |(isa, _)| isa)
+    }
+
+    /// How the matrix kernels for many tokens take activations, where the level has any.
+    pub fn packing(self) -> Option<&'static Packing> {
+        self.packed_level().map(|(_, packed)| &packed.packing)
+    }
+
+    /// The fastest level that has kernels for many tokens. Only one is used, so that all formats share a packing.
+    fn packed_level(self) -> Option<(Isa, &'static PackedLevel)> {
+        self.levels().find_map(|(isa, level)| Some((isa, level.packed.as_ref()?)))
+    }
+
+    /// The levels from this one down.
+    fn levels(self) -> impl Iterator<Item = (Isa, &'static Level)> {
+        Isa::ALL.into_iter().rev().filter(move |isa| *isa <= self.isa).map(|isa| (isa, &LEVELS[isa as usize]))
+    }
+
     /// The matrix product of weights of this format: the fastest version at or below the level. `None` for a format
     /// that braise only knows by name.
     pub fn matmul(self, weights: Type) -> Option<MatMul> {
         let dot = weights.scalar()?.dot;
-        let levels = || {
-            Isa::ALL.into_iter().rev().filter(|isa| *isa <= self.isa).map(|isa| (isa, &LEVELS[isa as usize]))
-        };
-        let (isa, function) = levels()
+        let (isa, function) = self
+            .levels()
             .find_map(|(isa, level)| {
                 let function = match weights {
                     Type::F32 => MatMulFn::F32(level.ops.matmul_f32),
@@ -281,8 +387,9 @@ impl Kernels {
                 Some((isa, function))
             })
             .unwrap_or((Isa::Portable, MatMulFn::Scalar(dot)));
-        let packed = levels()
-            .find_map(|(isa, level)| Some((isa, level.packed.iter().find(|row| row.0 == weights)?.1)));
+        let packed = self.packed_level().and_then(|(isa, PackedLevel { packing, matmul })| {
+            Some((isa, packing, matmul.iter().find(|row| row.0 == weights)?.1))
+        });
         Some(MatMul { weights, isa, function, packed })
     }
 

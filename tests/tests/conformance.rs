@@ -250,7 +250,7 @@ fn chunks_change_no_more_than_the_order_of_sums() {
         let with = |chunk| eval(&mut Session::new(model, &options(2, chunk)).expect("a session"), tokens);
         let one_kernel = Type::ALL
             .iter()
-            .all(|ty| model.kernels().matmul(*ty).is_none_or(|matmul| !matmul.takes_packed()));
+            .all(|ty| model.kernels().matmul(*ty).is_none_or(|matmul| matmul.packing().is_none()));
         let (one, many) = (with(1), with(7));
         for chunk in [64, 512] {
             assert!(bits(&many) == bits(&with(chunk)), "chunks of {chunk}, {:?}", model.kernels());

@@ -11,13 +11,12 @@
 use std::ops::Range;
 
 use braise_kernels::ops::{Attention, KEY_BLOCK, ROWS};
-use braise_kernels::quant::packed::{PackedMat, TILE, pack, tile_words};
 use braise_kernels::quant::q8::{BLOCK, Q8Buf, Q8Mat, Q8Row, SUM_BLOCK};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
-use braise_kernels::table::{Acts, F32Mat, MatMul};
+use braise_kernels::table::{Acts, F32Mat, MatMul, PackedMat, Packing};
 
 use super::Backend;
-use crate::block::{self, Pairs, Spec};
+use crate::block::{self, Pairs};
 use crate::kv::KvCache;
 use crate::model::{LayerWeights, Model, Weight};
 
@@ -32,6 +31,9 @@ const TILE_ROWS: usize = 64;
 
 /// Chunks for each worker: enough to even out what slows one of them down.
 const CHUNKS_PER_WORKER: usize = 6;
+
+/// Tokens whose inputs are prepared together, where a packing does not say how many.
+const INPUT_TOKENS: usize = 16;
 
 /// Tokens whose attention is computed together, when there are many.
 const ATTENTION_TOKENS: usize = 16;
@@ -68,14 +70,25 @@ pub struct Buffers {
 impl Buffers {
     /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time. `None` if there is not
     /// that much memory.
-    pub fn new(team: &Team, spec: &Spec, n_batch: usize, n_logits: usize) -> Option<Buffers> {
+    pub fn new(team: &Team, model: &Model, n_batch: usize, n_logits: usize) -> Option<Buffers> {
+        let spec = model.spec();
         let max = |f: fn(&block::Layer) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
         let q = max(|l| l.attention.n_head * l.attention.head_dim);
         let attn = max(|l| l.attention.n_head * l.attention.head_dim_v);
         let n_ff = max(|l| l.mlp.n_ff);
         let n_head_kv = max(|l| l.attention.n_head_kv);
         let widest = spec.n_embd.max(attn).max(n_ff).next_multiple_of(BLOCK);
-        let n_input = n_batch.checked_next_multiple_of(TILE)?.checked_mul(widest)?;
+        let packing = model.kernels().packing();
+        let tokens = input_tokens(packing);
+        let tiles = n_batch.div_ceil(tokens);
+        // of each form only what some matrix takes
+        let room = |needed: fn(&MatMul) -> bool| match model.weights().any(|w| needed(&w.matmul)) {
+            true => tiles.checked_mul(tokens)?.checked_mul(widest),
+            false => Some(0),
+        };
+        let floats = room(|matmul| !matmul.takes_q8())?;
+        let q8 = room(|matmul| matmul.takes_q8() && matmul.packing().is_none())?;
+        let words = packing.map_or(Some(0), |packing| tiles.checked_mul(packing.words(widest)))?;
         Some(Buffers {
             x: Shared::zeroed(team, n_batch, spec.n_embd)?,
             q: Shared::zeroed(team, n_batch, q)?,
@@ -83,16 +96,12 @@ impl Buffers {
             h: Shared::zeroed(team, n_batch, n_ff)?,
             cos: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
             sin: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
-            input: Shared::zeroed(team, n_input, 1)?,
-            input_q: Shared::zeroed(team, n_input, 1)?,
-            input_z: Shared::zeroed(team, n_input / BLOCK, 1)?,
-            input_d: Shared::zeroed(team, n_input / BLOCK, 1)?,
-            input_sum: Shared::zeroed(team, n_input / SUM_BLOCK, 1)?,
-            input_packed: Shared::zeroed(
-                team,
-                (n_input / TILE / widest).checked_mul(tile_words(widest))?,
-                1,
-            )?,
+            input: Shared::zeroed(team, floats, 1)?,
+            input_q: Shared::zeroed(team, q8, 1)?,
+            input_z: Shared::zeroed(team, q8 / BLOCK, 1)?,
+            input_d: Shared::zeroed(team, q8 / BLOCK, 1)?,
+            input_sum: Shared::zeroed(team, q8 / SUM_BLOCK, 1)?,
+            input_packed: Shared::zeroed(team, words, 1)?,
             logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
         })
     }
@@ -105,6 +114,11 @@ impl Buffers {
         let floats: usize = floats.iter().map(|buffer| buffer.bytes()).sum();
         floats + quantized + self.input_packed.bytes() + self.logits.bytes()
     }
+}
+
+/// Tokens whose inputs are prepared together.
+fn input_tokens(packing: Option<&Packing>) -> usize {
+    packing.map_or(INPUT_TOKENS, Packing::tile)
 }
 
 /// What a worker has for itself.
@@ -164,6 +178,28 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// The values of some tokens, counted from the first of the source; `normalized` gives room for them.
+    fn block<'b>(
+        &'b self,
+        worker: &'b Worker<'_>,
+        model: &Model,
+        tokens: Range<usize>,
+        normalized: &'b mut Vec<f32>,
+    ) -> &'b [f32] {
+        let (k, n) = (self.row_len, tokens.len());
+        let first = self.tokens.start + tokens.start;
+        if self.norm.is_none() {
+            return &self.rows.read(worker)[first * k..(first + n) * k];
+        }
+        if normalized.len() < n * k {
+            normalized.resize(n * k, 0.0);
+        }
+        for (token, y) in (first..first + n).zip(normalized.chunks_exact_mut(k)) {
+            self.row(worker, model, token, y);
+        }
+        &normalized[..n * k]
+    }
+
     /// Writes the values of one token to `y`.
     fn row(&self, worker: &Worker<'_>, model: &Model, token: usize, y: &mut [f32]) {
         let x = &self.rows.read(worker)[token * self.row_len..(token + 1) * self.row_len];
@@ -179,7 +215,7 @@ impl Source<'_> {
 struct Inputs<'a> {
     f32: F32Mat<'a>,
     q8: Q8Mat<'a>,
-    packed: PackedMat<'a>,
+    packed: Option<PackedMat<'a>>,
 }
 
 impl<'a> Inputs<'a> {
@@ -205,7 +241,7 @@ fn chunks(worker: &Worker<'_>, units: usize) -> usize {
 }
 
 /// Which inputs of a matrix product are ready, and where.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Ready {
     n: usize,
     k: usize,
@@ -213,8 +249,8 @@ struct Ready {
     floats: bool,
     /// Whether there are quantized ones, row by row.
     q8: bool,
-    /// Whether there are quantized ones, in tiles.
-    packed: bool,
+    /// The matrix product whose packing there is one in, if any.
+    packed: Option<MatMul>,
 }
 
 impl Ready {
@@ -229,25 +265,27 @@ impl Ready {
     ) -> Ready {
         let (n, k) = (source.tokens.len(), source.row_len);
         let many = n > PRIVATE_ROWS;
-        let packs = |w: &Weight| many && w.matmul.takes_packed();
+        let packs = |w: &Weight| many && w.matmul.packing().is_some();
         let ready = Ready {
             n,
             k,
             floats: weights.iter().any(|w| !w.matmul.takes_q8()),
             q8: weights.iter().any(|w| w.matmul.takes_q8() && !packs(w)),
-            packed: weights.iter().any(|w| packs(w)),
+            packed: weights.iter().find(|w| packs(w)).map(|w| w.matmul),
         };
-        private.f32.resize(PRIVATE_ROWS * k, 0.0);
-        if private.q8.len() < PRIVATE_ROWS * k && (ready.q8 || ready.packed) {
-            private.q8 = Q8Buf::new(PRIVATE_ROWS * k);
-        }
         if many {
-            let of = chunks(worker, n.div_ceil(TILE));
+            let of = chunks(worker, n.div_ceil(ready.tokens()));
             while let Some(chunk) = worker.claim(of) {
                 ready.prepare_chunk(worker, &chunk, model, buffers, private, source);
             }
             worker.barrier();
         } else {
+            if private.f32.len() < PRIVATE_ROWS * k {
+                private.f32.resize(PRIVATE_ROWS * k, 0.0);
+            }
+            if private.q8.len() < PRIVATE_ROWS * k && ready.q8 {
+                private.q8 = Q8Buf::new(PRIVATE_ROWS * k);
+            }
             for (token, y) in source.tokens.clone().zip(private.f32.chunks_exact_mut(k)) {
                 source.row(worker, model, token, y);
             }
@@ -259,9 +297,14 @@ impl Ready {
         ready
     }
 
+    /// Tokens that are prepared together.
+    fn tokens(&self) -> usize {
+        input_tokens(self.packed.as_ref().and_then(MatMul::packing))
+    }
+
     /// Prepares some tiles of tokens.
     fn prepare_chunk(
-        self,
+        &self,
         worker: &Worker<'_>,
         chunk: &Chunk<'_>,
         model: &Model,
@@ -269,9 +312,10 @@ impl Ready {
         private: &mut PrivateInputs,
         source: &Source<'_>,
     ) {
-        let Ready { n, k, floats, q8, packed } = self;
-        let units = |unit: usize| Units::all(n.div_ceil(TILE), unit);
-        let rows = |unit: usize| units(TILE * k / unit);
+        let &Ready { n, k, floats, q8, packed } = self;
+        let tokens = self.tokens();
+        let units = |unit: usize| Units::all(n.div_ceil(tokens), unit);
+        let rows = |unit: usize| units(tokens * k / unit);
         let f32 = if floats { buffers.input.rows(chunk, rows(1)) } else { &mut [] };
         let (q, z, d, sum) = if q8 {
             let (q, z) = (buffers.input_q.rows(chunk, rows(1)), buffers.input_z.rows(chunk, rows(BLOCK)));
@@ -279,36 +323,36 @@ impl Ready {
         } else {
             (&mut [][..], &mut [][..], &mut [][..], &mut [][..])
         };
-        let words = tile_words(k);
-        let tiles = if packed { buffers.input_packed.rows(chunk, units(words)) } else { &mut [] };
-        let tokens = chunk.range(n.div_ceil(TILE));
-        for (i, token) in (tokens.start * TILE..n.min(tokens.end * TILE)).enumerate() {
-            let row = &mut private.f32[..k];
-            source.row(worker, model, source.tokens.start + token, row);
+        let mut tiles = packed.map(|matmul| {
+            let words = matmul.packing().map_or(0, |packing| packing.words(k));
+            (matmul, buffers.input_packed.rows(chunk, units(words)).chunks_exact_mut(words))
+        });
+        let range = chunk.range(n.div_ceil(tokens));
+        for (i, first) in range.map(|tile| tile * tokens).enumerate() {
+            let tokens_here = first..n.min(first + tokens);
+            let x = source.block(worker, model, tokens_here.clone(), &mut private.f32);
+            let at = |unit: usize| i * tokens * k / unit..(i * tokens + tokens_here.len()) * k / unit;
             if floats {
-                f32[i * k..(i + 1) * k].copy_from_slice(row);
+                f32[at(1)].copy_from_slice(x);
             }
-            let at = |unit: usize| i * k / unit..(i + 1) * k / unit;
             if q8 {
                 let (z, d) = (&mut z[at(BLOCK)], &mut d[at(BLOCK)]);
-                model.kernels().quantize_q8(row, &mut q[at(1)], z, d, &mut sum[at(SUM_BLOCK)]);
+                model.kernels().quantize_q8(x, &mut q[at(1)], z, d, &mut sum[at(SUM_BLOCK)]);
             }
-            if packed {
-                let (q, z, d, sum) = private.q8.parts(k);
-                model.kernels().quantize_q8(row, q, z, d, sum);
-                pack(private.q8.row(k), i % TILE, &mut tiles[i / TILE * words..][..words]);
+            if let Some((matmul, tiles)) = &mut tiles {
+                matmul.pack(x, k, tiles.next().expect("a tile for each run of tokens"));
             }
         }
     }
 
     /// The inputs.
     fn read<'b>(
-        self,
+        &self,
         worker: &'b Worker<'_>,
         buffers: &'b Buffers,
         private: &'b PrivateInputs,
     ) -> Inputs<'b> {
-        let Ready { n, k, floats, q8, packed } = self;
+        let &Ready { n, k, floats, q8, packed } = self;
         let many = n > PRIVATE_ROWS;
         let f32 = match floats {
             true if many => &buffers.input.read(worker)[..n * k],
@@ -325,13 +369,11 @@ impl Ready {
             true => private.q8.row(n * k),
             false => Q8Row::default(),
         };
-        let tiles =
-            if packed { &buffers.input_packed.read(worker)[..n.div_ceil(TILE) * tile_words(k)] } else { &[] };
-        Inputs {
-            f32: F32Mat { row_len: k, all: f32 },
-            q8: Q8Mat { row_len: k, all: row },
-            packed: PackedMat { row_len: k, cols: n, tiles },
-        }
+        let packed = packed.and_then(|matmul| matmul.packing()).map(|packing| {
+            let tiles = &buffers.input_packed.read(worker)[..n.div_ceil(packing.tile()) * packing.words(k)];
+            PackedMat { row_len: k, cols: n, tiles }
+        });
+        Inputs { f32: F32Mat { row_len: k, all: f32 }, q8: Q8Mat { row_len: k, all: row }, packed }
     }
 }
 
@@ -347,8 +389,9 @@ fn multiply(
     tile.resize(n * rows.len(), 0.0);
     let bytes = weight.row_bytes();
     let w = &model.data(weight)[rows.start * bytes..rows.end * bytes];
-    if n > PRIVATE_ROWS && weight.matmul.takes_packed() {
-        weight.matmul.call(w, Acts::Packed(inputs.packed), tile);
+    let packed = inputs.packed.filter(|_| weight.matmul.packing().is_some());
+    if let Some(packed) = packed {
+        weight.matmul.call(w, Acts::Packed(packed), tile);
     } else {
         let step = (ACTS_IN_CACHE / weight.cols()).max(1).next_multiple_of(8);
         for first in (0..n).step_by(step) {

@@ -1,6 +1,8 @@
 //! Kernels for the instruction sets of CPUs: one folder a level, the same file names in each.
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512vnni;

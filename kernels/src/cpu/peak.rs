@@ -23,12 +23,13 @@ pub(crate) struct Peaks {
 
 /// The levels of this build target, by [`Isa`].
 #[cfg(target_arch = "x86_64")]
-const LEVELS: &[&Peaks] = &[&PORTABLE, &super::avx2::peak::PEAKS, &super::avx512vnni::peak::PEAKS];
+const LEVELS: &[&Peaks] =
+    &[&PORTABLE, &super::avx2::peak::PEAKS, &super::avx512vnni::peak::PEAKS, &super::amx::peak::PEAKS];
 #[cfg(not(target_arch = "x86_64"))]
 const LEVELS: &[&Peaks] = &[&PORTABLE];
 
 /// Does `rounds` rounds of int8 multiply-adds into wider integers, as quantized weights need them, at the level of
-/// `kernels`; gives the number of operations.
+/// `kernels` (on amx of bf16 ones, which take their place there); gives the number of operations.
 pub fn int8(kernels: Kernels, rounds: usize) -> u64 {
     run(&LEVELS[kernels.isa() as usize].int8, rounds)
 }

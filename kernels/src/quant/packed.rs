@@ -15,10 +15,10 @@
 //! 2 x TILE   d times the sum of t of half the block, each half      (f32)
 //! ```
 
-use super::q8::{BLOCK, Q8Row, SUM_BLOCK};
+use super::q8::{BLOCK, Q8Row, SUM_BLOCK, quantize};
 
 /// Tokens in a tile.
-pub const TILE: usize = 12;
+pub(crate) const TILE: usize = 12;
 
 /// Lines of a block.
 pub(crate) const LINES: usize = 13;
@@ -33,37 +33,51 @@ pub(crate) const SUM: usize = 10;
 pub(crate) const HALF_SUM: usize = 11;
 
 /// 32-bit words of a tile of rows of `k` values.
-pub const fn tile_words(k: usize) -> usize {
+pub(crate) fn tile_words(k: usize) -> usize {
     k / BLOCK * LINES * TILE
 }
 
-/// Tokens of quantized activations, in tiles.
-#[derive(Debug, Clone, Copy)]
-pub struct PackedMat<'a> {
-    /// Values in a row.
-    pub row_len: usize,
-    /// Tokens; the last tile may have more, which are all 0.
-    pub cols: usize,
-    /// The tiles, [`tile_words`] each.
-    pub tiles: &'a [u32],
+/// Packs up to [`TILE`] rows of `k` values, which it quantizes; what a tile holds of rows that are missing is not written.
+#[inline(always)] // into each ISA's version
+pub(crate) fn pack(x: &[f32], k: usize, tile: &mut [u32]) {
+    assert!(x.len() <= TILE * k && tile.len() == tile_words(k));
+    for (lane, row) in x.chunks_exact(k).enumerate() {
+        let blocks = tile.as_chunks_mut::<{ LINES * TILE }>().0.iter_mut();
+        for (block, x) in blocks.zip(row.as_chunks::<BLOCK>().0) {
+            let (mut q, mut z, mut d, mut sum) = ([0; BLOCK], [0], [0.0], [0; BLOCK / SUM_BLOCK]);
+            quantize(x, &mut q, &mut z, &mut d, &mut sum);
+            pack_block(&q, z[0], d[0], sum, lane, block);
+        }
+    }
 }
 
-/// Writes token `lane` of a tile.
-pub fn pack(x: Q8Row<'_>, lane: usize, tile: &mut [u32]) {
+/// Packs a row that is quantized already as token `lane` of a tile.
+pub fn pack_row(x: Q8Row<'_>, lane: usize, tile: &mut [u32]) {
     assert!(lane < TILE && tile.len() == tile_words(x.len()));
-    let blocks = tile.as_chunks_mut::<{ LINES * TILE }>().0.iter_mut();
-    let values = x.q.as_chunks::<BLOCK>().0.iter().zip(x.z).zip(x.d);
-    let sums = x.sum.as_chunks::<{ BLOCK / SUM_BLOCK }>().0;
-    for ((block, ((q, z), d)), [low, high]) in blocks.zip(values).zip(sums) {
-        let mut put = |line: usize, word: u32| block[line * TILE + lane] = word;
-        let scaled = |sum: i16| (d * f32::from(sum)).to_bits();
-        for (i, four) in q.as_chunks::<4>().0.iter().enumerate() {
-            put(i, u32::from_le_bytes(four.map(|q| q as u8 ^ 0x80)));
-        }
-        put(ZERO, (i32::from(*z) - 128) as u32 & 0xffff);
-        put(SCALE, d.to_bits());
-        put(SUM, scaled(low + high));
-        put(HALF_SUM, scaled(*low));
-        put(HALF_SUM + 1, scaled(*high));
+    let values = x.q.as_chunks().0.iter().zip(x.z).zip(x.d).zip(x.sum.as_chunks().0);
+    for (block, (((q, z), d), sum)) in tile.as_chunks_mut().0.iter_mut().zip(values) {
+        pack_block(q, *z, *d, *sum, lane, block);
     }
+}
+
+/// Writes a block of token `lane`.
+#[inline(always)]
+fn pack_block(
+    q: &[i8; BLOCK],
+    z: i8,
+    d: f32,
+    [low, high]: [i16; BLOCK / SUM_BLOCK],
+    lane: usize,
+    block: &mut [u32; LINES * TILE],
+) {
+    let mut put = |line: usize, word: u32| block[line * TILE + lane] = word;
+    let scaled = |sum: i16| (d * f32::from(sum)).to_bits();
+    for (i, four) in q.as_chunks::<4>().0.iter().enumerate() {
+        put(i, u32::from_le_bytes(four.map(|q| q as u8 ^ 0x80)));
+    }
+    put(ZERO, (i32::from(z) - 128) as u32 & 0xffff);
+    put(SCALE, d.to_bits());
+    put(SUM, scaled(low + high));
+    put(HALF_SUM, scaled(low));
+    put(HALF_SUM + 1, scaled(high));
 }

@@ -9,8 +9,9 @@ use super::inputs::{
 use super::report::Cases;
 use braise_kernels::quant::q8::BLOCK;
 use braise_kernels::quant::{Dot, Type};
-use braise_kernels::table::Acts;
+use braise_kernels::table::{Acts, Rounding};
 use fastrand::Rng;
+use half::bf16;
 
 /// Row lengths of formats with blocks of 256 weights, of 32, and of one: short ones, layers of real models, tails.
 const K_256: &[usize] = &[256, 512, 768, 2048, 4096];
@@ -41,12 +42,15 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(tier: &str, ty: Type, k: usize, w: Vec<u8>, x: Activations) -> Problem {
+    fn new(tier: &str, ty: Type, rounding: Rounding, k: usize, w: Vec<u8>, x: Activations) -> Problem {
         let rows = w.len() / ty.row_bytes(k).expect("rows are whole blocks");
         let columns = x.values().len() / k;
         let mut problem =
             Problem { name: format!("{tier}, k {k}"), ty, k, rows, columns, w, x, want: vec![] };
-        problem.want = problem.wants(tier == "exact");
+        problem.want = match rounding {
+            Rounding::Q8 => problem.wants(tier == "exact"),
+            Rounding::Bf16 => problem.wants_of_bf16(tier == "exact"),
+        };
         problem
     }
 
@@ -97,6 +101,32 @@ impl Problem {
                         _ => unreachable!("activations are made for the type"),
                     };
                     Want::NotFinite { nan: scalar.is_nan() }
+                });
+            }
+        }
+        wants
+    }
+
+    /// The same of weights and activations that are rounded to bf16.
+    ///
+    /// In the exact tier activations lose nothing and weights are rounded from the same numbers, so that only the
+    /// rounding of sums is left. Elsewhere the numbers may differ in the last bit before they are rounded, and so by a
+    /// step of 2^-8 after.
+    fn wants_of_bf16(&self, exactly: bool) -> Vec<Want> {
+        let round = |x: f32| bf16::from_f32(x).to_f64();
+        let mut weights = vec![0.0; self.rows * self.k];
+        (self.ty.scalar().expect("a type with a kernel").dequantize)(&self.w, &mut weights);
+        let values = self.x.values();
+        let mut wants = Vec::new();
+        for x in values.chunks_exact(self.k) {
+            for weights in weights.chunks_exact(self.k) {
+                let products = || weights.iter().zip(x).map(|(w, x)| round(*w) * round(*x as f32));
+                let (exact, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+                let roundings = self.k as f64 * f64::from(f32::EPSILON);
+                let step = if exactly { 0.0 } else { 2f64.powi(-8) };
+                wants.push(match exact.is_finite() {
+                    true => Want::Within { exact, bound: (roundings + step) * size },
+                    false => Want::NotFinite { nan: exact.is_nan() },
                 });
             }
         }
@@ -171,7 +201,7 @@ fn call_guarded(
 }
 
 /// Every tier of a matrix product with weights of this type.
-pub fn check(ty: Type, kernel: impl Fn(&[u8], Acts<'_>, &mut [f32]), cases: &mut Cases) {
+pub fn check(ty: Type, rounding: Rounding, kernel: impl Fn(&[u8], Acts<'_>, &mut [f32]), cases: &mut Cases) {
     let mut random = Rng::with_seed(u64::from(ty as u32));
     let lengths = match ty.block() {
         1 => K_1,
@@ -179,16 +209,16 @@ pub fn check(ty: Type, kernel: impl Fn(&[u8], Acts<'_>, &mut [f32]), cases: &mut
         _ => K_256,
     };
     for &k in lengths {
-        exact(ty, k, &mut random).check(&kernel, cases);
-        realistic(ty, k, &mut random).check(&kernel, cases);
-        special(ty, k, &mut random).check(&kernel, cases);
+        exact(ty, rounding, k, &mut random).check(&kernel, cases);
+        realistic(ty, rounding, k, &mut random).check(&kernel, cases);
+        special(ty, rounding, k, &mut random).check(&kernel, cases);
     }
     for &k in &lengths[lengths.len() - 3..] {
-        extremes(ty, k).iter().for_each(|problem| problem.check(&kernel, cases));
+        extremes(ty, rounding, k).iter().for_each(|problem| problem.check(&kernel, cases));
     }
 }
 
-fn exact(ty: Type, k: usize, random: &mut Rng) -> Problem {
+fn exact(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
     let (rows, columns) = (17, 16);
     let w = exact_weights(ty, rows * k, random);
     let size = match Format::find(ty) {
@@ -196,17 +226,17 @@ fn exact(ty: Type, k: usize, random: &mut Rng) -> Problem {
         None => 128.0,
     };
     let x = exact_activations(ty, k, columns, size, parts(ty), random);
-    Problem::new("exact", ty, k, w, x)
+    Problem::new("exact", ty, rounding, k, w, x)
 }
 
-fn realistic(ty: Type, k: usize, random: &mut Rng) -> Problem {
+fn realistic(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
     let (rows, columns) = (17, 16);
     let w = realistic_weights(ty, rows * k, random);
-    Problem::new("realistic", ty, k, w, realistic_activations(ty, columns * k, random))
+    Problem::new("realistic", ty, rounding, k, w, realistic_activations(ty, columns * k, random))
 }
 
 /// Scales that are not finite, zero or subnormal, and activations with such scales, in one place each.
-fn special(ty: Type, k: usize, random: &mut Rng) -> Problem {
+fn special(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
     const WEIGHTS: [f32; 6] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-7];
     const ACTIVATIONS: [f32; 4] = [f32::NAN, f32::INFINITY, 0.0, 1e-30];
     let (rows, columns) = (3 * WEIGHTS.len(), 2 * ACTIVATIONS.len());
@@ -233,18 +263,18 @@ fn special(ty: Type, k: usize, random: &mut Rng) -> Problem {
             Activations::Q8(x) => x.d[at / BLOCK] = bad,
         }
     }
-    Problem::new("special scales", ty, k, w, x)
+    Problem::new("special scales", ty, rounding, k, w, x)
 }
 
 /// Codes, scales and activations all at an end of their range: what an integer kernel must not saturate at.
-fn extremes(ty: Type, k: usize) -> Vec<Problem> {
+fn extremes(ty: Type, rounding: Rounding, k: usize) -> Vec<Problem> {
     const BYTES: [u8; 10] = [0x00, 0xff, 0x77, 0x88, 0x7f, 0x80, 0x0f, 0xf0, 0x55, 0xaa];
     const SCALES: [f32; 5] = [1.0, -1.0, 65504.0, 6e-8, 0.0];
     let x = extreme_activations(ty, k);
     let Some(format) = Format::find(ty) else {
         let values = [65504.0, -65504.0, 6e-8, 1.0, 0.0, -0.0, 6.1e-5];
         let w: Vec<f32> = (0..5 * k).map(|i| values[(i + i / k) % values.len()]).collect();
-        return vec![Problem::new("extremes", ty, k, quantize(ty, &w), x)];
+        return vec![Problem::new("extremes", ty, rounding, k, quantize(ty, &w), x)];
     };
     let problem = |byte: u8| {
         let mut w = vec![byte; SCALES.len() * k / ty.block() * ty.bytes()];
@@ -254,7 +284,7 @@ fn extremes(ty: Type, k: usize) -> Vec<Problem> {
                 field.set(block, SCALES[(i * ty.bytes() / row_bytes + f) % SCALES.len()]);
             }
         }
-        Problem::new(&format!("extremes {byte:#04x}"), ty, k, w, x.clone())
+        Problem::new(&format!("extremes {byte:#04x}"), ty, rounding, k, w, x.clone())
     };
     BYTES.into_iter().map(problem).collect()
 }

@@ -17,7 +17,7 @@
 use std::cell::RefCell;
 
 use super::*;
-use crate::quant::packed::{HALF_SUM, LINES, PackedMat, SCALE, SUM, TILE, ZERO, tile_words};
+use crate::quant::packed::{HALF_SUM, LINES, SCALE, SUM, TILE, ZERO, tile_words};
 use crate::quant::q8::BLOCK;
 
 /// Rows of weights in a panel: two vectors of lanes.
@@ -77,10 +77,16 @@ impl Scratch {
                 offsets: [ZEROS; SLAB / BLOCK * 2],
                 sums: [[Line([0; LANES]); 2]; SLAB / BLOCK * 2],
             },
-            rows: [const { Unpacked { bytes: [[0; 64]; 4], scales: [0.0; 16], offsets: [0.0; 16] } }; LANES],
+            rows: Default::default(),
             y: Vec::new(),
         })
     }
+}
+
+/// See [`crate::quant::packed::pack`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(crate) fn pack(x: &[f32], k: usize, tile: &mut [u32]) {
+    crate::quant::packed::pack(x, k, tile)
 }
 
 /// All rows of weights times all tokens (see `table::MatMul`).
@@ -154,7 +160,7 @@ fn unpack(
                 let words = std::array::from_fn(|r| _mm512_castps_si512(load_floats(of(&rows[r]))));
                 transpose(words).map(|x| _mm512_castsi512_ps(x))
             };
-            let (scales, offsets) = (floats(|u| &u.scales), floats(|u| &u.offsets));
+            let (scales, offsets) = (floats(|u| &u.scales.scales), floats(|u| &u.scales.offsets));
             for j in 0..scales_in_group {
                 let at = i * scales_in_group + j;
                 store_floats(scales[j], &mut to.scales[at].0[v].0);
@@ -221,38 +227,6 @@ fn multiply<const HALVES: bool, const OFFSETS: bool>(
         store_floats(acc[0], &mut y[0].0);
         store_floats(acc[1], &mut y[1].0);
     }
-}
-
-/// Turns sixteen rows of sixteen words into sixteen columns.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-#[inline]
-fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
-    // 2 x 2 words, then 2 x 2 pairs of words: after that each 128-bit lane holds a column of four rows
-    let mut a = [_mm512_setzero_si512(); LANES];
-    for i in 0..LANES / 2 {
-        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-    }
-    let mut b = a;
-    for i in 0..LANES / 4 {
-        for j in 0..2 {
-            b[4 * i + 2 * j] = _mm512_unpacklo_epi64(a[4 * i + j], a[4 * i + 2 + j]);
-            b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + 2 + j]);
-        }
-    }
-    // now the lanes: b[4 i + j] has column j + 4 l of rows 4 i to 4 i + 3 in its lane l
-    let mut columns = b;
-    for j in 0..4 {
-        let low = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[j], b[4 + j]);
-        let high = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[j], b[4 + j]);
-        let low_2 = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[8 + j], b[12 + j]);
-        let high_2 = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[8 + j], b[12 + j]);
-        columns[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, low_2);
-        columns[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, low_2);
-        columns[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, high_2);
-        columns[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high_2);
-    }
-    columns
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]

@@ -10,7 +10,7 @@
 //! Sixteen i32 lanes, eight a block, become floats and are scaled by d_w * d_x of their block. What the unsigned bytes
 //! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
-mod gemm;
+pub(crate) mod gemm;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 pub(crate) mod mxfp4;
@@ -30,7 +30,7 @@ pub(crate) mod q8_0;
 use super::avx2::{k_scales_and_offsets, unit};
 use super::{GROUP, Group, dot_of_blocks, dot_of_superblocks, high_bits_and_nibbles};
 use crate::quant::Type;
-use crate::quant::packed::PackedMat;
+use crate::table::PackedMat;
 use crate::table::{MatMulFn, MatMulPacked};
 use std::arch::x86_64::*;
 
@@ -120,7 +120,7 @@ fn store_ps(x: __m256, to: &mut [f32; 8]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn load_floats(a: &[f32; 16]) -> __m512 {
+pub(crate) fn load_floats(a: &[f32; 16]) -> __m512 {
     // SAFETY: reads the sixteen floats of `a`; the load needs no alignment.
     unsafe { _mm512_loadu_ps(a.as_ptr()) }
 }
@@ -130,6 +130,38 @@ fn load_floats(a: &[f32; 16]) -> __m512 {
 fn store_floats(x: __m512, to: &mut [f32; 16]) {
     // SAFETY: writes the sixteen floats of `to`; the store needs no alignment.
     unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+}
+
+/// Turns sixteen rows of sixteen words into sixteen columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+pub(crate) fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    // 2 x 2 words, then 2 x 2 pairs of words: after that each 128-bit lane holds a column of four rows
+    let mut a = [_mm512_setzero_si512(); 16];
+    for i in 0..16 / 2 {
+        a[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    let mut b = a;
+    for i in 0..16 / 4 {
+        for j in 0..2 {
+            b[4 * i + 2 * j] = _mm512_unpacklo_epi64(a[4 * i + j], a[4 * i + 2 + j]);
+            b[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(a[4 * i + j], a[4 * i + 2 + j]);
+        }
+    }
+    // now the lanes: b[4 i + j] has column j + 4 l of rows 4 i to 4 i + 3 in its lane l
+    let mut columns = b;
+    for j in 0..4 {
+        let low = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[j], b[4 + j]);
+        let high = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[j], b[4 + j]);
+        let low_2 = _mm512_shuffle_i32x4::<0b10_00_10_00>(b[8 + j], b[12 + j]);
+        let high_2 = _mm512_shuffle_i32x4::<0b11_01_11_01>(b[8 + j], b[12 + j]);
+        columns[j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(low, low_2);
+        columns[8 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(low, low_2);
+        columns[4 + j] = _mm512_shuffle_i32x4::<0b10_00_10_00>(high, high_2);
+        columns[12 + j] = _mm512_shuffle_i32x4::<0b11_01_11_01>(high, high_2);
+    }
+    columns
 }
 
 /// The f16 at byte `at` of each of up to eight blocks, as floats; 0 for those that are missing.
@@ -243,6 +275,12 @@ fn block_sums(x: &Group<'_>, factors: __m256i) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, factors))
 }
 
+impl Default for Unpacked {
+    fn default() -> Self {
+        Unpacked { bytes: [[0; 64]; 4], scales: Scales::default() }
+    }
+}
+
 /// What makes weights of the bytes of eight blocks: d byte + m. Each has a scale and an offset.
 struct Blocks {
     d: __m256,
@@ -259,7 +297,7 @@ impl Blocks {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
-    fn store(self, to: &mut Unpacked) {
+    fn store(self, to: &mut Scales) {
         store_ps(self.d, to.scales.first_chunk_mut().expect("eight of sixteen"));
         store_ps(self.m, to.offsets.first_chunk_mut().expect("eight of sixteen"));
     }
@@ -283,7 +321,7 @@ impl Halves {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
-    fn store(self, to: &mut Unpacked) {
+    fn store(self, to: &mut Scales) {
         let product =
             |d, x| _mm512_mul_ps(_mm512_broadcast_f32x8(d), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x)));
         store_floats(product(self.d, self.scales), &mut to.scales);
@@ -291,24 +329,29 @@ impl Halves {
     }
 }
 
-/// Up to 256 weights of a row, taken apart: weight = scale byte + offset. There is one scale for 32 of them or for 16;
-/// what the row does not have is meaningless.
-#[derive(Clone)]
+/// Scales and offsets of up to 256 weights: one of each for 32 of them, or for 16.
+#[derive(Default)]
 #[repr(C, align(64))]
-pub(super) struct Unpacked {
-    pub(super) bytes: [[u8; 64]; 4],
-    pub(super) scales: [f32; 16],
-    pub(super) offsets: [f32; 16],
+pub(crate) struct Scales {
+    pub(crate) scales: [f32; 16],
+    pub(crate) offsets: [f32; 16],
+}
+
+/// Up to 256 weights of a row, taken apart: weight = scale byte + offset. What the row does not have is meaningless.
+#[repr(C, align(64))]
+struct Unpacked {
+    bytes: [[u8; 64]; 4],
+    scales: Scales,
 }
 
 /// What the kernels for many tokens know of a format.
-pub(super) struct Format {
+struct Format {
     /// Takes group `i` of 256 weights of a row apart; needs this level.
-    pub(super) unpack: unsafe fn(&[u8], usize, &mut Unpacked),
+    unpack: unsafe fn(&[u8], usize, &mut Unpacked),
     /// Whether half blocks have their own scales.
-    pub(super) halves: bool,
+    halves: bool,
     /// For symmetric formats: what the bytes are more than the codes; offset = -shift scale.
-    pub(super) shift: Option<u8>,
+    shift: Option<u8>,
 }
 
 /// Defines the kernels of a format of 32-weight blocks of `$bytes` bytes from the module's `parts`.
@@ -322,14 +365,30 @@ macro_rules! kernels_of_blocks {
         }
         dot_of_blocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", $bytes, Acc<N>);
 
+        /// Takes group `i` of 256 weights of a row apart: `take` gets four pairs of blocks, one by one.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
+        #[inline]
+        pub(crate) fn each_pair(
+            row: &[u8],
+            i: usize,
+            scales: &mut Scales,
+            mut take: impl FnMut(&Scales, usize, __m512i),
+        ) {
             let row = row.as_chunks::<{ $bytes }>().0;
             let (parts, pair) = parts(&row[i * GROUP..row.len().min((i + 1) * GROUP)]);
-            store_pairs(pair, to);
-            parts.store(to);
+            parts.store(scales);
+            for p in 0..GROUP / 2 {
+                take(scales, p, pair(p));
+            }
         }
-        pub(super) const FORMAT: Format = Format { unpack, halves: false, shift: $shift };
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
+            each_pair(row, i, &mut to.scales, |_, p, bytes| store_512(bytes, &mut to.bytes[p]));
+        }
+        pub(super) const FORMAT: Format = Format { unpack, halves: HALVES, shift: $shift };
+        /// Whether half blocks have their own scales.
+        pub(crate) const HALVES: bool = false;
     };
 }
 use kernels_of_blocks;
@@ -349,24 +408,38 @@ macro_rules! kernels_of_superblocks {
             Acc<N>
         );
 
+        /// Takes group `i` of 256 weights of a row apart: `take` gets four pairs of blocks, one by one.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[inline]
+        pub(crate) fn each_pair(
+            row: &[u8],
+            i: usize,
+            scales: &mut Scales,
+            mut take: impl FnMut(&Scales, usize, __m512i),
+        ) {
+            let (parts, pair) = parts(&bytemuck::cast_slice(row)[i]);
+            parts.store(scales);
+            for p in 0..GROUP / 2 {
+                take(scales, p, pair(p));
+            }
+        }
+
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
-            let (parts, pair) = parts(&bytemuck::cast_slice(row)[i]);
-            store_pairs(pair, to);
-            parts.store(to);
+            each_pair(row, i, &mut to.scales, |_, p, bytes| store_512(bytes, &mut to.bytes[p]));
         }
-        pub(super) const FORMAT: Format = Format { unpack, halves: $halves, shift: $shift };
+        pub(super) const FORMAT: Format = Format { unpack, halves: HALVES, shift: $shift };
+        /// Whether half blocks have their own scales.
+        pub(crate) const HALVES: bool = $halves;
     };
 }
 use kernels_of_superblocks;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn store_pairs(pair: impl Fn(usize) -> __m512i, to: &mut Unpacked) {
-    for (p, bytes) in to.bytes.iter_mut().enumerate() {
-        // SAFETY: writes the 64 bytes; the store needs no alignment.
-        unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), pair(p)) };
-    }
+fn store_512(x: __m512i, to: &mut [u8; 64]) {
+    // SAFETY: writes the 64 bytes of `to`; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
 }
 
 /// Running sums of N dot products.

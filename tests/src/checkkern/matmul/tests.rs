@@ -26,7 +26,7 @@ const TYPES: [Type; 6] = [Type::Q4_0, Type::Q4_1, Type::Q8_0, Type::Q4_K, Type::
 
 fn tiers(ty: Type) -> [Problem; 2] {
     let mut random = Rng::with_seed(1);
-    [exact(ty, 512, &mut random), realistic(ty, 512, &mut random)]
+    [exact(ty, Rounding::Q8, 512, &mut random), realistic(ty, Rounding::Q8, 512, &mut random)]
 }
 
 /// Expects that every tier finds fault with `kernel`.
@@ -187,14 +187,14 @@ fn saturation_is_caught_by_extremes() {
         }
     };
     let mut cases = Cases::default();
-    extremes(ty, 256).iter().for_each(|problem| problem.check(&saturated, &mut cases));
+    extremes(ty, Rounding::Q8, 256).iter().for_each(|problem| problem.check(&saturated, &mut cases));
     assert!(cases.failed());
 }
 
 #[test]
 fn a_number_in_place_of_a_nan_is_caught() {
     for ty in [Type::Q4_0, Type::Q6_K, Type::F16] {
-        let problem = special(ty, 512, &mut Rng::with_seed(1));
+        let problem = special(ty, Rounding::Q8, 512, &mut Rng::with_seed(1));
         let mut cases = Cases::default();
         problem.check(&|w, x, y| scalar(ty, w, x, y), &mut cases);
         assert!(!cases.failed(), "{ty}: {cases:?}");

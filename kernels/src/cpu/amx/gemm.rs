@@ -1,0 +1,204 @@
+//! Quantized weights of any format times the activations of many tokens, in tiles of bf16.
+//!
+//! 32 rows of weights, 512 values of each, become a panel of tiles in bf16, which stays in the caches next to the core
+//! while all tokens pass, 32 at a time: four tiles of sums, each of the four tiles loaded serves two of them.
+
+use std::cell::RefCell;
+
+use super::pack::{TILE, bf16, words};
+use super::*;
+use crate::cpu::avx512vnni::{Scales, load_floats, transpose};
+
+/// Rows of weights in a panel.
+const ROWS: usize = 2 * TILE_ROWS;
+
+/// Weights of a row in a panel.
+const SLAB: usize = 512;
+
+/// Weights of a row that are unpacked at a time.
+const GROUP: usize = 256;
+
+/// Tiles of a panel, (half of the rows, k / 32).
+type Panel = [[AlignedTile; SLAB / TILE_VALUES]; 2];
+
+/// Sums of 32 rows and 32 tokens, (half of the rows, half of the tokens): tiles of (row, token), in f32.
+type Sums = [[AlignedTile; 2]; 2];
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct AlignedTile(pub(super) Tile);
+
+/// Where 256 weights of a row go: row `r` of eight tiles.
+pub(super) struct RowOfTiles<'a> {
+    pub(super) tiles: &'a mut [AlignedTile; GROUP / TILE_VALUES],
+    pub(super) r: usize,
+}
+
+/// Turns group `i` of 256 weights of a row into bf16; needs this level. The scales are memory for it.
+type Dequantize = unsafe fn(&[u8], usize, &mut Scales, RowOfTiles<'_>);
+
+const ZERO: AlignedTile = AlignedTile([[0; 16]; TILE_ROWS]);
+
+struct Scratch {
+    panel: Panel,
+    /// (panel, pair of token tiles)
+    sums: Vec<Sums>,
+}
+
+thread_local! {
+    /// Kept from call to call.
+    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
+}
+
+/// All rows of weights times all tokens (see `table::MatMul`).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+pub(super) fn matmul(dequantize: Dequantize, w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let Scratch { panel, sums } = &mut **scratch.get_or_insert_with(|| {
+            let panel = [[ZERO; SLAB / TILE_VALUES]; 2];
+            Box::new(Scratch { panel, sums: Vec::new() })
+        });
+        // SAFETY: this function is called where the CPU has the level.
+        let tiles = unsafe { Tiles::new() };
+        let rows = y.len() / x.cols;
+        let row_bytes = w.len() / rows;
+        let (panels, pairs) = (rows.div_ceil(ROWS), x.cols.div_ceil(2 * TILE));
+        sums.resize(panels * pairs, [[ZERO; 2]; 2]);
+        // the tokens' part of a slab stays in the second-level cache for all panels
+        for start in (0..x.row_len).step_by(SLAB) {
+            let n = SLAB.min(x.row_len - start);
+            for (w, sums) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(pairs)) {
+                unpack(dequantize, w, row_bytes, start / GROUP..(start + n).div_ceil(GROUP), panel);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let tokens = |tile: usize| -> &[Tile] {
+                        let tile = &x.tiles[tile * words(x.row_len)..(tile + 1) * words(x.row_len)];
+                        &tile.as_chunks().0.as_chunks().0[start / TILE_VALUES..(start + n) / TILE_VALUES]
+                    };
+                    // an odd tile at the end meets the panel twice
+                    let second = (2 * i + 1).min(x.cols.div_ceil(TILE) - 1);
+                    multiply(&tiles, panel, [tokens(2 * i), tokens(second)], start == 0, sums);
+                }
+            }
+        }
+        for (i, sums) in sums.chunks_exact(pairs).enumerate() {
+            store(sums, &mut y[i * ROWS..], rows, x.cols, ROWS.min(rows - i * ROWS));
+        }
+    });
+}
+
+/// Makes a panel of up to 32 rows. Of rows that are missing nothing is written: nobody reads their results.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn unpack(
+    dequantize: Dequantize,
+    w: &[u8],
+    row_bytes: usize,
+    groups: std::ops::Range<usize>,
+    panel: &mut Panel,
+) {
+    let mut scales = Scales::default();
+    for (r, row) in w.chunks_exact(row_bytes).enumerate() {
+        let parts = panel[r / TILE_ROWS].as_chunks_mut().0.iter_mut();
+        for (group, tiles) in groups.clone().zip(parts) {
+            // SAFETY: `dequantize` needs this level.
+            unsafe { dequantize(row, group, &mut scales, RowOfTiles { tiles, r: r % TILE_ROWS }) };
+        }
+    }
+}
+
+/// Turns block `b` of eight, one half of the 64 bytes of a pair, into a row of a tile.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[inline]
+pub(super) fn store_block<const HALVES: bool>(
+    scales: &Scales,
+    b: usize,
+    pair: __m512i,
+    to: &mut [u32; TILE_VALUES / 2],
+) {
+    let block = if b % 2 == 0 { _mm512_castsi512_si256(pair) } else { _mm512_extracti64x4_epi64::<1>(pair) };
+    let weights = |bytes: __m128i, i: usize| {
+        let (scale, offset) = (_mm512_set1_ps(scales.scales[i]), _mm512_set1_ps(scales.offsets[i]));
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), scale, offset)
+    };
+    let (i, j) = if HALVES { (2 * b, 2 * b + 1) } else { (b, b) };
+    let low = weights(_mm256_castsi256_si128(block), i);
+    let high = weights(_mm256_extracti128_si256::<1>(block), j);
+    // SAFETY: writes the 64 bytes of `to`; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), bf16(low, high)) };
+}
+
+/// Adds the products of a panel and the tokens of two tiles to `sums`, or puts them there.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn multiply(_: &Tiles, panel: &Panel, x: [&[Tile]; 2], put: bool, sums: &mut Sums) {
+    let steps = x[0].len();
+    assert!(x[1].len() == steps && (1..=SLAB / TILE_VALUES).contains(&steps));
+    // SAFETY: the tiles are configured to 16 rows of 64 bytes, as there is a `Tiles`. Each step reads a tile of each
+    // half of the panel and of each part of x, and no more than all of them; the sums are read and written whole.
+    unsafe {
+        std::arch::asm!(
+            "test {put:e}, {put:e}",
+            "jnz 3f",
+            "tileloadd tmm0, [{sums} + {stride}]",
+            "tileloadd tmm1, [{sums} + {stride} + 1024]",
+            "tileloadd tmm2, [{sums} + {stride} + 2048]",
+            "tileloadd tmm3, [{sums} + {stride} + 3072]",
+            "jmp 2f",
+            "3:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{w0} + {stride}]",
+            "tileloadd tmm6, [{x0} + {stride}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{x1} + {stride}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{w1} + {stride}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {w0}, 1024",
+            "add {w1}, 1024",
+            "add {x0}, 1024",
+            "add {x1}, 1024",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{sums} + {stride}], tmm0",
+            "tilestored [{sums} + {stride} + 1024], tmm1",
+            "tilestored [{sums} + {stride} + 2048], tmm2",
+            "tilestored [{sums} + {stride} + 3072], tmm3",
+            put = in(reg) u32::from(put),
+            stride = in(reg) 64_usize,
+            sums = in(reg) sums.as_mut_ptr(),
+            w0 = inout(reg) panel[0].as_ptr() => _,
+            w1 = inout(reg) panel[1].as_ptr() => _,
+            x0 = inout(reg) x[0].as_ptr() => _,
+            x1 = inout(reg) x[1].as_ptr() => _,
+            steps = inout(reg) steps => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack)
+        );
+    }
+}
+
+/// Writes the sums of `n_rows` rows to the first of `rows` numbers of each token in y.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn store(sums: &[Sums], y: &mut [f32], rows: usize, cols: usize, n_rows: usize) {
+    for (i, sums) in sums.iter().enumerate() {
+        for v in 0..n_rows.div_ceil(TILE_ROWS) {
+            let lanes = TILE_ROWS.min(n_rows - v * TILE_ROWS);
+            for half in 0..2 {
+                let first = (2 * i + half) * TILE;
+                let tile = sums[v][half].0.map(|row| _mm512_castps_si512(load_floats(&bytemuck::cast(row))));
+                for (column, c) in transpose(tile).into_iter().zip(first..cols) {
+                    let y = &mut y[c * rows + v * TILE_ROWS..][..lanes];
+                    // SAFETY: the mask lets the store write the elements of `y` alone.
+                    unsafe {
+                        let mask = (0xffff_u32 >> (TILE_ROWS - lanes)) as u16;
+                        _mm512_mask_storeu_ps(y.as_mut_ptr(), mask, _mm512_castsi512_ps(column));
+                    }
+                }
+            }
+        }
+    }
+}
