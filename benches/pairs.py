@@ -172,7 +172,8 @@ def table_row(runs, options):
             cells += [next(run["failed"] for run in runs if run["program"] == name and "failed" in run)]
             cells += ["-"]
             continue
-        cells.append(f"{statistics.median(mine):.4g}")
+        failed = sum(run["program"] == name and "failed" in run for run in runs)
+        cells.append(f"{statistics.median(mine):.4g}" + f" ({failed} failed)" * (failed > 0))
         if name == BRAISE:
             shares = [run["rate"] / run["limit_ts"] for run in own if "limit_ts" in run]
             cells.append(f"{statistics.median(shares):.2f}" if shares else "-")

@@ -152,9 +152,9 @@ fn bench(c: &mut Criterion, catalogue: &Catalogue, tier: &Tier) {
         });
         group.finish();
         if let Some(bench) = &bench {
-            println!("{name}, {}\n", bench.report().expect("was measured before"));
+            println!("{}, {name}: {}\n", tier.name, bench.report().expect("was measured before"));
         } else if too_large {
-            println!("{name}: skipped: there is too little memory\n");
+            println!("{}, {name}: skipped: there is too little memory\n", tier.name);
         }
     }
 }

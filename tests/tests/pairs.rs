@@ -81,6 +81,30 @@ fn ratios_shares_and_failures_are_in_the_table_and_the_record() {
 }
 
 #[test]
+fn a_peer_that_fails_now_and_then_is_counted() {
+    if !has_python() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let row = r#"[{"samples_ts": [10.0]}]"#;
+    let braise = program(dir.path(), "braise", row, 0).display().to_string();
+    let once = dir.path().join("once");
+    let flaky = dir.path().join("flaky");
+    // fails until its mark is there
+    let script =
+        format!("#!/bin/sh\n[ -e {0} ] && echo '{row}' && exit 0\ntouch {0}; exit 1\n", once.display());
+    fs::write(&flaky, script).expect("is written");
+    fs::set_permissions(&flaky, fs::Permissions::from_mode(0o755)).expect("is set");
+    let peer = format!("flaky={}", flaky.display());
+    let output = pairs(&[
+        "--braise", &braise, "--peer", &peer, "--model", "m.gguf", "--test", "pp8", "--turns", "2",
+        "--others", "99",
+    ]);
+    let table = text(&output.stdout);
+    assert!(table.contains("| 10 | - | 10 (1 failed) | 1.00 | 2 of 2 |"), "{table}");
+}
+
+#[test]
 fn without_a_result_of_braise_it_fails() {
     if !has_python() {
         return;
