@@ -11,7 +11,6 @@ mod commands;
 mod engine;
 mod failure;
 mod models;
-mod name;
 mod output;
 mod progress;
 mod prompt;

@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail};
+use braise_engine::catalogue::{Catalogue, Name};
 
-use crate::catalogue::Catalogue;
-use crate::name::Name;
+use crate::catalogue;
 use crate::pull::{is_address, pull_entry};
 use crate::store::{Store, Stored};
 
@@ -58,7 +58,7 @@ pub fn as_path(text: &str) -> Result<Option<PathBuf>> {
 impl Models {
     /// The user's store, and the catalogue.
     pub fn open() -> Result<Self> {
-        Ok(Self { store: Store::open()?, catalogue: Catalogue::load()? })
+        Ok(Self { store: Store::open()?, catalogue: catalogue::load()? })
     }
 
     fn resolve(&self, model: Option<&str>) -> Result<PathBuf> {

@@ -17,9 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Error, Result, anyhow, bail};
+use braise_engine::catalogue::Name;
 use serde::{Deserialize, Serialize};
-
-use crate::name::Name;
 
 /// What is known about a file in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,11 +4,12 @@
 //! metadata into a [`block::Spec`], [`model`] binds the weights to it, [`tokenizer`] and [`chat`]
 //! turn text into token ids, [`forward`] turns token ids into logits on a [`backend`], and
 //! [`sample`] picks the next token. [`session`] holds the state of one conversation. [`measure`] says how
-//! fast all that is, and how fast it could be.
+//! fast all that is, and how fast it could be; [`catalogue`] knows models and machines by name.
 
 pub mod arch;
 pub mod backend;
 pub mod block;
+pub mod catalogue;
 pub mod chat;
 pub mod error;
 pub mod forward;

@@ -1,11 +1,11 @@
 //! `braise rm`: removes models from the local store.
 
 use anyhow::{Result, bail};
+use braise_engine::catalogue::Name;
 use clap::Args;
 use indicatif::DecimalBytes;
 
 use crate::models::Models;
-use crate::name::Name;
 use crate::output::print;
 
 /// Remove models from the local store

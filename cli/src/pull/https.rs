@@ -4,10 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow, bail, ensure};
+use braise_engine::catalogue::Name;
 use ureq::{Agent, Timeout};
 
 use super::copy::{Copied, check_space, copy};
-use crate::name::Name;
 use crate::progress::Progress;
 
 /// How long a server may be silent.
@@ -32,7 +32,7 @@ pub fn name_of(address: &str) -> Result<Name> {
         file.to_lowercase().ends_with(".gguf"),
         "{address}: the address does not end with the name of a .gguf file; give the file's own address"
     );
-    Name::from_file_name(file)
+    Ok(Name::from_file_name(file)?)
 }
 
 /// Fetches the file at `address` into `work`, as `to`.

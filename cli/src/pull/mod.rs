@@ -9,14 +9,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use braise_engine::catalogue::{Entry, Model, Name, Source};
 use indicatif::DecimalBytes;
 use serde::Serialize;
 
 use self::copy::{Copied, check_space, checksum, copy};
 pub use self::https::is_address;
-use crate::catalogue::{Entry, Model, Source};
 use crate::models::{Models, as_path};
-use crate::name::Name;
 use crate::output::notice;
 use crate::progress::Progress;
 use crate::store::{Manifest, Stored, Workplace, refused};

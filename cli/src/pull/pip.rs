@@ -10,12 +10,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use braise_engine::catalogue::PipSource;
 use indicatif::DecimalBytes;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::copy::{Copied, check_space, copy};
-use crate::catalogue::PipSource;
 use crate::progress::Progress;
 use crate::store::refused;
 

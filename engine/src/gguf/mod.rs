@@ -71,6 +71,21 @@ impl Gguf {
         Gguf::of_parts(Path::new(name), vec![part])
     }
 
+    /// Adds a tensor `name` that is the data of the tensor `of` once more. Files cannot say that; it is for measurements
+    /// of models that are larger than the memory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`] if there is no tensor `of`, and [`ErrorKind::Input`] if there is one called `name`.
+    pub(crate) fn alias(&mut self, name: String, of: &str) -> Result<()> {
+        let tensor = TensorInfo { name: name.clone(), ..self.require(of)?.clone() };
+        if self.by_name.contains_key(&name) {
+            return Err(Error::new(ErrorKind::Input, format!("there are two tensors `{name}`")));
+        }
+        self.by_name.insert(name, self.tensors.len());
+        self.tensors.push(tensor);
+        Ok(())
+    }
+
     fn of_parts(path: &Path, mut parts: Vec<Part>) -> Result<Gguf> {
         let mut tensors = Vec::new();
         let mut by_name = HashMap::new();

@@ -44,4 +44,4 @@ pub use peaks::Peaks;
 pub use process::{Usage, peak_rss, reset_peak_rss};
 pub use run::{Runs, Test, run};
 pub use stats::Stats;
-pub use synthetic::{Shape, synthetic};
+pub use synthetic::{Shape, synthetic, synthetic_repeating};

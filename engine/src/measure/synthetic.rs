@@ -48,31 +48,50 @@ impl Shape {
         context: 128,
     };
 
-    /// The matrices: name, rows, columns and type.
-    fn matrices(&self, mix: Mix) -> Vec<(String, usize, usize, Type)> {
-        let Shape { layers, dim, ffn, heads, kv_heads, head_dim, vocab, tied, .. } = *self;
-        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        let table = if tied { mix.output_type(dim) } else { mix.embedding_type(dim) };
-        let mut all = vec![("token_embd.weight".to_owned(), vocab, dim, table)];
-        if !tied {
-            all.push(("output.weight".to_owned(), vocab, dim, mix.output_type(dim)));
+    /// The matrices outside of layers.
+    fn tables(&self, mix: Mix) -> Vec<Matrix> {
+        let Shape { dim, vocab, tied, .. } = *self;
+        let table = |name, ty| Matrix { name, rows: vocab, cols: dim, ty };
+        if tied {
+            return vec![table("token_embd", mix.output_type(dim))];
         }
-        for layer in 0..layers {
-            let of_layer = [
-                ("attn_q", q, dim, Part::Other),
-                ("attn_k", kv, dim, Part::Other),
-                ("attn_v", kv, dim, Part::AttnV),
-                ("attn_output", dim, q, Part::AttnOutput),
-                ("ffn_gate", ffn, dim, Part::Other),
-                ("ffn_up", ffn, dim, Part::Other),
-                ("ffn_down", dim, ffn, Part::FfnDown),
-            ];
-            for (name, rows, cols, part) in of_layer {
-                let place = Place { part, layer, n_layers: layers, group: heads / kv_heads };
-                all.push((format!("blk.{layer}.{name}.weight"), rows, cols, mix.layer_type(place, cols)));
+        vec![table("token_embd", mix.embedding_type(dim)), table("output", mix.output_type(dim))]
+    }
+
+    /// The matrices of a layer.
+    fn layer(&self, mix: Mix, layer: usize) -> [Matrix; 7] {
+        let Shape { layers, dim, ffn, heads, kv_heads, head_dim, .. } = *self;
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        [
+            ("attn_q", q, dim, Part::Other),
+            ("attn_k", kv, dim, Part::Other),
+            ("attn_v", kv, dim, Part::AttnV),
+            ("attn_output", dim, q, Part::AttnOutput),
+            ("ffn_gate", ffn, dim, Part::Other),
+            ("ffn_up", ffn, dim, Part::Other),
+            ("ffn_down", dim, ffn, Part::FfnDown),
+        ]
+        .map(|(name, rows, cols, part)| {
+            let place = Place { part, layer, n_layers: layers, group: heads / kv_heads };
+            Matrix { name, rows, cols, ty: mix.layer_type(place, cols) }
+        })
+    }
+
+    /// For each layer the one whose weights it gets, where about `distinct` layers have weights of their own. Both have
+    /// the same types; each kind of layer keeps its share of the distinct ones, and at least one.
+    fn sources(&self, mix: Mix, distinct: usize) -> Vec<usize> {
+        let mut kinds: HashMap<[Type; 7], Vec<usize>> = HashMap::new();
+        for layer in 0..self.layers {
+            kinds.entry(self.layer(mix, layer).map(|matrix| matrix.ty)).or_default().push(layer);
+        }
+        let mut sources = vec![0; self.layers];
+        for kind in kinds.values() {
+            let kept = (kind.len() * distinct / self.layers).clamp(1, kind.len());
+            for (i, layer) in kind.iter().enumerate() {
+                sources[*layer] = kind[i % kept];
             }
         }
-        all
+        sources
     }
 
     /// Bytes of all matrices in this mix: nearly the size of the file.
@@ -80,12 +99,33 @@ impl Shape {
     /// # Errors
     /// As [`synthetic`].
     pub fn bytes(&self, mix: Mix) -> Result<u64> {
+        self.bytes_of(mix, self.layers)
+    }
+
+    /// Bytes of the matrices where about `distinct` layers have weights of their own.
+    fn bytes_of(&self, mix: Mix, distinct: usize) -> Result<u64> {
         self.check()?;
-        let bytes = |(_, rows, cols, ty): (String, usize, usize, Type)| {
-            rows.checked_mul(ty.row_bytes(cols)?).map(|n| n as u64)
-        };
-        let mut sizes = self.matrices(mix).into_iter().map(bytes);
-        sizes.try_fold(0_u64, |sum, n| sum.checked_add(n?)).ok_or_else(|| absurd(self))
+        let sources = self.sources(mix, distinct);
+        let own = (0..self.layers).filter(|layer| sources[*layer] == *layer);
+        let mut matrices = own.flat_map(|layer| self.layer(mix, layer)).chain(self.tables(mix));
+        let bytes = |m: Matrix| m.rows.checked_mul(m.ty.row_bytes(m.cols)?).map(|n| n as u64);
+        matrices.try_fold(0_u64, |sum, m| sum.checked_add(bytes(m)?)).ok_or_else(|| absurd(self))
+    }
+
+    /// How many layers can have weights of their own, that all matrices take at most `most` bytes: what to give to
+    /// [`synthetic_repeating`]. `None` if there is too little memory for any.
+    ///
+    /// # Errors
+    /// As [`synthetic`].
+    pub fn distinct_layers(&self, mix: Mix, most: u64) -> Result<Option<usize>> {
+        self.check()?;
+        let fits = |distinct: &usize| self.bytes_of(mix, *distinct).is_ok_and(|bytes| bytes <= most);
+        let most_layers = (1..=self.layers).collect::<Vec<_>>().partition_point(fits);
+        if most_layers == 0 {
+            return Ok(None);
+        }
+        let sources = self.sources(mix, most_layers);
+        Ok(Some((0..self.layers).filter(|layer| sources[*layer] == *layer).count()))
     }
 
     /// Refuses what no model has, so that sizes can be computed with.
@@ -100,6 +140,14 @@ impl Shape {
             Err(absurd(self))
         }
     }
+}
+
+/// A matrix: the part of its name that says what it is for, and what it holds.
+struct Matrix {
+    name: &'static str,
+    rows: usize,
+    cols: usize,
+    ty: Type,
 }
 
 fn absurd(shape: &Shape) -> Error {
@@ -119,15 +167,54 @@ const DEVIATION: f32 = 0.02;
 /// # Errors
 /// [`ErrorKind::Input`] if no model has such a shape, and [`ErrorKind::Io`] if there is not enough memory.
 pub fn synthetic(name: &str, shape: &Shape, mix: Mix) -> Result<Gguf> {
+    synthetic_repeating(name, shape, mix, shape.layers)
+}
+
+/// As [`synthetic`], for models that are larger than the memory: about `distinct` layers have weights of their own, the
+/// others repeat these, whole layers of the same types. What is read and computed for a token is the same; the rate is
+/// that of the whole model as long as the distinct weights are more than the caches hold.
+///
+/// # Errors
+/// As [`synthetic`].
+pub fn synthetic_repeating(name: &str, shape: &Shape, mix: Mix, distinct: usize) -> Result<Gguf> {
     shape.check()?;
-    let matrices = shape.matrices(mix);
+    let sources = shape.sources(mix, distinct);
+    let is_own = |layer: &usize| sources[*layer] == *layer;
+    let in_layers = (0..shape.layers).filter(is_own).flat_map(|layer| {
+        shape.layer(mix, layer).map(|matrix| (format!("blk.{layer}.{}.weight", matrix.name), matrix))
+    });
+    let tables = shape.tables(mix).into_iter().map(|matrix| (format!("{}.weight", matrix.name), matrix));
+    let matrices: Vec<_> = tables.chain(in_layers).collect();
     let weights = random_weights();
     let mut patterns: HashMap<Type, Vec<u8>> = HashMap::new();
-    for (_, _, _, ty) in &matrices {
+    for (_, Matrix { ty, .. }) in &matrices {
         patterns.entry(*ty).or_insert_with(|| quantized(*ty, &weights));
     }
+    let mut writer = metadata(name, shape, mix);
+    for (name, Matrix { rows, cols, ty, .. }) in &matrices {
+        writer = writer.repeating_tensor(name, &[*cols as u64, *rows as u64], *ty, &patterns[ty]);
+    }
+    let ones = 1_f32.to_le_bytes();
+    let norms = (0..shape.layers)
+        .flat_map(|i| [format!("blk.{i}.attn_norm.weight"), format!("blk.{i}.ffn_norm.weight")]);
+    for norm in norms.chain(["output_norm.weight".to_owned()]) {
+        writer = writer.repeating_tensor(&norm, &[shape.dim as u64], Type::F32, &ones);
+    }
+    let mut gguf = Gguf::in_memory(name, &writer)?;
+    for layer in (0..shape.layers).filter(|layer| !is_own(layer)) {
+        for Matrix { name, .. } in shape.layer(mix, layer) {
+            gguf.alias(
+                format!("blk.{layer}.{name}.weight"),
+                &format!("blk.{}.{name}.weight", sources[layer]),
+            )?;
+        }
+    }
+    Ok(gguf)
+}
+
+fn metadata(name: &str, shape: &Shape, mix: Mix) -> Writer<'static> {
     let number = |n: usize| n as u32; // all below 2^28
-    let mut writer = Writer::new()
+    Writer::new()
         .metadata("general.architecture", "llama")
         .metadata("general.name", name)
         .metadata("general.file_type", mix.file_type())
@@ -140,18 +227,7 @@ pub fn synthetic(name: &str, shape: &Shape, mix: Mix) -> Result<Gguf> {
         .metadata("llama.attention.key_length", number(shape.head_dim))
         .metadata("llama.attention.value_length", number(shape.head_dim))
         .metadata("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)
-        .metadata("llama.rope.dimension_count", number(shape.head_dim));
-    for (name, rows, cols, ty) in &matrices {
-        let dims = [*cols as u64, *rows as u64];
-        writer = writer.repeating_tensor(name, &dims, *ty, &patterns[ty]);
-    }
-    let ones = 1_f32.to_le_bytes();
-    let norms = (0..shape.layers)
-        .flat_map(|i| [format!("blk.{i}.attn_norm.weight"), format!("blk.{i}.ffn_norm.weight")]);
-    for norm in norms.chain(["output_norm.weight".to_owned()]) {
-        writer = writer.repeating_tensor(&norm, &[shape.dim as u64], Type::F32, &ones);
-    }
-    Gguf::in_memory(name, &writer)
+        .metadata("llama.rope.dimension_count", number(shape.head_dim))
 }
 
 /// The same at each call, so that measurements can be repeated.
@@ -215,6 +291,37 @@ mod tests {
         // Llama-3.2-1B-Instruct-Q4_K_M.gguf has 807 694 464 bytes, of which 7.8 MB are metadata and norms
         let bytes = shape.bytes(Mix::by_name("Q4_K_M").expect("is known")).expect("is sound");
         assert!((799_000_000..807_694_464).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn layers_are_repeated_where_memory_is_short() {
+        let shape = Shape { layers: 16, ..Shape::TINY };
+        let mix = Mix::by_name("Q4_K_M").expect("is known"); // two kinds of layers
+        let full = shape.bytes(mix).expect("is sound");
+        assert_eq!(shape.distinct_layers(mix, full).expect("is sound"), Some(16));
+        assert_eq!(shape.distinct_layers(mix, 1000).expect("is sound"), None);
+        let distinct = shape.distinct_layers(mix, full / 2).expect("is sound").expect("some fit");
+        assert!((4..9).contains(&distinct), "{distinct}");
+
+        let whole = synthetic("whole", &shape, mix).expect("is made");
+        let short = synthetic_repeating("short", &shape, mix, distinct).expect("is made");
+        assert!(short.bytes() <= full / 2 + 32_768, "{} of {full} bytes", short.bytes());
+        let mut own: Vec<_> = Vec::new();
+        for tensor in whole.tensors() {
+            let same = short.tensor(&tensor.name).expect("is there too");
+            assert_eq!((same.ty, &same.dims), (tensor.ty, &tensor.dims), "{}", tensor.name);
+            if tensor.name.ends_with("attn_q.weight") {
+                own.push(short.data(same).as_ptr());
+            }
+        }
+        own.sort_unstable();
+        own.dedup();
+        assert_eq!((own.len(), short.tensors().len()), (distinct, whole.tensors().len()));
+
+        let model = Model::new(short, Isa::best()).expect("is a model");
+        let mut session = Session::new(&model, &SessionOptions::default()).expect("starts");
+        let sink = &mut |_, _: &[f32]| ControlFlow::Continue(());
+        session.eval(&[1, 2, 3], Logits::Last, sink).expect("gives numbers");
     }
 
     #[test]

@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use braise_engine::catalogue::Name;
 use braise_engine::measure::{Mix, Shape, synthetic};
 use braise_engine::model::Model;
 use braise_kernels::isa::Isa;
 use indicatif::DecimalBytes;
 
-use crate::catalogue::Catalogue;
+use crate::catalogue;
 use crate::failure::Usage;
 use crate::models::resolve;
-use crate::name::Name;
 
 /// What the command line names.
 pub enum Source {
@@ -52,7 +52,7 @@ impl Synthetic {
                 known.join(", ")
             ))
         })?;
-        let catalogue = Catalogue::load()?;
+        let catalogue = catalogue::load()?;
         let found = name.parse::<Name>().and_then(|name| catalogue.model(&name)).ok().flatten();
         let model = found.ok_or_else(|| {
             let known: Vec<_> = catalogue.models().map(|m| format!("{}:{}", m.family, m.size)).collect();
@@ -66,7 +66,7 @@ impl Synthetic {
 impl Source {
     /// The model that is measured where none is named.
     pub fn default_model() -> Result<Source> {
-        Ok(Source::Named(Catalogue::load()?.default_name()?.to_string()))
+        Ok(Source::Named(catalogue::load()?.default_name()?.to_string()))
     }
 
     /// Opens the model, or makes it, of which at most `available` bytes of memory may be taken.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Error, Result, anyhow, bail};
+use crate::error::{Error, ErrorKind, Result};
 
 /// What is before and after the colon. The second part, the tag, may be shortened or left out where a user names
 /// a model; it is whole where a file is named.
@@ -19,12 +19,18 @@ pub struct Name {
 
 impl Name {
     /// A name of which both parts are known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] if a part cannot be one of a name.
     pub fn new(family: &str, tag: &str) -> Result<Self> {
         format!("{family}:{tag}").parse()
     }
 
     /// The name under which a file called `file` is kept: the family is what comes before the size (`7b`, `135m`,
     /// `8x22b`), so that `SmolLM2-135M-Instruct.Q4_1.gguf` becomes `smollm2:135m-instruct.q4_1`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`] if nothing of it can be in a name.
     pub fn from_file_name(file: &str) -> Result<Self> {
         let lower = file.to_lowercase();
         let stem = lower.strip_suffix(".gguf").unwrap_or(&lower);
@@ -36,7 +42,10 @@ impl Name {
             Some(at) => Self::new(&pieces[..=at].join("-"), &pieces[at + 1..].join("-")),
             None => Self::new(clean, "latest"),
         };
-        name.map_err(|_| anyhow!("cannot make a model name of the file name {file:?}; rename the file"))
+        name.map_err(|_| {
+            let what = format!("cannot make a model name of the file name {file:?}");
+            Error::new(ErrorKind::Input, what).next("rename the file")
+        })
     }
 
     /// Whether a file's name `full` is one that `self` may stand for: the same, or longer after a `-`.
@@ -58,7 +67,8 @@ impl FromStr for Name {
         };
         for part in [Some(family), tag].into_iter().flatten() {
             if !part.starts_with(|c: char| c.is_ascii_alphanumeric()) || !part.chars().all(is_name_char) {
-                bail!("{text:?} is no name of a model; names look like smollm2:135m, paths end with .gguf");
+                return Err(Error::new(ErrorKind::Input, format!("{text:?} is no name of a model"))
+                    .next("names look like smollm2:135m, paths end with .gguf"));
             }
         }
         Ok(Self { family: family.to_owned(), tag: tag.map(str::to_owned) })
