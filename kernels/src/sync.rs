@@ -207,11 +207,20 @@ fn write_mode(columns: bool, chunk: &Chunk<'_>, units: Units) -> Mode {
     [1 + usize::from(columns), chunk.of, units.total, units.offset, units.unit]
 }
 
-/// A buffer of rows that a team shares.
+/// A cache line of memory: matrix tiles are read line by line.
+#[derive(Debug, Clone, Copy, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// A buffer of rows that a team shares. It begins at a cache line.
 #[derive(Debug)]
 pub struct Shared<T> {
-    data: Box<[UnsafeCell<T>]>,
+    /// Room for the elements.
+    data: Box<[UnsafeCell<Line>]>,
+    /// Elements.
+    len: usize,
     row_len: usize,
+    of: PhantomData<T>,
     team: u64,
     /// `2 * phase + 1` while a worker sets `mode` for that phase, `2 * phase + 2` once it is set.
     state: AtomicU64,
@@ -226,9 +235,14 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
     /// A buffer of `rows` rows of `row_len` zeros for the workers of `team`. Takes memory only once it is written.
     /// `None` if the system does not promise so much.
     pub fn zeroed(team: &Team, rows: usize, row_len: usize) -> Option<Shared<T>> {
+        const { assert!(align_of::<T>() <= align_of::<Line>()) };
+        let len = rows.checked_mul(row_len)?;
+        let lines = len.checked_mul(size_of::<T>())?.div_ceil(size_of::<Line>());
         Some(Shared {
-            data: bytemuck::try_zeroed_slice_box(rows.checked_mul(row_len)?).ok()?,
+            data: bytemuck::try_zeroed_slice_box(lines).ok()?,
+            len,
             row_len,
+            of: PhantomData,
             team: team.id,
             state: AtomicU64::new(0),
             mode: [const { AtomicUsize::new(0) }; 5],
@@ -242,13 +256,13 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
 
     /// Bytes of the whole buffer.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.data)
+        self.len * size_of::<T>()
     }
 
     /// The whole buffer, outside of phases.
     pub fn get_mut(&mut self) -> &mut [T] {
         // SAFETY: `&mut self` makes this the only borrow of the elements.
-        unsafe { std::slice::from_raw_parts_mut(self.first(), self.data.len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.first(), self.len) }
     }
 
     /// The whole buffer, in a phase in which nobody writes it.
@@ -256,7 +270,7 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
         self.agree(worker, READ);
         // SAFETY: the workers of the only team that may use this buffer have agreed to read it until the end of the
         // phase, and the borrow of `worker` ends the result's life before that.
-        unsafe { std::slice::from_raw_parts(self.first(), self.data.len()) }
+        unsafe { std::slice::from_raw_parts(self.first(), self.len) }
     }
 
     /// The chunk's rows, as one slice.
@@ -279,11 +293,11 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
     }
 
     fn n_rows(&self) -> usize {
-        self.data.len() / self.row_len.max(1)
+        self.len / self.row_len.max(1)
     }
 
     fn first(&self) -> *mut T {
-        UnsafeCell::raw_get(self.data.as_ptr())
+        UnsafeCell::raw_get(self.data.as_ptr()).cast()
     }
 
     /// Makes the part of the buffer that `mode` gives to `chunk` exclusively the caller's.

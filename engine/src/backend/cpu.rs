@@ -24,10 +24,10 @@ use crate::model::{LayerWeights, Model, Weight};
 const PRIVATE_ROWS: usize = 4;
 
 /// Rows of a weight matrix in a unit of work, where nothing else (a head) decides.
-const UNIT: usize = 16;
+const UNIT: usize = 32;
 
-/// Rows of a weight matrix that are multiplied at a time.
-const TILE_ROWS: usize = 64;
+/// Results of a matrix product that are computed at a time: as many as stay in cache.
+const TILE_RESULTS: usize = 64 * 1024;
 
 /// Chunks for each worker: enough to even out what slows one of them down.
 const CHUNKS_PER_WORKER: usize = 6;
@@ -410,9 +410,10 @@ fn multiply(
     }
 }
 
-/// Pieces of at most `TILE_ROWS` rows.
-fn tiles(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
-    rows.clone().step_by(TILE_ROWS).map(move |start| start..rows.end.min(start + TILE_ROWS))
+/// Pieces of some rows, which suit `n` tokens.
+fn tiles(rows: Range<usize>, n: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = (TILE_RESULTS / n.max(1)).clamp(64, 1024);
+    rows.clone().step_by(step).map(move |start| start..rows.end.min(start + step))
 }
 
 impl CpuWorker<'_, '_> {
@@ -428,7 +429,7 @@ impl CpuWorker<'_, '_> {
         while let Some(chunk) = self.worker.claim(of) {
             let mut x = self.buffers.x.columns(&chunk, units);
             let all = x.range();
-            for rows in tiles(all.clone()) {
+            for rows in tiles(all.clone(), n) {
                 multiply(self.model, weight, rows.clone(), inputs, n, &mut s.tile);
                 for (t, y) in s.tile.chunks_exact(rows.len()).enumerate() {
                     let x = &mut x.row(t)[rows.start - all.start..rows.end - all.start];
@@ -576,7 +577,7 @@ impl Backend for CpuWorker<'_, '_> {
         while let Some(chunk) = self.worker.claim(of) {
             let mut h = self.buffers.h.columns(&chunk, units);
             let all = h.range();
-            for rows in tiles(all.clone()) {
+            for rows in tiles(all.clone(), n) {
                 multiply(self.model, gate, rows.clone(), inputs, n, &mut s.tile);
                 multiply(self.model, up, rows.clone(), inputs, n, &mut s.tile_2);
                 let pairs = s.tile.chunks_exact(rows.len()).zip(s.tile_2.chunks_exact(rows.len()));
@@ -606,7 +607,7 @@ impl Backend for CpuWorker<'_, '_> {
         while let Some(chunk) = self.worker.claim(of) {
             let mut logits = self.buffers.logits.columns(&chunk, units);
             let all = logits.range();
-            for rows in tiles(all.clone()) {
+            for rows in tiles(all.clone(), n) {
                 multiply(self.model, output, rows.clone(), inputs, n, &mut s.tile);
                 for (t, y) in s.tile.chunks_exact(rows.len()).enumerate() {
                     logits.row(t)[rows.start - all.start..rows.end - all.start].copy_from_slice(y);

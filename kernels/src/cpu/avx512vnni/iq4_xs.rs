@@ -13,4 +13,19 @@ fn parts(w: &Block) -> (Blocks, impl Fn(usize) -> __m512i) {
     (Blocks::shifted(block_scales(w), 128), |p| look_up(&TABLE, -128, nibbles(&qs[2 * p], &qs[2 * p + 1])))
 }
 
-kernels_of_superblocks!(blocks, false, Some(128));
+unpack_of_superblocks!(false, Some(128));
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scales_of(w: [&Block; 2]) -> (__m512, __m512) {
+    let d = two([block_scales(w[0]), block_scales(w[1])]);
+    (d, _mm512_mul_ps(d, _mm512_set1_ps(-128.0)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
+    |v| look_up(&TABLE, -128, split_nibbles(|b| &w.qs.as_chunks().0[b], v))
+}
+
+dot_of_superblocks!(split, add_split);

@@ -1,15 +1,6 @@
 //! 512-bit vectors with `vpdpbusd` (u8 x s8 products, four to an i32).
-//!
-//! A dot kernel turns weights into unsigned bytes w, two blocks of 32 to a vector, and multiplies them with the
-//! activations t = q + z in integers, exactly:
-//!
-//! ```text
-//! sum of w t = dpbusd(dpbusd(0, w, q), w, z, z, ..)
-//! ```
-//!
-//! Sixteen i32 lanes, eight a block, become floats and are scaled by d_w * d_x of their block. What the unsigned bytes
-//! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
+mod dot;
 pub(crate) mod gemm;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
@@ -28,10 +19,11 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
 use super::avx2::{k_scales_and_offsets, unit};
-use super::{GROUP, Group, dot_of_blocks, dot_of_superblocks, high_bits_and_nibbles};
+use super::{GROUP, high_bits_and_nibbles, k_scales, prefetch_after};
 use crate::quant::Type;
 use crate::table::PackedMat;
 use crate::table::{MatMulFn, MatMulPacked};
+use dot::{dot_of_blocks, dot_of_halves, dot_of_superblocks};
 use std::arch::x86_64::*;
 
 /// The formats that this level has a kernel for.
@@ -173,6 +165,87 @@ fn scales<const BYTES: usize>(b: &[[u8; BYTES]], at: usize) -> __m256 {
     _mm256_cvtph_ps(_mm_set_epi16(h[7], h[6], h[5], h[4], h[3], h[2], h[1], h[0]))
 }
 
+/// The f16 at byte `at` of each of up to eight blocks of two rows, as floats; 0 for those that are missing.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scales_of_two<const BYTES: usize>(w: [&[[u8; BYTES]]; 2], at: usize) -> __m512 {
+    // put together as integers: inserting them into a vector one by one takes twice as long
+    let mut fours = [[0; 2]; 2];
+    for r in 0..2 {
+        for i in 0..GROUP.min(w[r].len()) {
+            let half = u16::from_le_bytes([w[r][i][at], w[r][i][at + 1]]);
+            fours[r][i / 4] |= i64::from(half) << (16 * (i % 4));
+        }
+    }
+    _mm512_cvtph_ps(_mm256_set_epi64x(fours[1][1], fours[1][0], fours[0][1], fours[0][0]))
+}
+
+/// Eight floats of each of two rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn two([low, high]: [__m256; 2]) -> __m512 {
+    _mm512_insertf32x8::<1>(_mm512_castps256_ps512(low), high)
+}
+
+/// Scales and offsets of the blocks of two superblocks of Q4_K or Q5_K, given their d and dmin and their packed scales.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn k_scales_of_two(w: [([u8; 4], &[u8; 12]); 2]) -> (__m512, __m512) {
+    let packed = w.map(|(_, packed)| k_scales(packed));
+    let floats = |bytes: [[u8; 8]; 2]| {
+        let [low, high] = bytes.map(i64::from_le_bytes);
+        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_set_epi64x(high, low)))
+    };
+    let [low, high] = w.map(|(units, _)| u64::from(u32::from_le_bytes(units)));
+    // d, dmin of the first, of the second
+    let units = _mm512_castps128_ps512(_mm_cvtph_ps(_mm_cvtsi64_si128((low | high << 32) as i64)));
+    let unit = |i: i32| {
+        let j = i + 2;
+        let index = _mm512_setr_epi32(i, i, i, i, i, i, i, i, j, j, j, j, j, j, j, j);
+        _mm512_permutexvar_ps(index, units)
+    };
+    let minus = _mm512_sub_ps(_mm512_setzero_ps(), unit(1));
+    (
+        _mm512_mul_ps(unit(0), floats(packed.map(|(scales, _)| scales))),
+        _mm512_mul_ps(minus, floats(packed.map(|(_, mins)| mins))),
+    )
+}
+
+/// Vector `v`, in the order [`dot::split`], of the nibbles of blocks of sixteen bytes: the low ones are a block's first
+/// half, the high ones its second.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn split_nibbles<'a>(block: impl Fn(usize) -> &'a [u8; 16], v: usize) -> __m512i {
+    let odd = v / 2;
+    let part = |i: usize| load_128(block(2 * i + odd));
+    let two = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(part(i)), part(i + 1));
+    let all = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(two(0)), two(2));
+    let moved = if v % 2 == 0 { all } else { _mm512_srli_epi16::<4>(all) };
+    _mm512_and_si512(moved, _mm512_set1_epi8(0x0f))
+}
+
+/// Vector `v`, in the order [`dot::split`], of the nibbles of a Q4_K or Q5_K superblock: of 32 bytes, the low nibbles
+/// are an even block, the high ones the next.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn split_k_nibbles(a: &[u8; 128], v: usize) -> __m512i {
+    let [low, high] = a.as_chunks::<64>().0 else { unreachable!("128 bytes") };
+    let (low, high) = (load_512(bytemuck::cast_ref(low)), load_512(bytemuck::cast_ref(high)));
+    let all = match v % 2 {
+        0 => _mm512_shuffle_i64x2::<0b10_00_10_00>(low, high),
+        _ => _mm512_shuffle_i64x2::<0b11_01_11_01>(low, high),
+    };
+    let moved = if v < 2 { all } else { _mm512_srli_epi16::<4>(all) };
+    _mm512_and_si512(moved, _mm512_set1_epi8(0x0f))
+}
+
+/// `bits` where `mask` has a one, `rest` elsewhere.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn select(mask: __m512i, bits: __m512i, rest: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi64::<0xca>(mask, bits, rest)
+}
+
 /// The last bytes of block `i` of up to eight, which hold its codes. A pair without a second block takes the first
 /// again: its scale is 0.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -243,44 +316,6 @@ fn look_up(table: &[i8; 16], offset: i8, codes: __m512i) -> __m512i {
     _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes)
 }
 
-/// Sum of w t over four neighbouring values, for the 64 values of pair `p` of a group. `z` holds the group's zero
-/// points eight times.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-#[inline]
-fn integer_sums(w: __m512i, x: &Group<'_>, z: __m512i, p: usize) -> __m512i {
-    let q = load_512(&x.q.as_chunks().0[p]);
-    let p = 2 * p as i8;
-    let lane = |b: i8| _mm_set1_epi8(b);
-    let index = _mm512_inserti32x4::<3>(
-        _mm512_inserti32x4::<2>(_mm512_broadcast_i32x4(lane(p)), lane(p + 1)),
-        lane(p + 1),
-    );
-    let z = _mm512_shuffle_epi8(z, index);
-    _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, q), w, z)
-}
-
-/// Zero points of a group, eight times.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-#[inline]
-fn zero_points(x: &Group<'_>) -> __m512i {
-    _mm512_set1_epi64(i64::from_le_bytes(x.z.map(|z| z as u8)))
-}
-
-/// Sum of t of each block of a group.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-#[inline]
-fn block_sums(x: &Group<'_>, factors: __m256i) -> __m256 {
-    // SAFETY: reads the sixteen sums; the load needs no alignment.
-    let sums = unsafe { _mm256_loadu_si256(x.sum.as_ptr().cast()) };
-    _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, factors))
-}
-
-impl Default for Unpacked {
-    fn default() -> Self {
-        Unpacked { bytes: [[0; 64]; 4], scales: Scales::default() }
-    }
-}
-
 /// What makes weights of the bytes of eight blocks: d byte + m. Each has a scale and an offset.
 struct Blocks {
     d: __m256,
@@ -322,10 +357,18 @@ impl Halves {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
     fn store(self, to: &mut Scales) {
+        let (scales, offsets) = self.products();
+        store_floats(scales, &mut to.scales);
+        store_floats(offsets, &mut to.offsets);
+    }
+
+    /// d scale and m min of each half block.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn products(self) -> (__m512, __m512) {
         let product =
             |d, x| _mm512_mul_ps(_mm512_broadcast_f32x8(d), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(x)));
-        store_floats(product(self.d, self.scales), &mut to.scales);
-        store_floats(product(self.m, self.mins), &mut to.offsets);
+        (product(self.d, self.scales), product(self.m, self.mins))
     }
 }
 
@@ -344,6 +387,12 @@ struct Unpacked {
     scales: Scales,
 }
 
+impl Default for Unpacked {
+    fn default() -> Self {
+        Unpacked { bytes: [[0; 64]; 4], scales: Scales::default() }
+    }
+}
+
 /// What the kernels for many tokens know of a format.
 struct Format {
     /// Takes group `i` of 256 weights of a row apart; needs this level.
@@ -354,17 +403,9 @@ struct Format {
     shift: Option<u8>,
 }
 
-/// Defines the kernels of a format of 32-weight blocks of `$bytes` bytes from the module's `parts`.
-macro_rules! kernels_of_blocks {
+/// Defines how rows of a format of blocks of `$bytes` bytes are taken apart, from the module's `parts`.
+macro_rules! unpack_of_blocks {
     ($bytes:expr, $shift:expr) => {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        #[inline]
-        fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; $bytes]], x: [Group<'_>; N]) {
-            let (parts, pair) = parts(b);
-            acc.blocks(parts, x, b.len(), pair);
-        }
-        dot_of_blocks!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", $bytes, Acc<N>);
-
         /// Takes group `i` of 256 weights of a row apart: `take` gets four pairs of blocks, one by one.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
@@ -381,33 +422,14 @@ macro_rules! kernels_of_blocks {
                 take(scales, p, pair(p));
             }
         }
-
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
-            each_pair(row, i, &mut to.scales, |_, p, bytes| store_512(bytes, &mut to.bytes[p]));
-        }
-        pub(super) const FORMAT: Format = Format { unpack, halves: HALVES, shift: $shift };
-        /// Whether half blocks have their own scales.
-        pub(crate) const HALVES: bool = false;
+        unpack_by_pairs!(false, $shift);
     };
 }
-use kernels_of_blocks;
+use unpack_of_blocks;
 
-/// Defines the kernels of a format of 256-weight superblocks from the module's `parts`.
-macro_rules! kernels_of_superblocks {
-    ($add:ident, $halves:literal, $shift:expr) => {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        #[inline]
-        fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; size_of::<Block>()], x: [Group<'_>; N]) {
-            let (parts, pair) = parts(bytemuck::from_bytes(w));
-            acc.$add(parts, x, GROUP, pair);
-        }
-        dot_of_superblocks!(
-            "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
-            size_of::<Block>(),
-            Acc<N>
-        );
-
+/// Defines how rows of a format of superblocks are taken apart, from the module's `parts`.
+macro_rules! unpack_of_superblocks {
+    ($halves:literal, $shift:expr) => {
         /// Takes group `i` of 256 weights of a row apart: `take` gets four pairs of blocks, one by one.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
@@ -423,112 +445,27 @@ macro_rules! kernels_of_superblocks {
                 take(scales, p, pair(p));
             }
         }
+        unpack_by_pairs!($halves, $shift);
+    };
+}
+use unpack_of_superblocks;
 
+macro_rules! unpack_by_pairs {
+    ($halves:literal, $shift:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
             each_pair(row, i, &mut to.scales, |_, p, bytes| store_512(bytes, &mut to.bytes[p]));
         }
-        pub(super) const FORMAT: Format = Format { unpack, halves: HALVES, shift: $shift };
         /// Whether half blocks have their own scales.
         pub(crate) const HALVES: bool = $halves;
+        pub(super) const FORMAT: Format = Format { unpack, halves: HALVES, shift: $shift };
     };
 }
-use kernels_of_superblocks;
+use unpack_by_pairs;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn store_512(x: __m512i, to: &mut [u8; 64]) {
     // SAFETY: writes the 64 bytes of `to`; the store needs no alignment.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
-}
-
-/// Running sums of N dot products.
-struct Acc<const N: usize> {
-    main: [__m512; N],
-    offset: [__m256; N],
-}
-
-impl<const N: usize> Acc<N> {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    #[inline]
-    fn new() -> Self {
-        Acc { main: [_mm512_setzero_ps(); N], offset: [_mm256_setzero_ps(); N] }
-    }
-
-    /// Adds a group of `blocks` blocks; `pair(p)` gives the bytes of two of them.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    #[inline]
-    fn blocks(
-        &mut self,
-        Blocks { d, m }: Blocks,
-        x: [Group<'_>; N],
-        blocks: usize,
-        pair: impl Fn(usize) -> __m512i,
-    ) {
-        let mut scale = [_mm512_setzero_ps(); N];
-        let mut z = [_mm512_setzero_si512(); N];
-        for c in 0..N {
-            let d_x = load_ps(x[c].d);
-            scale[c] = _mm512_castps256_ps512(_mm256_mul_ps(d, d_x));
-            z[c] = zero_points(&x[c]);
-            let sums = block_sums(&x[c], _mm256_set1_epi16(1));
-            self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
-        }
-        for p in 0..blocks.div_ceil(2) {
-            let w = pair(p);
-            let (a, b) = (2 * p as i32, 2 * p as i32 + 1);
-            let index = _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b);
-            for c in 0..N {
-                let sums = _mm512_cvtepi32_ps(integer_sums(w, &x[c], z[c], p));
-                self.main[c] = _mm512_fmadd_ps(sums, _mm512_permutexvar_ps(index, scale[c]), self.main[c]);
-            }
-        }
-    }
-
-    /// Adds a superblock of blocks whose halves, of 16 weights, have their own scales.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    #[inline]
-    fn halves(
-        &mut self,
-        Halves { d, scales, m, mins }: Halves,
-        x: [Group<'_>; N],
-        blocks: usize,
-        pair: impl Fn(usize) -> __m512i,
-    ) {
-        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales));
-        let d = _mm512_mul_ps(_mm512_broadcast_f32x8(d), scales);
-        let mut scale = [_mm512_setzero_ps(); N];
-        let mut z = [_mm512_setzero_si512(); N];
-        for c in 0..N {
-            let d_x = load_ps(x[c].d);
-            let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-            scale[c] = _mm512_mul_ps(d, _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(d_x)));
-            z[c] = zero_points(&x[c]);
-            let sums = block_sums(&x[c], _mm256_cvtepi8_epi16(mins));
-            self.offset[c] = _mm256_fmadd_ps(_mm256_mul_ps(m, d_x), sums, self.offset[c]);
-        }
-        for p in 0..blocks / 2 {
-            let w = pair(p);
-            let i = 4 * p as i32;
-            let (j, k, l) = (i + 1, i + 2, i + 3);
-            let index = _mm512_setr_epi32(i, i, i, i, j, j, j, j, k, k, k, k, l, l, l, l);
-            for c in 0..N {
-                let sums = _mm512_cvtepi32_ps(integer_sums(w, &x[c], z[c], p));
-                self.main[c] = _mm512_fmadd_ps(sums, _mm512_permutexvar_ps(index, scale[c]), self.main[c]);
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    #[inline]
-    fn sum(self) -> [f32; N] {
-        std::array::from_fn(|c| {
-            let main = self.main[c];
-            let low = _mm256_add_ps(_mm512_castps512_ps256(main), self.offset[c]);
-            let eight = _mm256_add_ps(low, _mm512_extractf32x8_ps::<1>(main));
-            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-        })
-    }
 }

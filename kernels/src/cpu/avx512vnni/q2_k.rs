@@ -14,4 +14,18 @@ fn parts(w: &Block) -> (Halves, impl Fn(usize) -> __m512i) {
     (Halves { d: unit(w.d), scales, m, mins }, |p| two_bits(&w.qs, p))
 }
 
-kernels_of_superblocks!(halves, true, None);
+unpack_of_superblocks!(true, None);
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scales_of(w: &Block) -> (__m512, __m512) {
+    parts(w).0.products()
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
+    parts(w).1
+}
+
+dot_of_halves!(natural, false);

@@ -12,4 +12,18 @@ fn parts(w: &Block) -> (Halves, impl Fn(usize) -> __m512i) {
     (halves, |p| _mm512_or_si512(two_bits(&w.qs, p), bits(&w.hmask, p, 2)))
 }
 
-kernels_of_superblocks!(halves, true, Some(4));
+unpack_of_superblocks!(true, Some(4));
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scales_of(w: &Block) -> (__m512, __m512) {
+    parts(w).0.products()
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
+    parts(w).1
+}
+
+dot_of_halves!(natural, false);

@@ -11,4 +11,19 @@ fn parts(b: &[[u8; BYTES]]) -> (Blocks, impl Fn(usize) -> __m512i) {
     (Blocks::shifted(scales(b, 0), 16), |p| five_bits(codes(b, 2 * p), codes(b, 2 * p + 1)))
 }
 
-kernels_of_blocks!(BYTES, Some(16));
+unpack_of_blocks!(BYTES, Some(16));
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scales_of(w: [&[[u8; BYTES]]; 2]) -> (__m512, __m512) {
+    let d = scales_of_two(w, 0);
+    (d, _mm512_mul_ps(d, _mm512_set1_ps(-16.0)))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn bytes_of(w: &[[u8; BYTES]]) -> impl Fn(usize) -> __m512i {
+    parts(w).1
+}
+
+dot_of_blocks!(BYTES, natural, add_natural);
