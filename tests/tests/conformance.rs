@@ -117,7 +117,7 @@ fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
 }
 
 fn options(threads: usize, chunk: usize) -> SessionOptions {
-    SessionOptions { n_ctx: None, threads: Some(threads), chunk: Some(chunk) }
+    SessionOptions { threads: Some(threads), chunk: Some(chunk), ..SessionOptions::default() }
 }
 
 /// All logits after `tokens`.

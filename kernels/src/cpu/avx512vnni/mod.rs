@@ -10,6 +10,7 @@
 //! Sixteen i32 lanes, eight a block, become floats and are scaled by d_w * d_x of their block. What the unsigned bytes
 //! lack (an offset such as the 8 of Q4_0, or a minimum) is `m * d_x * sum of t`, for eight blocks at a time.
 
+pub(crate) mod attention;
 mod gemm;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
