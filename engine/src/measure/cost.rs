@@ -130,6 +130,27 @@ mod tests {
     }
 
     #[test]
+    fn attention_of_a_prompt_counts_by_the_rate_of_its_numbers() {
+        let model = model("Q8_0", true);
+        let cost = Cost::of_pass(&model, KvTypes::default(), 0, 8, 0);
+        let (matrices, attention) = (2 * 8 * 2 * LAYER, 2 * 2 * 4 * 128 * 36);
+        let integers = model.kernels().attends_in_integers();
+        let want = if integers { (matrices + 2 * attention, 0) } else { (matrices, attention) };
+        assert_eq!((cost.int8_ops, cost.f32_ops), want);
+    }
+
+    #[test]
+    fn a_smaller_cache_is_fewer_bytes() {
+        use braise_kernels::ops::KvType::{F16, Q8_0};
+        let model = model("Q8_0", true);
+        let bytes = |k, v| Cost::of_pass(&model, KvTypes { k, v }, 99, 1, 0).bytes;
+        // a head of 64 values in q8_0: 64 codes and two scales
+        let saved = 2 * 2 * (128 - 68) * 100;
+        assert_eq!(bytes(F16, F16) - bytes(Q8_0, F16), saved);
+        assert_eq!(bytes(F16, F16) - bytes(Q8_0, Q8_0), 2 * saved);
+    }
+
+    #[test]
     fn float_weights_are_float_operations() {
         let cost = Cost::of_pass(&model("F16", true), KvTypes::default(), 0, 1, 0);
         assert_eq!((cost.int8_ops, cost.bytes), (0, 2 * LAYER * 2 + KV));

@@ -1,6 +1,6 @@
 //! Float operations. Each is written once, as loops over fixed-size arrays that the compiler turns into vectors, and
 //! compiled once for every ISA level ([`Lanes`]); only what the compiler cannot find (f16 conversion, fused
-//! multiply-add) is named per level.
+//! multiply-add, sums that stay in registers) is named per level.
 
 mod attention;
 mod elementwise;
