@@ -297,9 +297,9 @@ fn tile<L: Lanes, const N: usize, const S: usize>(
     for (i, keys) in block.keys.chunks_exact(S * steps * STEP).enumerate() {
         if i * S * KEY_BLOCK < end {
             let dots = dots::<L, N, S>(q, keys);
-            for r in 0..N {
-                for s in 0..S {
-                    L::store(&mut weights[r].as_chunks_mut().0[i * S + s], dots[r][s]);
+            for (dots, weights) in dots.into_iter().zip(&mut weights) {
+                for (dots, to) in dots.into_iter().zip(&mut weights.as_chunks_mut().0[i * S..]) {
+                    L::store(to, dots);
                 }
             }
         }

@@ -180,9 +180,8 @@ fn largest(x: &[f32]) -> f32 {
 /// The scale of integers up to `limit` that stand for numbers up to `largest`, and its inverse, 0 where there is none.
 /// The scale is NaN if a number is not finite.
 fn scale_and_inverse(largest: f32, limit: f32) -> (f32, f32) {
-    let finite = largest - largest; // 0, or NaN
     let inverse = if largest > 1e-30 { limit / largest } else { 0.0 };
-    (largest / limit + finite, inverse)
+    (largest / limit + 0.0 * largest, inverse)
 }
 
 /// Sixteen keys (dimension, key) become integers: `to` holds (2, pair of dimensions, 8).
@@ -201,7 +200,7 @@ fn pack_keys(keys: &[[f32; KEY_BLOCK]], limit: f32, to: &mut [[u32; SUMS]], posi
     let integers = |k: &[f32; KEY_BLOCK]| _mm512_cvtps_epi32(_mm512_mul_ps(load(k), inverse));
     let (low, high) = to.split_at_mut(to.len() / 2);
     for ((k, low), high) in keys.chunks(2).zip(low).zip(high) {
-        let odd = k.get(1).map_or(_mm512_setzero_si512(), |k| integers(k));
+        let odd = k.get(1).map_or(_mm512_setzero_si512(), &integers);
         store_halves(pairs(integers(&k[0]), odd), low, high);
     }
 }
@@ -218,12 +217,11 @@ fn pack_values(values: &[[f32; 16]], dim: usize, to: &mut [[u32; SUMS]], positio
             bits = _mm512_max_epu32(bits, _mm512_castps_si512(_mm512_abs_ps(load(v))));
         }
         let largest = f32::from_bits(_mm512_reduce_max_epu32(bits));
-        let finite = largest - largest; // 0, or NaN
         // 2^exponent is the power of two above the largest; caches hold no numbers below 2^-24
         let exponent = ((largest.to_bits() >> 23) as i32 - 126).clamp(-40, 128) - VALUE_BITS;
         *inverse = f32::from_bits(((127 - exponent) << 23) as u32);
         position.exponent = exponent as f32;
-        position.inverse = *inverse + finite;
+        position.inverse = *inverse + 0.0 * largest; // NaN if that is not finite
     }
     let integers =
         |v: &[f32; 16], inverse: f32| _mm512_cvtps_epi32(_mm512_mul_ps(load(v), _mm512_set1_ps(inverse)));
@@ -383,7 +381,7 @@ fn exp2(x: __m512, factor: f32) -> __m512 {
     let n = _mm512_sub_ps(_mm512_add_ps(x, shift), shift);
     let f = _mm512_sub_ps(x, n);
     let mut p = _mm512_set1_ps(factor * 0.009_582_85);
-    for c in [0.055_906_43, 0.240_240_99, 0.693_124_19, 1.0] {
+    for c in [0.055_906_43, 0.240_240_99, 0.693_124_2, 1.0] {
         p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(factor * c));
     }
     _mm512_scalef_ps(p, n)
