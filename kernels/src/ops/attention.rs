@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use super::kv::{Cached, KEY_BLOCK};
+use super::lines::{Aligned, Lines};
 use super::{Lanes, exp, reduce};
 
 /// Positions whose keys and values are floats at a time: few enough for the innermost caches.
@@ -135,9 +136,9 @@ pub struct Scratch {
 #[derive(Debug, Default)]
 pub(crate) struct FloatBlock {
     /// (BLOCK / 16, head_dim rounded up to whole steps, 16)
-    pub(crate) keys: Vec<[f32; KEY_BLOCK]>,
+    pub(crate) keys: Lines<[f32; KEY_BLOCK]>,
     /// (BLOCK, head_dim_v rounded up to whole vectors)
-    pub(crate) values: Vec<[f32; 16]>,
+    pub(crate) values: Lines<[f32; 16]>,
 }
 
 impl FloatBlock {
@@ -150,8 +151,8 @@ impl FloatBlock {
     #[inline(always)]
     pub(crate) fn read<L: Lanes>(&mut self, a: &Attention<'_>, first: usize, end: usize) {
         let (k_dim, vectors) = (a.k.dim.next_multiple_of(STEP), a.v.dim.div_ceil(16));
-        self.keys.resize(BLOCK / KEY_BLOCK * k_dim, [0.0; KEY_BLOCK]);
-        self.values.resize(BLOCK * vectors, [0.0; 16]);
+        self.keys.resize(BLOCK / KEY_BLOCK * k_dim);
+        self.values.resize(BLOCK * vectors);
         let n = BLOCK.min(end - first);
         for (i, to) in self.keys.chunks_exact_mut(k_dim).take(n.div_ceil(KEY_BLOCK)).enumerate() {
             let (to, rest) = to.split_at_mut(a.k.dim);
@@ -255,8 +256,8 @@ impl Total {
 }
 
 /// Adds a query's part of the next span to `total` and to `values`, the weighted sum of values; what `values` held before
-/// the first span does not matter. A part is: a weighted sum of values (v.dim numbers), the largest score, and the sum of the weights
-/// e^(score - largest score).
+/// the first span does not matter. A part is: a weighted sum of values (v.dim numbers), the largest score, and the sum of
+/// the weights e^(score - largest score).
 #[inline(always)]
 pub fn merge<L: Lanes>(part: &[f32], total: &mut Total, values: &mut [f32]) {
     let [part @ .., part_max, part_sum] = part else { panic!("a part has a largest score and a sum") };
@@ -293,11 +294,12 @@ fn tile<L: Lanes, const N: usize, const S: usize>(
     }
     let steps = a.k.dim.div_ceil(STEP);
     let q = &q[..N * steps];
-    let mut weights = [[0.0; BLOCK]; N];
+    let mut weights = Aligned([[0.0; BLOCK]; N]);
+    let weights = &mut weights.0;
     for (i, keys) in block.keys.chunks_exact(S * steps * STEP).enumerate() {
         if i * S * KEY_BLOCK < end {
             let dots = dots::<L, N, S>(q, keys);
-            for (dots, weights) in dots.into_iter().zip(&mut weights) {
+            for (dots, weights) in dots.into_iter().zip(weights.iter_mut()) {
                 for (dots, to) in dots.into_iter().zip(&mut weights.as_chunks_mut().0[i * S..]) {
                     L::store(to, dots);
                 }
@@ -312,7 +314,7 @@ fn tile<L: Lanes, const N: usize, const S: usize>(
         weigh::<L>(weights, seen, part);
     }
     for column in (0..a.v.dim).step_by(COLUMNS) {
-        add_values::<L, N>(&weights, &block.values, end, a.v.dim, column, &mut parts);
+        add_values::<L, N>(weights, &block.values, end, a.v.dim, column, &mut parts);
     }
     N
 }

@@ -6,8 +6,10 @@ mod attention;
 mod elementwise;
 mod float_dot;
 mod kv;
+mod lines;
 
 pub(crate) use attention::LOWEST;
+pub(crate) use lines::Lines;
 pub use attention::{Attention, BLOCK, SPAN, Scratch, Total, attention, attention_span, merge, spans};
 pub use elementwise::{add, rms_norm, rope, swiglu};
 pub use float_dot::{dot_bf16, dot_f16, dot_f32};

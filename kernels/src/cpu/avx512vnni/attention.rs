@@ -19,7 +19,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::ops::{Attention, BLOCK, KEY_BLOCK, LOWEST, Lanes};
+use crate::ops::{Attention, BLOCK, KEY_BLOCK, LOWEST, Lanes, Lines};
 
 /// Queries of a tile, in vectors of sixteen.
 const VECTORS: usize = 2;
@@ -41,21 +41,22 @@ type Row<T> = [T; TILE];
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     /// (tile, pair of dimensions): two 16-bit numbers of each query.
-    q: Vec<Row<u32>>,
+    q: Lines<Row<u32>>,
     tiles: Vec<Tile>,
     /// (tile, column of values): sums of weighted values.
-    sums: Vec<Row<f32>>,
+    sums: Lines<Row<f32>>,
     /// (BLOCK / 8, pair of dimensions, 8): two 16-bit numbers of each key.
-    keys: Vec<[u32; SUMS]>,
+    keys: Lines<[u32; SUMS]>,
     /// (columns / 8, BLOCK / 2, 8): 16-bit numbers of two positions, for each column.
-    values: Vec<[u32; SUMS]>,
+    values: Lines<[u32; SUMS]>,
     positions: Vec<Position>,
-    scores: Vec<Row<f32>>,
-    weights: Vec<Row<u32>>,
+    scores: Lines<Row<f32>>,
+    weights: Lines<Row<u32>>,
 }
 
 /// State of a tile's queries.
 #[derive(Debug, Clone)]
+#[repr(align(64))]
 struct Tile {
     /// Factor of the scores.
     scale: Row<f32>,
@@ -133,15 +134,14 @@ impl Scratch {
     fn begin(&mut self, a: &Attention<'_>) {
         let (pairs, columns) = (a.k.dim.div_ceil(2), a.v.dim.next_multiple_of(SUMS));
         let tiles = a.rows().div_ceil(TILE);
-        self.q.clear();
-        self.q.resize(tiles * pairs, [0; TILE]);
-        self.sums.clear();
-        self.sums.resize(tiles * columns, [0.0; TILE]);
-        self.keys.resize(BLOCK / SUMS * pairs, [0; SUMS]);
-        self.values.resize(BLOCK / 2 * columns / SUMS, [0; SUMS]);
+        self.q.resize(tiles * pairs);
+        self.sums.resize(tiles * columns);
+        self.sums.fill([0.0; TILE]);
+        self.keys.resize(BLOCK / SUMS * pairs);
+        self.values.resize(BLOCK / 2 * columns / SUMS);
         self.positions.resize(BLOCK, Position::default());
-        self.scores.resize(BLOCK, [0.0; TILE]);
-        self.weights.resize(BLOCK / 2, [0; TILE]);
+        self.scores.resize(BLOCK);
+        self.weights.resize(BLOCK / 2);
         let empty = Tile {
             scale: [0.0; TILE],
             start: [0; TILE],
