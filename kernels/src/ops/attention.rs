@@ -13,7 +13,7 @@
 
 use std::ops::Range;
 
-use super::kv::{Cached, KEY_BLOCK};
+use super::kv::{Cached, KEY_BLOCK, KvType};
 use super::lines::{Aligned, Lines};
 use super::{Lanes, exp, reduce};
 
@@ -171,6 +171,88 @@ impl FloatBlock {
     }
 }
 
+/// What a tile of queries reads of a block of positions.
+trait Block<L: Lanes> {
+    /// Some dimensions of sixteen keys.
+    type Keys: Copy;
+    /// Those of index `step`, counted over the dimensions and then the keys.
+    fn keys(&self, step: usize) -> Self::Keys;
+    /// The d-th of these dimensions.
+    fn key(keys: Self::Keys, d: usize) -> L::Vector;
+    /// Sixteen values, counted over the columns and then the positions.
+    fn value(&self, index: usize) -> L::Vector;
+}
+
+impl<'a, L: Lanes> Block<L> for &'a FloatBlock {
+    type Keys = &'a [[f32; KEY_BLOCK]; STEP];
+
+    #[inline(always)]
+    fn keys(&self, step: usize) -> Self::Keys {
+        &self.keys.as_chunks().0[step]
+    }
+
+    #[inline(always)]
+    fn key(keys: Self::Keys, d: usize) -> L::Vector {
+        L::load(&keys[d])
+    }
+
+    #[inline(always)]
+    fn value(&self, index: usize) -> L::Vector {
+        L::load(&self.values[index])
+    }
+}
+
+/// A block in half precision, as it lies in the cache. Converting it in registers pays where each number is used once,
+/// by a single tile of queries.
+#[derive(Debug, Clone, Copy)]
+struct Halves<'a> {
+    keys: &'a [[[u8; 2 * KEY_BLOCK]; STEP]],
+    values: &'a [[u8; 32]],
+}
+
+impl<'a> Halves<'a> {
+    /// Whether the keys are whole steps and the values whole vectors.
+    fn can_read(a: &Attention<'_>) -> bool {
+        a.k.ty == KvType::F16
+            && a.v.ty == KvType::F16
+            && a.k.dim.is_multiple_of(STEP)
+            && a.v.dim.is_multiple_of(16)
+    }
+
+    /// The block that begins at `first`; shorter where the cache ends before it does.
+    #[inline(always)]
+    fn new<L: Lanes>(a: &Attention<'a>, first: usize) -> Halves<'a> {
+        let part = |data: &'a [u8], dim: usize| {
+            let row = 2 * dim;
+            &data[first * row..data.len().min((first + BLOCK) * row)]
+        };
+        let (keys, values) = (part(a.k.data, a.k.dim), part(a.v.data, a.v.dim));
+        L::prefetch_after(keys);
+        L::prefetch_after(values);
+        Halves { keys: keys.as_chunks().0.as_chunks().0, values: values.as_chunks().0 }
+    }
+}
+
+impl<'a, L: Lanes> Block<L> for Halves<'a> {
+    type Keys = &'a [[u8; 2 * KEY_BLOCK]; STEP];
+
+    #[inline(always)]
+    fn keys(&self, step: usize) -> Self::Keys {
+        // beyond the end of the cache, where nobody sees anything, any keys will do
+        &self.keys[step.min(self.keys.len() - 1)]
+    }
+
+    #[inline(always)]
+    fn key(keys: Self::Keys, d: usize) -> L::Vector {
+        L::load_halves(&keys[d])
+    }
+
+    #[inline(always)]
+    fn value(&self, index: usize) -> L::Vector {
+        L::load_halves(&self.values[index])
+    }
+}
+
 /// `out = softmax(scale * q k^T + mask) v` (Vaswani et al. 2017, arXiv 1706.03762) of many tokens. The results of token
 /// t are the `group * v.dim` values at `t * out_stride`.
 #[inline(always)]
@@ -212,21 +294,39 @@ pub fn attention_span<L: Lanes>(a: &Attention<'_>, span: usize, scratch: &mut Sc
             *to = q * a.scale;
         }
     }
+    let in_registers = a.rows() <= 8 && Halves::can_read(a);
     for first in a.blocks(span * SPAN..(span + 1) * SPAN) {
-        scratch.block.read::<L>(a, first, a.seen().end);
-        let mut row = 0;
-        while row < a.rows() {
-            let parts = &mut parts[row * len..];
-            let (q, block) = (&scratch.queries[row * steps..], &scratch.block);
-            row += match a.rows() - row {
-                8.. if L::MANY_REGISTERS => tile::<L, 8, 1>(a, q, block, first, row, parts),
-                4.. if L::MANY_REGISTERS => tile::<L, 4, 2>(a, q, block, first, row, parts),
-                4.. => tile::<L, 4, 1>(a, q, block, first, row, parts),
-                3 => tile::<L, 3, 1>(a, q, block, first, row, parts),
-                2 => tile::<L, 2, 2>(a, q, block, first, row, parts),
-                _ => tile::<L, 1, 4>(a, q, block, first, row, parts),
-            };
+        let queries = &scratch.queries;
+        if in_registers {
+            tiles::<L, _>(a, queries, &Halves::new::<L>(a, first), first, parts);
+        } else {
+            scratch.block.read::<L>(a, first, a.seen().end);
+            tiles::<L, _>(a, queries, &&scratch.block, first, parts);
         }
+    }
+}
+
+/// All queries meet the block that begins at `first`.
+#[inline(always)]
+fn tiles<L: Lanes, B: Block<L>>(
+    a: &Attention<'_>,
+    queries: &[[f32; STEP]],
+    block: &B,
+    first: usize,
+    parts: &mut [f32],
+) {
+    let (steps, len) = (a.k.dim.div_ceil(STEP), a.part_len());
+    let mut row = 0;
+    while row < a.rows() {
+        let (q, parts) = (&queries[row * steps..], &mut parts[row * len..]);
+        row += match a.rows() - row {
+            8.. if L::MANY_REGISTERS => tile::<L, B, 8, 1>(a, q, block, first, row, parts),
+            4.. if L::MANY_REGISTERS => tile::<L, B, 4, 2>(a, q, block, first, row, parts),
+            4.. => tile::<L, B, 4, 1>(a, q, block, first, row, parts),
+            3 => tile::<L, B, 3, 1>(a, q, block, first, row, parts),
+            2 => tile::<L, B, 2, 2>(a, q, block, first, row, parts),
+            _ => tile::<L, B, 1, 4>(a, q, block, first, row, parts),
+        };
     }
 }
 
@@ -274,10 +374,10 @@ pub fn merge<L: Lanes>(part: &[f32], total: &mut Total, values: &mut [f32]) {
 
 /// Queries `row..row + N` meet a block; S times sixteen keys at a time, as registers allow. Returns N.
 #[inline(always)]
-fn tile<L: Lanes, const N: usize, const S: usize>(
+fn tile<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
     a: &Attention<'_>,
     q: &[[f32; STEP]],
-    block: &FloatBlock,
+    block: &B,
     first: usize,
     row: usize,
     parts: &mut [f32],
@@ -296,9 +396,9 @@ fn tile<L: Lanes, const N: usize, const S: usize>(
     let q = &q[..N * steps];
     let mut weights = Aligned([[0.0; BLOCK]; N]);
     let weights = &mut weights.0;
-    for (i, keys) in block.keys.chunks_exact(S * steps * STEP).enumerate() {
+    for i in 0..BLOCK / KEY_BLOCK / S {
         if i * S * KEY_BLOCK < end {
-            let dots = dots::<L, N, S>(q, keys);
+            let dots = dots::<L, B, N, S>(q, block, i * S, steps);
             for (dots, weights) in dots.into_iter().zip(weights.iter_mut()) {
                 for (dots, to) in dots.into_iter().zip(&mut weights.as_chunks_mut().0[i * S..]) {
                     L::store(to, dots);
@@ -314,26 +414,27 @@ fn tile<L: Lanes, const N: usize, const S: usize>(
         weigh::<L>(weights, seen, part);
     }
     for column in (0..a.v.dim).step_by(COLUMNS) {
-        add_values::<L, N>(weights, &block.values, end, a.v.dim, column, &mut parts);
+        add_values::<L, B, N>(weights, block, end, a.v.dim, column, &mut parts);
     }
     N
 }
 
-/// Dot products of N queries (query, step) with S times sixteen keys (sixteen, step).
+/// Dot products of N queries (query, step) with S times sixteen keys, from the sixteen of index `first` on.
 #[inline(always)]
-fn dots<L: Lanes, const N: usize, const S: usize>(
+#[allow(clippy::needless_range_loop, reason = "d counts in the keys too")]
+fn dots<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
     q: &[[f32; STEP]],
-    keys: &[[f32; KEY_BLOCK]],
+    block: &B,
+    first: usize,
+    steps: usize,
 ) -> [[L::Vector; S]; N] {
     let mut sums = [[L::splat(0.0); S]; N];
-    let keys = keys.as_chunks::<STEP>().0;
-    let steps = keys.len() / S;
     for step in 0..steps {
-        let k: [_; S] = std::array::from_fn(|s| &keys[s * steps + step]);
+        let k: [_; S] = std::array::from_fn(|s| block.keys((first + s) * steps + step));
         let q: [_; N] = std::array::from_fn(|r| &q[r * steps + step]);
         for d in 0..STEP {
             for s in 0..S {
-                let k = L::load(&k[s][d]);
+                let k = B::key(k[s], d);
                 for r in 0..N {
                     sums[r][s] = L::mul_add_16(L::splat(q[r][d]), k, sums[r][s]);
                 }
@@ -383,9 +484,10 @@ fn weigh<L: Lanes>(scores: &mut [f32; BLOCK], seen: Range<usize>, part: &mut [f3
 
 /// Adds `sum over j < end of weights[r, j] v[j]` to columns `column..column + 32` of each query's part.
 #[inline(always)]
-fn add_values<L: Lanes, const N: usize>(
+#[allow(clippy::needless_range_loop, reason = "j counts in the block too")]
+fn add_values<L: Lanes, B: Block<L>, const N: usize>(
     weights: &[[f32; BLOCK]; N],
-    values: &[[f32; 16]],
+    block: &B,
     end: usize,
     v_dim: usize,
     column: usize,
@@ -406,8 +508,11 @@ fn add_values<L: Lanes, const N: usize>(
     }
     // where the last columns fill but one vector, the second is the first again, and not used
     let at: [usize; VECTORS] = std::array::from_fn(|h| (column / 16 + h).min(stride - 1));
-    for (v, j) in values.chunks_exact(stride).zip(0..end.min(BLOCK)) {
-        let v: [_; VECTORS] = std::array::from_fn(|h| L::load(&v[at[h]]));
+    for j in 0..end.min(BLOCK) {
+        let mut v = [L::splat(0.0); VECTORS];
+        for h in 0..VECTORS {
+            v[h] = block.value(j * stride + at[h]);
+        }
         for r in 0..N {
             let weight = L::splat(weights[r][j]);
             for h in 0..VECTORS {

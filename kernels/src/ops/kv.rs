@@ -92,7 +92,7 @@ impl Cached<'_> {
         match self.ty {
             KvType::F16 => {
                 for (to, h) in to.iter_mut().zip(block.as_chunks().0) {
-                    *to = L::widen(&halves(h));
+                    L::store(to, L::load_halves(h));
                 }
             }
             KvType::Q8_0 => {
@@ -100,9 +100,10 @@ impl Cached<'_> {
                 let codes = codes.as_chunks::<KEY_BLOCK>().0.chunks(GROUP);
                 let groups = to.chunks_mut(GROUP).zip(codes);
                 for ((to, codes), scale) in groups.zip(scales.as_chunks().0) {
-                    let scale = L::widen(&halves(scale));
+                    let mut scales = [0.0; KEY_BLOCK];
+                    L::store(&mut scales, L::load_halves(scale));
                     for (to, codes) in to.iter_mut().zip(codes) {
-                        *to = std::array::from_fn(|i| f32::from(codes[i] as i8) * scale[i]);
+                        *to = std::array::from_fn(|i| f32::from(codes[i] as i8) * scales[i]);
                     }
                 }
             }
@@ -120,7 +121,7 @@ impl Cached<'_> {
                 let (lanes, rest) = to.as_chunks_mut::<16>();
                 let (h, h_rest) = row.as_chunks::<32>();
                 for (to, h) in lanes.iter_mut().zip(h) {
-                    *to = L::widen(&halves(h));
+                    L::store(to, L::load_halves(h));
                 }
                 for (to, h) in rest.iter_mut().zip(h_rest.as_chunks().0) {
                     *to = f16_to_f32(u16::from_le_bytes(*h));
@@ -138,13 +139,6 @@ impl Cached<'_> {
             }
         }
     }
-}
-
-/// Sixteen numbers of half precision, whatever their alignment.
-#[inline(always)]
-fn halves(bytes: &[u8; 32]) -> [f16; 16] {
-    let h: [u16; 16] = bytemuck::pod_read_unaligned(bytes);
-    h.map(|h| f16::from_bits(u16::from_le(h)))
 }
 
 /// Writes the key of one position into a head's keys.

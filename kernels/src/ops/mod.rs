@@ -9,11 +9,11 @@ mod kv;
 mod lines;
 
 pub(crate) use attention::LOWEST;
-pub(crate) use lines::Lines;
 pub use attention::{Attention, BLOCK, SPAN, Scratch, Total, attention, attention_span, merge, spans};
 pub use elementwise::{add, rms_norm, rope, swiglu};
 pub use float_dot::{dot_bf16, dot_f16, dot_f32};
 pub use kv::{Cached, KEY_BLOCK, KvType, store_key, store_value};
+pub(crate) use lines::Lines;
 
 use half::f16;
 
@@ -29,6 +29,8 @@ pub trait Lanes {
     type Vector: Copy;
     /// `a` in registers.
     fn load(a: &[f32; 16]) -> Self::Vector;
+    /// Sixteen half-precision numbers, little-endian, as floats in registers.
+    fn load_halves(h: &[u8; 32]) -> Self::Vector;
     /// `x` in memory.
     fn store(a: &mut [f32; 16], x: Self::Vector);
     /// Sixteen times `x`.
@@ -61,6 +63,15 @@ impl Lanes for Portable {
     #[inline(always)]
     fn load(a: &[f32; 16]) -> [f32; 16] {
         *a
+    }
+
+    #[inline(always)]
+    fn load_halves(h: &[u8; 32]) -> [f32; 16] {
+        let mut floats = [0.0; 16];
+        for (x, h) in floats.iter_mut().zip(h.as_chunks().0) {
+            *x = crate::quant::f16_to_f32(u16::from_le_bytes(*h));
+        }
+        floats
     }
 
     #[inline(always)]

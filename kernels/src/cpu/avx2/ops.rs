@@ -38,6 +38,15 @@ impl Lanes for Level {
     }
 
     #[inline(always)]
+    fn load_halves(h: &[u8; 32]) -> [__m256; 2] {
+        let eight = |h: &[u8]| {
+            // SAFETY: the level as in `widen`; both slices have sixteen bytes.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(h.as_ptr().cast())) }
+        };
+        [eight(&h[..16]), eight(&h[16..])]
+    }
+
+    #[inline(always)]
     fn store(a: &mut [f32; 16], x: [__m256; 2]) {
         // SAFETY: the level as in `widen`; the stores write the sixteen floats of `a`.
         unsafe {

@@ -36,6 +36,12 @@ impl Lanes for Level {
     }
 
     #[inline(always)]
+    fn load_halves(h: &[u8; 32]) -> __m512 {
+        // SAFETY: the level as in `widen`; the load reads the 32 bytes of `h`.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(h.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
     fn store(a: &mut [f32; 16], x: __m512) {
         // SAFETY: the level as in `widen`; the store writes the sixteen floats of `a`.
         unsafe { _mm512_storeu_ps(a.as_mut_ptr(), x) }
