@@ -3,7 +3,10 @@
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 
+use braise_engine::kv::KvTypes;
 use braise_kernels::isa::Isa;
+use braise_kernels::ops::KvType;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{bench, info, list, logits, pull, rm, run, tokenize};
@@ -55,6 +58,34 @@ impl Compute {
         };
         Isa::by_name(&name).map_err(|e| Usage(format!("{from}: {e}")).into())
     }
+}
+
+/// How the keys and values of the tokens in the context are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct Cache {
+    /// Format of the key/value cache; q8_0 takes about half the memory of f16
+    #[arg(long, value_name = "TYPE", default_value = KvType::F16.name(), value_parser = kv_type())]
+    kv_type: KvType,
+
+    /// Format of the keys alone [default: that of --kv-type]
+    #[arg(long, value_name = "TYPE", visible_alias = "cache-type-k", value_parser = kv_type())]
+    kv_type_k: Option<KvType>,
+
+    /// Format of the values alone [default: that of --kv-type]
+    #[arg(long, value_name = "TYPE", visible_alias = "cache-type-v", value_parser = kv_type())]
+    kv_type_v: Option<KvType>,
+}
+
+impl Cache {
+    /// The formats.
+    pub fn types(self) -> KvTypes {
+        KvTypes { k: self.kv_type_k.unwrap_or(self.kv_type), v: self.kv_type_v.unwrap_or(self.kv_type) }
+    }
+}
+
+fn kv_type() -> impl TypedValueParser<Value = KvType> {
+    PossibleValuesParser::new(KvType::ALL.map(KvType::name))
+        .map(|name| KvType::ALL.into_iter().find(|ty| ty.name() == name).expect("one of the possible values"))
 }
 
 /// How a text is continued. In a chat, `/set parameter` changes these.
@@ -138,6 +169,22 @@ mod tests {
     }
 
     #[test]
+    fn keys_and_values_have_formats_of_their_own() {
+        use KvType::{F16, Q8_0};
+        let types = |flags: &[&str]| {
+            let flags = ["braise", "run"].iter().chain(flags);
+            match Cli::try_parse_from(flags).expect("are right").command {
+                Command::Run(args) => args.cache.types(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(types(&[]), KvTypes { k: F16, v: F16 });
+        assert_eq!(types(&["--kv-type", "q8_0"]), KvTypes { k: Q8_0, v: Q8_0 });
+        assert_eq!(types(&["--kv-type-k", "q8_0"]), KvTypes { k: Q8_0, v: F16 });
+        assert_eq!(types(&["--kv-type=q8_0", "--cache-type-k=f16"]), KvTypes { k: F16, v: Q8_0 });
+    }
+
+    #[test]
     fn numbers_out_of_range_are_refused() {
         let parse = |flag: &str, value: &str| Cli::try_parse_from(["braise", "run", flag, value]);
         let good = [
@@ -165,6 +212,7 @@ mod tests {
             ("-n", "0"),
             ("--ctx", "0"),
             ("--stop", ""),
+            ("--kv-type", "q4"),
         ];
         for (flag, value) in bad {
             assert!(parse(flag, value).is_err(), "{flag} {value}");

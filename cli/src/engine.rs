@@ -13,7 +13,7 @@ use braise_engine::session::{Session, SessionOptions};
 use braise_engine::tokenizer::{Special, Tokenizer};
 use braise_engine::{chat, gguf::Gguf};
 
-use crate::args::{Compute, Generation};
+use crate::args::{Cache, Compute, Generation};
 use crate::chat::{Chat, Message, Role, Sink};
 use crate::stats::Stats;
 
@@ -42,11 +42,12 @@ impl Loaded {
     }
 
     /// Begins a conversation.
-    pub fn talker(&self, ctx: Option<NonZeroUsize>, compute: &Compute) -> Result<Talker<'_>> {
+    pub fn talker(&self, ctx: Option<NonZeroUsize>, compute: &Compute, cache: Cache) -> Result<Talker<'_>> {
         let options = SessionOptions {
             n_ctx: ctx.map(NonZeroUsize::get),
             threads: compute.threads.map(NonZeroUsize::get),
             chunk: None,
+            kv: cache.types(),
         };
         Ok(Talker { loaded: self, session: Session::new(&self.model, &options)? })
     }

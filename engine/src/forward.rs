@@ -9,7 +9,7 @@ pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
     for (i, (spec, weights)) in model.spec().layers.iter().zip(&model.layers).enumerate() {
         backend.qkv(i, &spec.attention, weights);
         backend.attend(i, &spec.attention);
-        backend.attn_output(weights);
+        backend.attn_output(&spec.attention, weights);
         backend.gate_up(&spec.mlp, weights);
         backend.down(&spec.mlp, weights);
     }

@@ -9,7 +9,7 @@ use crate::backend::cpu::{Batch, Buffers, CpuWorker, Scratch};
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
-use crate::kv::KvCache;
+use crate::kv::{KvCache, KvTypes};
 use crate::model::Model;
 use crate::threads;
 
@@ -22,6 +22,8 @@ pub struct SessionOptions {
     pub threads: Option<usize>,
     /// Tokens that are read at a time; `None`: [`DEFAULT_CHUNK`].
     pub chunk: Option<usize>,
+    /// Formats of the key/value cache.
+    pub kv: KvTypes,
 }
 
 /// Tokens that a session can hold unless told otherwise.
@@ -56,6 +58,7 @@ pub struct Session<'m> {
     team: Team,
     buffers: Buffers,
     kv: KvCache,
+    kv_types: KvTypes,
     scratch: Vec<Mutex<Scratch>>,
     tokens: Vec<u32>,
 }
@@ -87,14 +90,16 @@ impl<'m> Session<'m> {
                 Error::new(ErrorKind::Io, what).next("choose fewer")
             })?;
         let team = Team::new(n_threads);
-        let no_memory = || no_memory(spec, n_ctx);
+        let kv_types = options.kv;
+        let no_memory = || no_memory(spec, n_ctx, kv_types);
         Ok(Session {
             model,
             n_ctx,
             chunk,
             pool,
-            buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS).ok_or_else(no_memory)?,
-            kv: KvCache::new(&team, spec, n_ctx).ok_or_else(no_memory)?,
+            buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS, n_ctx).ok_or_else(no_memory)?,
+            kv: KvCache::new(&team, spec, n_ctx, kv_types).ok_or_else(no_memory)?,
+            kv_types,
             scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
             tokens: Vec::new(),
             team,
@@ -114,7 +119,8 @@ impl<'m> Session<'m> {
     /// Memory that the session takes when its context is full, in bytes: the key/value cache, and the activations of
     /// a chunk. What each thread has for itself, a few hundred KiB, is not counted.
     pub fn bytes(&self) -> u64 {
-        let kv = KvCache::bytes(self.model.spec(), self.n_ctx).unwrap_or(usize::MAX); // `new` has computed it
+        // `new` has computed it
+        let kv = KvCache::bytes(self.model.spec(), self.n_ctx, self.kv_types).unwrap_or(usize::MAX);
         (kv as u64).saturating_add(self.buffers.bytes() as u64)
     }
 
@@ -235,8 +241,8 @@ impl<'m> Session<'m> {
 }
 
 /// The error of a session whose memory cannot be had.
-fn no_memory(spec: &Spec, n_ctx: usize) -> Error {
-    let size = match KvCache::bytes(spec, n_ctx) {
+fn no_memory(spec: &Spec, n_ctx: usize, types: KvTypes) -> Error {
+    let size = match KvCache::bytes(spec, n_ctx, types) {
         Some(bytes) => format!("{:.1} GB", bytes as f64 / 1e9),
         None => "more than an address can name".to_owned(),
     };

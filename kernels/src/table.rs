@@ -4,7 +4,7 @@
 
 use crate::cpu;
 use crate::isa::{Isa, IsaError};
-use crate::ops::Attention;
+use crate::ops::{Attention, Scratch, Total};
 #[cfg(target_arch = "x86_64")]
 use crate::quant::packed;
 use crate::quant::q8::Q8Mat;
@@ -204,7 +204,7 @@ macro_rules! float_ops {
     (#[$attribute:meta] $lanes:ty) => {
         /// This level's float operations.
         pub(crate) const OPS: crate::table::FloatOps = {
-            use crate::ops::{self, Attention};
+            use crate::ops::{self, Attention, Scratch, Total};
 
             #[$attribute]
             fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
@@ -223,8 +223,16 @@ macro_rules! float_ops {
                 ops::rope(x, cos, sin, halves)
             }
             #[$attribute]
-            fn attention(a: Attention<'_>) {
-                ops::attention::<$lanes>(a)
+            fn attention(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
+                ops::attention::<$lanes>(a, scratch, out, out_stride)
+            }
+            #[$attribute]
+            fn attention_span(a: &Attention<'_>, span: usize, scratch: &mut Scratch, parts: &mut [f32]) {
+                ops::attention_span::<$lanes>(a, span, scratch, parts)
+            }
+            #[$attribute]
+            fn attention_merge(part: &[f32], total: &mut Total, values: &mut [f32]) {
+                ops::merge::<$lanes>(part, total, values)
             }
             #[$attribute]
             fn quantize_q8(x: &[f32], q: &mut [i8], z: &mut [i8], d: &mut [f32], sum: &mut [i16]) {
@@ -248,6 +256,8 @@ macro_rules! float_ops {
                 add,
                 rope,
                 attention,
+                attention_span,
+                attention_merge,
                 quantize_q8,
                 matmul_f32,
                 matmul_f16,
@@ -271,12 +281,15 @@ pub(crate) fn matmul_floats(w: &[u8], x: F32Mat<'_>, y: &mut [f32], dot: impl Fn
 }
 
 /// The float operations of one level. See [`Kernels`] for what they compute.
+#[derive(Clone, Copy)]
 pub(crate) struct FloatOps {
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub(crate) swiglu: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub(crate) add: unsafe fn(&[f32], &mut [f32]),
     pub(crate) rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
-    pub(crate) attention: unsafe fn(Attention<'_>),
+    pub(crate) attention: unsafe fn(&Attention<'_>, &mut Scratch, &mut [f32], usize),
+    pub(crate) attention_span: unsafe fn(&Attention<'_>, usize, &mut Scratch, &mut [f32]),
+    pub(crate) attention_merge: unsafe fn(&[f32], &mut Total, &mut [f32]),
     pub(crate) quantize_q8: QuantizeQ8,
     pub(crate) matmul_f32: MatMulF32,
     pub(crate) matmul_f16: MatMulF32,
@@ -426,10 +439,27 @@ impl Kernels {
         unsafe { (self.ops().rope)(x, cos, sin, halves) }
     }
 
+    /// Whether [`Kernels::attention`] multiplies integers of 16 bits, not floats.
+    pub fn attends_in_integers(self) -> bool {
+        self.isa >= Isa::Avx512Vnni
+    }
+
     /// See [`crate::ops::attention`].
-    pub fn attention(self, a: Attention<'_>) {
+    pub fn attention(self, a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
         // SAFETY: as in `rms_norm`.
-        unsafe { (self.ops().attention)(a) }
+        unsafe { (self.ops().attention)(a, scratch, out, out_stride) }
+    }
+
+    /// See [`crate::ops::attention_span`].
+    pub fn attention_span(self, a: &Attention<'_>, span: usize, scratch: &mut Scratch, parts: &mut [f32]) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().attention_span)(a, span, scratch, parts) }
+    }
+
+    /// See [`crate::ops::merge`].
+    pub fn attention_merge(self, part: &[f32], total: &mut Total, values: &mut [f32]) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().attention_merge)(part, total, values) }
     }
 
     /// See [`crate::quant::q8::quantize`].

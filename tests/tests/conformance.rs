@@ -5,9 +5,11 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use braise_engine::gguf::Gguf;
+use braise_engine::kv::KvTypes;
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use braise_kernels::isa::Isa;
+use braise_kernels::ops::KvType;
 use braise_kernels::quant::{Dot, Type};
 use braise_tests::reference::Reference;
 use braise_tests::tiny::{self, BASE, Rope, Shape};
@@ -19,6 +21,12 @@ const N_TOKENS: usize = 75;
 /// Bound on the normalized mean squared error with float weights: 2.5 times the most that was measured (1.2e-7, the same
 /// on every ISA level), nearly all of which is the cache's half precision.
 const FLOATS: f64 = 3e-7;
+
+/// The same where attention is computed in integers: 2.5 times the most that was measured (3.2e-7, heads of 256).
+const INTEGERS: f64 = 8e-7;
+
+/// The same with a q8_0 cache, where float weights leave its rounding alone: twice the most that was measured.
+const CACHE_8: f64 = 1.3e-4;
 
 /// The same with quantized weights, which take activations of 8 bits: twice the most that was measured. The error is
 /// that of the activations, so it is nearly the same for all formats (1.1e-4 to 1.8e-4).
@@ -117,7 +125,7 @@ fn tokens(n: usize, n_vocab: usize) -> Vec<u32> {
 }
 
 fn options(threads: usize, chunk: usize) -> SessionOptions {
-    SessionOptions { n_ctx: None, threads: Some(threads), chunk: Some(chunk) }
+    SessionOptions { threads: Some(threads), chunk: Some(chunk), ..SessionOptions::default() }
 }
 
 /// All logits after `tokens`.
@@ -150,7 +158,7 @@ static SUPPORTED: LazyLock<Vec<Isa>> = LazyLock::new(|| {
 });
 
 /// Compares all ISA levels with the reference; says by how much they differ.
-fn compare(name: &str, shape: &Shape, bound: f64) -> Result<(), String> {
+fn compare(name: &str, shape: &Shape, kv: KvTypes, bound: f64) -> Result<(), String> {
     let file = file(shape, 7);
     let gguf = Gguf::open(file.path()).expect("the file opens");
     let tokens = tokens(N_TOKENS, shape.n_vocab);
@@ -158,8 +166,10 @@ fn compare(name: &str, shape: &Shape, bound: f64) -> Result<(), String> {
     let exact: Vec<f64> = tokens.iter().flat_map(|token| reference.push(*token)).collect();
     for isa in &*SUPPORTED {
         let model = Model::open(file.path(), *isa).expect("the model opens");
-        let mut session = Session::new(&model, &options(2, 64)).expect("a session");
+        let options = SessionOptions { kv, ..options(2, 64) };
+        let mut session = Session::new(&model, &options).expect("a session");
         let error = nmse(&exact, &eval(&mut session, &tokens));
+        let bound = if model.kernels().attends_in_integers() { bound.max(INTEGERS) } else { bound };
         println!("{name}, {isa}: NMSE {error:.2e}");
         if error.is_nan() || error > bound {
             return Err(format!("{name}, {isa}: NMSE {error:.2e}, more than {bound:.0e}"));
@@ -170,8 +180,10 @@ fn compare(name: &str, shape: &Shape, bound: f64) -> Result<(), String> {
 
 #[test]
 fn every_shape_agrees_with_the_reference() {
-    let failed: Vec<_> =
-        SHAPES.iter().filter_map(|(name, shape)| compare(name, shape, FLOATS).err()).collect();
+    let failed: Vec<_> = SHAPES
+        .iter()
+        .filter_map(|(name, shape)| compare(name, shape, KvTypes::default(), FLOATS).err())
+        .collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
@@ -180,16 +192,30 @@ fn every_format_agrees_with_the_reference() {
     let quantized = |ty: &&Type| ty.scalar().is_some_and(|scalar| matches!(scalar.dot, Dot::Q8(_)));
     let formats: Vec<_> = Type::ALL.iter().filter(quantized).collect();
     assert!(formats.len() >= 13, "{formats:?}");
-    let compare = |ty: &&Type| compare(ty.name(), &Shape { ty: **ty, ..BLOCKS }, QUANTIZED).err();
+    let compare =
+        |ty: &&Type| compare(ty.name(), &Shape { ty: **ty, ..BLOCKS }, KvTypes::default(), QUANTIZED).err();
     let failed: Vec<_> = formats.iter().filter_map(compare).collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]
 fn quantized_weights_of_every_shape_agree_with_the_reference() {
-    let failed: Vec<_> =
-        QUANTIZED_SHAPES.iter().filter_map(|(name, shape)| compare(name, shape, QUANTIZED).err()).collect();
+    let compare = |(name, shape): &(&str, Shape)| compare(name, shape, KvTypes::default(), QUANTIZED).err();
+    let failed: Vec<_> = QUANTIZED_SHAPES.iter().filter_map(compare).collect();
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn caches_of_8_bits_agree_with_the_reference() {
+    let shapes = [BASE, head_size(64, 64, 64), head_size(80, 80, 80), head_size(24, 40, 24)];
+    let (f16, q8_0) = (KvType::F16, KvType::Q8_0);
+    for (k, v) in [(q8_0, q8_0), (q8_0, f16), (f16, q8_0)] {
+        for shape in &shapes {
+            let name = format!("{k} keys, {v} values, heads of {}", shape.head_dim);
+            compare(&name, shape, KvTypes { k, v }, CACHE_8).unwrap_or_else(|failed| panic!("{failed}"));
+            compare(&name, shape, KvTypes { k, v }, FLOATS).expect_err("the formats differ from f16");
+        }
+    }
 }
 
 /// What the bounds are worth: models that differ in one option alone are far apart.

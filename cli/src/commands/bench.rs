@@ -5,7 +5,7 @@ mod row;
 mod source;
 
 use anyhow::{Result, ensure};
-use braise_engine::kv::KvCache;
+use braise_engine::kv::{KvCache, KvTypes};
 use braise_engine::measure::{self, Cost, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
 use braise_engine::threads::default_threads;
 use braise_kernels::isa::Isa;
@@ -16,7 +16,7 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 use self::report::{Format, Report, threads};
 use self::row::{Row, cpu_name};
 use self::source::{Loaded, Source, Synthetic};
-use crate::args::Compute;
+use crate::args::{Cache, Compute};
 use crate::failure::Usage;
 
 /// Measure how fast models run, beside the limit of this machine
@@ -67,6 +67,9 @@ pub struct BenchArgs {
     /// Instruction set to compute with, as `braise info` lists them [default: the best; BRAISE_ISA sets it too]
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
+
+    #[command(flatten)]
+    cache: Cache,
 
     /// Form of the report
     #[arg(long, value_enum, default_value_t = Format::Md, value_name = "FORM")]
@@ -132,7 +135,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let mut report = Report::new(args.output, args.explain);
     for source in args.sources()? {
-        let bench = Bench::open(&source, isa, usize::from(args.reps))?;
+        let bench = Bench::open(&source, isa, args.cache.types(), usize::from(args.reps))?;
         for n_threads in &threads {
             bench.run(&tests, *n_threads, &mut report)?;
         }
@@ -144,12 +147,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 struct Bench {
     loaded: Loaded,
     cpu: String,
+    kv: KvTypes,
     reps: usize,
 }
 
 impl Bench {
-    fn open(source: &Source, isa: Isa, reps: usize) -> Result<Bench> {
-        Ok(Bench { loaded: source.load(isa, available_memory()?)?, cpu: cpu_name()?, reps })
+    fn open(source: &Source, isa: Isa, kv: KvTypes, reps: usize) -> Result<Bench> {
+        Ok(Bench { loaded: source.load(isa, available_memory()?)?, cpu: cpu_name()?, kv, reps })
     }
 
     /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.
@@ -162,12 +166,12 @@ impl Bench {
             self.check_memory(test)?;
             reset_peak_rss();
             let time = jiff::Timestamp::now();
-            let runs = measure::run(&self.loaded.model, test, n_threads, self.reps)?;
+            let runs = measure::run(&self.loaded.model, test, n_threads, self.kv, self.reps)?;
             let peak_rss = peak_rss();
             let after = self.peaks(n_threads)?;
             let peaks = before.best(after);
             before = after;
-            let limit = Limit::of(&self.loaded.model, test, &peaks);
+            let limit = Limit::of(&self.loaded.model, self.kv, test, &peaks);
             let total = runs.samples.iter().sum();
             let stats = Stats::of(&runs.samples, test.n_tokens());
             let reached = Reached::new(stats.avg_ns as f64 * 1e-9, &limit, n_threads, &runs.usage, total);
@@ -177,6 +181,7 @@ impl Bench {
                 cpu,
                 test,
                 n_threads,
+                kv: self.kv,
                 time,
                 runs: &runs,
                 stats,
@@ -192,13 +197,14 @@ impl Bench {
     /// What the machine can do now. The buffer is as large as what this model reads for a token.
     fn peaks(&self, n_threads: usize) -> Result<Peaks> {
         let model = &self.loaded.model;
-        let buffer = Cost::of_pass(model, 0, 1, 1).bytes;
+        let buffer = Cost::of_pass(model, self.kv, 0, 1, 1).bytes;
         Ok(Peaks::measure(model.kernels(), n_threads, buffer, available_memory()? / 2)?)
     }
 
     /// Refuses a test whose key/value cache does not fit: the system would end the program, or swap.
     fn check_memory(&self, test: &Test) -> Result<()> {
-        let needed = KvCache::bytes(self.loaded.model.spec(), test.n_ctx()).map_or(u64::MAX, |n| n as u64);
+        let needed = KvCache::bytes(self.loaded.model.spec(), test.n_ctx(), self.kv);
+        let needed = needed.map_or(u64::MAX, |n| n as u64);
         let available = available_memory()?;
         ensure!(
             needed <= available,

@@ -10,7 +10,7 @@ use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use clap::Args;
 
-use crate::args::Compute;
+use crate::args::{Cache, Compute};
 use crate::models::resolve;
 use crate::output::OutFile;
 
@@ -39,6 +39,9 @@ pub struct LogitsArgs {
 
     #[command(flatten)]
     compute: Compute,
+
+    #[command(flatten)]
+    cache: Cache,
 }
 
 /// Does what was asked for.
@@ -50,6 +53,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         n_ctx: Some(args.tokens.len()),
         threads: args.compute.threads.map(NonZeroUsize::get),
         chunk: args.chunk.map(NonZeroUsize::get),
+        kv: args.cache.types(),
     };
     let mut session = Session::new(&model, &options)?;
     let mut file = OutFile::create(&args.output)?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use crate::args::{Compute, Generation};
+use crate::args::{Cache, Compute, Generation};
 use crate::chat::terminal::Terminal;
 use crate::chat::{Chat, Loop, Message, Role, shown};
 use crate::engine::Loaded;
@@ -57,6 +57,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     compute: Compute,
+
+    #[command(flatten)]
+    pub cache: Cache,
 }
 
 /// Does what was asked for.
@@ -69,7 +72,7 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     let path = resolve(model.as_deref())?;
     let begin = Instant::now();
     let loaded = Loaded::open(&path, &args.compute)?;
-    let mut chat = loaded.talker(args.ctx, &args.compute)?;
+    let mut chat = loaded.talker(args.ctx, &args.compute, args.cache)?;
     let load = begin.elapsed();
     if args.verbose {
         loaded.notes().iter().for_each(|note| notice(format!("note: {note}")));

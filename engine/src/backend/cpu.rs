@@ -10,18 +10,19 @@
 
 use std::ops::Range;
 
-use braise_kernels::ops::{Attention, KEY_BLOCK, ROWS};
+use braise_kernels::ops;
 use braise_kernels::quant::q8::{BLOCK, Q8Buf, Q8Mat, Q8Row, SUM_BLOCK};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 use braise_kernels::table::{Acts, F32Mat, MatMul, PackedMat, Packing};
 
 use super::Backend;
+use super::attention::{self, AttentionBuffers};
 use crate::block::{self, Pairs};
 use crate::kv::KvCache;
 use crate::model::{LayerWeights, Model, Weight};
 
 /// Up to so many tokens, each worker prepares a matrix product's inputs for itself.
-const PRIVATE_ROWS: usize = 4;
+pub(crate) const PRIVATE_ROWS: usize = 4;
 
 /// Rows of a weight matrix in a unit of work, where nothing else (a head) decides.
 const UNIT: usize = 32;
@@ -35,9 +36,6 @@ const CHUNKS_PER_WORKER: usize = 6;
 /// Tokens whose inputs are prepared together, where a packing does not say how many.
 const INPUT_TOKENS: usize = 16;
 
-/// Tokens whose attention is computed together, when there are many.
-const ATTENTION_TOKENS: usize = 16;
-
 /// Bytes of activations that stay in a core's cache while weights stream past them.
 const ACTS_IN_CACHE: usize = 256 * 1024;
 
@@ -48,8 +46,7 @@ pub struct Buffers {
     x: Shared<f32>,
     /// (n_batch, n_head * head_dim)
     q: Shared<f32>,
-    /// (n_batch * n_head_kv, group * head_dim_v)
-    attn: Shared<f32>,
+    attention: AttentionBuffers,
     /// (n_batch, n_ff)
     h: Shared<f32>,
     /// Cosines and sines of the batch's positions, (n_batch, n_dims / 2).
@@ -68,15 +65,14 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time. `None` if there is not
-    /// that much memory.
-    pub fn new(team: &Team, model: &Model, n_batch: usize, n_logits: usize) -> Option<Buffers> {
+    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time, in a context of `n_ctx`.
+    /// `None` if there is not that much memory.
+    pub fn new(team: &Team, model: &Model, n_batch: usize, n_logits: usize, n_ctx: usize) -> Option<Buffers> {
         let spec = model.spec();
         let max = |f: fn(&block::Layer) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
         let q = max(|l| l.attention.n_head * l.attention.head_dim);
         let attn = max(|l| l.attention.n_head * l.attention.head_dim_v);
         let n_ff = max(|l| l.mlp.n_ff);
-        let n_head_kv = max(|l| l.attention.n_head_kv);
         let widest = spec.n_embd.max(attn).max(n_ff).next_multiple_of(BLOCK);
         let packing = model.kernels().packing();
         let tokens = input_tokens(packing);
@@ -92,7 +88,7 @@ impl Buffers {
         Some(Buffers {
             x: Shared::zeroed(team, n_batch, spec.n_embd)?,
             q: Shared::zeroed(team, n_batch, q)?,
-            attn: Shared::zeroed(team, n_batch.checked_mul(n_head_kv)?, attn / n_head_kv)?,
+            attention: AttentionBuffers::new(team, spec, n_batch, n_ctx)?,
             h: Shared::zeroed(team, n_batch, n_ff)?,
             cos: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
             sin: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
@@ -108,11 +104,10 @@ impl Buffers {
 
     /// Bytes of all buffers.
     pub fn bytes(&self) -> usize {
-        let floats =
-            [&self.x, &self.q, &self.attn, &self.h, &self.cos, &self.sin, &self.input, &self.input_d];
+        let floats = [&self.x, &self.q, &self.h, &self.cos, &self.sin, &self.input, &self.input_d];
         let quantized = self.input_q.bytes() + self.input_z.bytes() + self.input_sum.bytes();
         let floats: usize = floats.iter().map(|buffer| buffer.bytes()).sum();
-        floats + quantized + self.input_packed.bytes() + self.logits.bytes()
+        floats + quantized + self.attention.bytes() + self.input_packed.bytes() + self.logits.bytes()
     }
 }
 
@@ -128,8 +123,7 @@ pub struct Scratch {
     /// Results of a matrix product, (tokens, rows of the tile), before they go where they belong.
     tile: Vec<f32>,
     tile_2: Vec<f32>,
-    /// Attention scores of the queries that are computed together.
-    scores: Vec<f32>,
+    attention: ops::Scratch,
 }
 
 /// A worker's own inputs of a matrix product of few tokens.
@@ -168,13 +162,22 @@ pub struct CpuWorker<'a, 't> {
     pub scratch: &'a mut Scratch,
 }
 
-/// Where a matrix product's inputs come from: rows of a shared buffer, normalized or as they are.
+/// Where a matrix product's inputs come from.
 struct Source<'a> {
-    rows: &'a Shared<f32>,
+    rows: Rows<'a>,
     row_len: usize,
-    norm: Option<&'a [f32]>,
     /// Which rows, counted in `row_len`.
     tokens: Range<usize>,
+}
+
+/// The rows of a [`Source`].
+enum Rows<'a> {
+    /// Those of a shared buffer.
+    Plain(&'a Shared<f32>),
+    /// The same, normalized with these weights.
+    Normalized(&'a Shared<f32>, &'a [f32]),
+    /// The results of attention.
+    Attention(&'a AttentionBuffers, &'a Batch<'a>, &'a block::Attention),
 }
 
 impl Source<'_> {
@@ -188,8 +191,8 @@ impl Source<'_> {
     ) -> &'b [f32] {
         let (k, n) = (self.row_len, tokens.len());
         let first = self.tokens.start + tokens.start;
-        if self.norm.is_none() {
-            return &self.rows.read(worker)[first * k..(first + n) * k];
+        if let Rows::Plain(x) = self.rows {
+            return &x.read(worker)[first * k..(first + n) * k];
         }
         if normalized.len() < n * k {
             normalized.resize(n * k, 0.0);
@@ -202,10 +205,13 @@ impl Source<'_> {
 
     /// Writes the values of one token to `y`.
     fn row(&self, worker: &Worker<'_>, model: &Model, token: usize, y: &mut [f32]) {
-        let x = &self.rows.read(worker)[token * self.row_len..(token + 1) * self.row_len];
-        match self.norm {
-            Some(weight) => model.kernels().rms_norm(x, weight, model.spec().norm_eps, y),
-            None => y.copy_from_slice(x),
+        let row = token * self.row_len..(token + 1) * self.row_len;
+        match self.rows {
+            Rows::Plain(x) => y.copy_from_slice(&x.read(worker)[row]),
+            Rows::Normalized(x, weight) => {
+                model.kernels().rms_norm(&x.read(worker)[row], weight, model.spec().norm_eps, y);
+            }
+            Rows::Attention(buffers, batch, spec) => buffers.row(worker, model, batch, spec, token, y),
         }
     }
 }
@@ -236,7 +242,7 @@ impl<'a> Inputs<'a> {
 }
 
 /// Cuts `units` into a number of chunks that suits the team.
-fn chunks(worker: &Worker<'_>, units: usize) -> usize {
+pub(super) fn chunks(worker: &Worker<'_>, units: usize) -> usize {
     if worker.team_size() == 1 { units.min(1) } else { units.min(CHUNKS_PER_WORKER * worker.team_size()) }
 }
 
@@ -418,9 +424,9 @@ fn tiles(rows: Range<usize>, n: usize) -> impl Iterator<Item = Range<usize>> {
 
 impl CpuWorker<'_, '_> {
     /// `x += weight(source)`.
-    fn add_product(&mut self, weight: &Weight, rows: &Shared<f32>) {
+    fn add_product(&mut self, weight: &Weight, rows: Rows<'_>) {
         let n = self.batch.tokens.len();
-        let source = Source { rows, row_len: weight.cols(), norm: None, tokens: 0..n };
+        let source = Source { rows, row_len: weight.cols(), tokens: 0..n };
         let s = &mut *self.scratch;
         let ready = Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &[weight]);
         let inputs = ready.read(self.worker, self.buffers, &s.inputs);
@@ -471,8 +477,8 @@ impl Backend for CpuWorker<'_, '_> {
     fn qkv(&mut self, layer: usize, spec: &block::Attention, weights: &LayerWeights) {
         let n = self.batch.tokens.len();
         let LayerWeights { q, k, v, .. } = weights;
-        let norm = Some(&weights.attn_norm[..]);
-        let source = Source { rows: &self.buffers.x, row_len: q.cols(), norm, tokens: 0..n };
+        let rows = Rows::Normalized(&self.buffers.x, &weights.attn_norm);
+        let source = Source { rows, row_len: q.cols(), tokens: 0..n };
         let s = &mut *self.scratch;
         let ready = Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &[q, k, v]);
         let inputs = ready.read(self.worker, self.buffers, &s.inputs);
@@ -518,56 +524,21 @@ impl Backend for CpuWorker<'_, '_> {
     }
 
     fn attend(&mut self, layer: usize, spec: &block::Attention) {
-        let n = self.batch.tokens.len();
-        let (n_head_kv, group) = (spec.n_head_kv, spec.group());
-        // Few tokens: a unit is a head of a token. Many: all heads of some tokens, which read each key together.
-        let tokens = if n <= PRIVATE_ROWS { 1 } else { ATTENTION_TOKENS };
-        let units = if tokens == 1 {
-            Units::all(n * n_head_kv, 1)
-        } else {
-            Units::all(n.div_ceil(tokens), tokens * n_head_kv)
-        };
-        let of = if tokens == 1 { chunks(self.worker, units.total) } else { units.total };
-        while let Some(chunk) = self.worker.claim(of) {
-            let q = self.buffers.q.read(self.worker);
-            let rows = units.elements(&chunk, n * n_head_kv);
-            let out_all = self.buffers.attn.rows(&chunk, units);
-            let heads = if tokens == 1 { rows.clone() } else { rows.start..rows.start + n_head_kv };
-            for row in heads {
-                let (token, head) = (row / n_head_kv, row % n_head_kv);
-                let n_tokens = if tokens == 1 { 1 } else { rows.len() / n_head_kv };
-                let n_kv = self.batch.first + token + n_tokens;
-                let (k, v) = self.kv.head(layer, self.worker, head, n_kv);
-                self.scratch.scores.resize(ROWS * n_kv.next_multiple_of(KEY_BLOCK), 0.0);
-                self.model.kernels().attention(Attention {
-                    q: &q[token * self.buffers.q.row_len() + head * group * spec.head_dim..],
-                    q_stride: self.buffers.q.row_len(),
-                    k,
-                    v,
-                    n_tokens,
-                    group,
-                    head_dim: spec.head_dim,
-                    head_dim_v: spec.head_dim_v,
-                    scale: spec.scale,
-                    scores: &mut self.scratch.scores,
-                    out: &mut out_all[(row - rows.start) * group * spec.head_dim_v..],
-                    out_stride: n_head_kv * group * spec.head_dim_v,
-                });
-            }
-        }
-        self.worker.barrier();
+        let (q, kv) = (&self.buffers.q, self.kv);
+        let (buffers, scratch) = (&self.buffers.attention, &mut self.scratch.attention);
+        attention::attend(self.worker, self.model, &self.batch, (layer, spec), (q, kv), buffers, scratch);
     }
 
-    fn attn_output(&mut self, weights: &LayerWeights) {
-        let buffers = self.buffers;
-        self.add_product(&weights.attn_output, &buffers.attn);
+    fn attn_output(&mut self, spec: &block::Attention, weights: &LayerWeights) {
+        let (buffers, batch) = (self.buffers, self.batch.clone());
+        self.add_product(&weights.attn_output, Rows::Attention(&buffers.attention, &batch, spec));
     }
 
     fn gate_up(&mut self, spec: &block::Mlp, weights: &LayerWeights) {
         let n = self.batch.tokens.len();
         let LayerWeights { gate, up, .. } = weights;
-        let norm = Some(&weights.ffn_norm[..]);
-        let source = Source { rows: &self.buffers.x, row_len: gate.cols(), norm, tokens: 0..n };
+        let rows = Rows::Normalized(&self.buffers.x, &weights.ffn_norm);
+        let source = Source { rows, row_len: gate.cols(), tokens: 0..n };
         let s = &mut *self.scratch;
         let ready =
             Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &[gate, up]);
@@ -592,13 +563,14 @@ impl Backend for CpuWorker<'_, '_> {
 
     fn down(&mut self, _: &block::Mlp, weights: &LayerWeights) {
         let buffers = self.buffers;
-        self.add_product(&weights.down, &buffers.h);
+        self.add_product(&weights.down, Rows::Plain(&buffers.h));
     }
 
     fn logits(&mut self, norm: &[f32], output: &Weight) {
         let tokens = self.batch.logits.clone();
         let n = tokens.len();
-        let source = Source { rows: &self.buffers.x, row_len: output.cols(), norm: Some(norm), tokens };
+        let rows = Rows::Normalized(&self.buffers.x, norm);
+        let source = Source { rows, row_len: output.cols(), tokens };
         let s = &mut *self.scratch;
         let ready = Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &[output]);
         let inputs = ready.read(self.worker, self.buffers, &s.inputs);

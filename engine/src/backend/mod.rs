@@ -1,5 +1,6 @@
 //! Where a model runs: the operations of the forward pass, as coarse as fusing them pays.
 
+mod attention;
 pub mod cpu;
 
 use crate::block;
@@ -21,7 +22,7 @@ pub trait Backend {
     fn attend(&mut self, layer: usize, spec: &block::Attention);
 
     /// `x += output(attention)`.
-    fn attn_output(&mut self, weights: &LayerWeights);
+    fn attn_output(&mut self, spec: &block::Attention, weights: &LayerWeights);
 
     /// `h = silu(gate(n)) * up(n)` with `n` the normalized `x`.
     fn gate_up(&mut self, spec: &block::Mlp, weights: &LayerWeights);

@@ -1,9 +1,9 @@
 //! What a test must at least do: bytes to read and operations to compute, and how long that takes at the peaks. The
 //! formulas are in the documentation of the [module](super).
 
-use half::f16;
-
 use super::{Peaks, Test};
+use crate::backend::cpu::PRIVATE_ROWS;
+use crate::kv::KvTypes;
 use crate::model::{Model, Weight};
 
 /// What a forward pass must at least read and compute.
@@ -18,8 +18,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Of `n` tokens from position `first` on, `n_logits` of which ask for logits.
-    pub fn of_pass(model: &Model, first: u64, n: u64, n_logits: u64) -> Cost {
+    /// Of `n` tokens, with a cache of the formats `kv`, from position `first` on, `n_logits` of which ask for logits.
+    pub fn of_pass(model: &Model, kv: KvTypes, first: u64, n: u64, n_logits: u64) -> Cost {
         let mut cost = Cost::default();
         for layer in &model.layers {
             for weight in layer.matrices() {
@@ -36,8 +36,13 @@ impl Cost {
         let looks = n * first + n * (n + 1) / 2;
         for a in model.spec().layers.iter().map(|layer| &layer.attention) {
             let dims = (a.head_dim + a.head_dim_v) as u64;
-            cost.bytes += a.n_head_kv as u64 * dims * size_of::<f16>() as u64 * (first + n);
-            cost.f32_ops += 2 * a.n_head as u64 * dims * looks;
+            cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(first + n);
+            let ops = 2 * a.n_head as u64 * dims * looks;
+            if n > PRIVATE_ROWS as u64 && model.kernels().attends_in_integers() {
+                cost.int8_ops += 2 * ops; // those of 16 bits take twice the time
+            } else {
+                cost.f32_ops += ops;
+            }
         }
         cost
     }
@@ -68,10 +73,10 @@ pub struct Limit {
 
 impl Limit {
     /// Of one repetition of `test`, where the machine can do `peaks`.
-    pub fn of(model: &Model, test: &Test, peaks: &Peaks) -> Limit {
+    pub fn of(model: &Model, kv: KvTypes, test: &Test, peaks: &Peaks) -> Limit {
         let mut limit = Limit::default();
         for (first, n, n_logits) in test.passes() {
-            limit.add(Cost::of_pass(model, first as u64, n as u64, n_logits as u64), peaks);
+            limit.add(Cost::of_pass(model, kv, first as u64, n as u64, n_logits as u64), peaks);
         }
         limit
     }
@@ -107,26 +112,47 @@ mod tests {
     #[test]
     fn a_token_reads_all_weights_once_and_the_cache() {
         let bytes = |n: u64| n / 32 * 34; // Q8_0
-        let cost = Cost::of_pass(&model("Q8_0", true), 9, 1, 1);
+        let cost = Cost::of_pass(&model("Q8_0", true), KvTypes::default(), 9, 1, 1);
         assert_eq!(cost.bytes, bytes(2 * LAYER + TABLE) + KV * 10);
         assert_eq!(cost.int8_ops, 2 * (2 * LAYER + TABLE));
         assert_eq!(cost.f32_ops, 2 * 2 * 4 * 128 * 10);
-        let untied = Cost::of_pass(&model("Q8_0", false), 9, 1, 1);
+        let untied = Cost::of_pass(&model("Q8_0", false), KvTypes::default(), 9, 1, 1);
         assert_eq!(untied.bytes, cost.bytes + bytes(256), "one row of the embedding table more");
         assert_eq!(untied.int8_ops, cost.int8_ops);
     }
 
     #[test]
     fn a_prompt_reads_weights_once_and_multiplies_each_token() {
-        let cost = Cost::of_pass(&model("Q8_0", true), 5, 3, 0);
+        let cost = Cost::of_pass(&model("Q8_0", true), KvTypes::default(), 5, 3, 0);
         assert_eq!(cost.bytes, 2 * LAYER / 32 * 34 + KV * 8);
         assert_eq!(cost.int8_ops, 2 * 3 * 2 * LAYER);
         assert_eq!(cost.f32_ops, 2 * 2 * 4 * 128 * (6 + 7 + 8));
     }
 
     #[test]
+    fn attention_of_a_prompt_counts_by_the_rate_of_its_numbers() {
+        let model = model("Q8_0", true);
+        let cost = Cost::of_pass(&model, KvTypes::default(), 0, 8, 0);
+        let (matrices, attention) = (2 * 8 * 2 * LAYER, 2 * 2 * 4 * 128 * 36);
+        let integers = model.kernels().attends_in_integers();
+        let want = if integers { (matrices + 2 * attention, 0) } else { (matrices, attention) };
+        assert_eq!((cost.int8_ops, cost.f32_ops), want);
+    }
+
+    #[test]
+    fn a_smaller_cache_is_fewer_bytes() {
+        use braise_kernels::ops::KvType::{F16, Q8_0};
+        let model = model("Q8_0", true);
+        let bytes = |k, v| Cost::of_pass(&model, KvTypes { k, v }, 99, 1, 0).bytes;
+        // a head of 64 values in q8_0: 64 codes and two scales
+        let saved = 2 * 2 * (128 - 68) * 100;
+        assert_eq!(bytes(F16, F16) - bytes(Q8_0, F16), saved);
+        assert_eq!(bytes(F16, F16) - bytes(Q8_0, Q8_0), 2 * saved);
+    }
+
+    #[test]
     fn float_weights_are_float_operations() {
-        let cost = Cost::of_pass(&model("F16", true), 0, 1, 0);
+        let cost = Cost::of_pass(&model("F16", true), KvTypes::default(), 0, 1, 0);
         assert_eq!((cost.int8_ops, cost.bytes), (0, 2 * LAYER * 2 + KV));
         assert_eq!(cost.f32_ops, 2 * 2 * LAYER + 2 * 2 * 4 * 128);
     }
@@ -144,7 +170,9 @@ mod tests {
     #[test]
     fn a_slower_memory_limits_generation_and_a_slower_processor_prompts() {
         let model = model("Q8_0", true);
-        let limit = |test, read, int8| Limit::of(&model, &test, &Peaks { read, int8, f32: 1e12 }).seconds;
+        let limit = |test, read, int8| {
+            Limit::of(&model, KvTypes::default(), &test, &Peaks { read, int8, f32: 1e12 }).seconds
+        };
         let tg = Test { n_prompt: 0, n_gen: 4, n_depth: 0 };
         let pp = Test { n_prompt: 64, n_gen: 0, n_depth: 0 };
         assert!((limit(tg, 1e9, 1e12) / limit(tg, 2e9, 1e12) - 2.0).abs() < 1e-9);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Usage;
 use crate::error::Result;
+use crate::kv::KvTypes;
 use crate::model::Model;
 use crate::session::{DEFAULT_CHUNK, Logits, Session, SessionOptions};
 
@@ -70,15 +71,19 @@ pub struct Runs {
     pub start: Duration,
 }
 
-/// Runs `test` once to warm up (of the generation only one token), then `reps` times on `n_threads` threads, with
+/// Runs `test`, with a key/value cache of the formats `kv`, once to warm up (of the generation only one token), then `reps` times on `n_threads` threads, with
 /// random tokens. Logits are computed of the last token alone, as generation needs them.
 ///
 /// # Errors
 /// As [`Session::new`] and [`Session::eval`].
-pub fn run(model: &Model, test: &Test, n_threads: usize, reps: usize) -> Result<Runs> {
+pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usize) -> Result<Runs> {
     let begin = Instant::now();
-    let options =
-        SessionOptions { n_ctx: Some(test.n_ctx()), threads: Some(n_threads), chunk: Some(DEFAULT_CHUNK) };
+    let options = SessionOptions {
+        n_ctx: Some(test.n_ctx()),
+        threads: Some(n_threads),
+        chunk: Some(DEFAULT_CHUNK),
+        kv,
+    };
     let mut session = Session::new(model, &options)?;
     let start = begin.elapsed();
     let mut random = fastrand::Rng::with_seed(1);
@@ -156,11 +161,14 @@ mod tests {
         let gguf = synthetic("test", &Shape::TINY, Mix::by_name("Q8_0").expect("is known"));
         let model = Model::new(gguf.expect("is made"), Isa::best()).expect("is a model");
         for (t, reps) in [(test(20, 0, 0), 3), (test(0, 4, 5), 1), (test(8, 4, 2), 2)] {
-            let runs = run(&model, &t, 2, reps).expect("runs");
+            let runs = run(&model, &t, 2, KvTypes::default(), reps).expect("runs");
             assert_eq!(runs.samples.len(), reps);
             assert!(runs.samples.iter().all(|all| runs.first_token <= *all && !all.is_zero()), "{runs:?}");
             assert!(runs.session_bytes > 0);
         }
-        assert_eq!(run(&model, &test(0, 1, 0), 0, 1).expect_err("no threads").kind(), ErrorKind::Input);
+        assert_eq!(
+            run(&model, &test(0, 1, 0), 0, KvTypes::default(), 1).expect_err("no threads").kind(),
+            ErrorKind::Input
+        );
     }
 }

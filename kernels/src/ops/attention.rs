@@ -1,194 +1,533 @@
-//! Causal attention of some tokens, for the query heads that share one key/value head.
+//! Causal attention of some tokens, for the query heads that share one key/value head, block of positions by block
+//! (Dao et al. 2022, arXiv 2205.14135):
 //!
-//! Keys lie in blocks of sixteen positions, transposed, so that sixteen scores grow side by side and no vector is ever
-//! summed up across its lanes:
+//! 1. The keys and values of a [`BLOCK`] become floats once, for all queries.
+//! 2. A tile of queries (of heads, then of tokens) meets the keys, sixteen at a time; what the causal mask or the window
+//!    hides gets the weight 0.
+//! 3. Each query keeps the largest score so far, the sum of weights relative to it, and the weighted sum of values; a
+//!    block with a larger score scales down what there is.
 //!
-//! ```text
-//! keys     (n_kv / 16, head_dim, 16)     values   (n_kv, head_dim_v)
-//! ```
-//!
-//! 1. Up to [`ROWS`] queries (of heads, then of tokens) meet each block of keys while it is in registers.
-//! 2. Each of them turns its own scores into probabilities; what the causal mask hides gets 0.
-//! 3. All of them meet each row of values, 32 columns at a time.
-//!
-//! A query's result does not depend on which others it shares the work with, to the bit.
+//! A long context is cut into spans, for each of which a query has such a triple; they are [merged](merge) in order.
+//! Blocks and spans begin at fixed positions. So a query's result does not depend on which others it shares the work
+//! with, nor on who computes which span, to the bit.
 
-use super::{Lanes, exp};
-use half::f16;
+use std::ops::Range;
 
-/// Positions in a block of keys.
-pub const KEY_BLOCK: usize = 16;
+use super::kv::{Cached, KEY_BLOCK, KvType};
+use super::lines::{Aligned, Lines};
+use super::{Lanes, exp, reduce};
 
-/// Queries that meet a key or value while it is in registers.
-pub const ROWS: usize = 8;
+/// Positions whose keys and values are floats at a time: few enough for the innermost caches.
+pub const BLOCK: usize = 64;
+
+/// Positions that are one unit of work for few tokens, a multiple of [`BLOCK`].
+pub const SPAN: usize = 512;
+
+/// Dimensions that are multiplied at a time.
+const STEP: usize = 8;
 
 /// Columns of values whose sums are kept in registers.
-const COLUMNS: usize = 32;
+const COLUMNS: usize = 16 * VECTORS;
+const VECTORS: usize = 2;
 
-/// The operands of [`attention`].
-#[derive(Debug)]
+/// In place of a score where nothing was seen yet. The number is finite, so that its distance from itself is 0.
+pub(crate) const LOWEST: f32 = f32::MIN;
+
+/// The operands of attention.
+#[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
-    /// Queries: those of token t are the `group * head_dim` values at `t * q_stride`.
+    /// Queries: those of token t are the `group * k.dim` values at `t * q_stride`.
     pub q: &'a [f32],
     /// Distance of the queries of a token from those of the next.
     pub q_stride: usize,
-    /// Keys, in blocks (see the module's documentation): those that the last token sees, the last block whole.
-    pub k: &'a [f16],
-    /// Values that the last token sees, (n_kv, head_dim_v).
-    pub v: &'a [f16],
-    /// Tokens; the last sees all `n_kv` positions, the one before it one fewer, and so on.
+    /// Keys of all positions that the last token sees.
+    pub k: Cached<'a>,
+    /// Values of these positions.
+    pub v: Cached<'a>,
+    /// Position of the first token; it sees itself and those before it.
+    pub first: usize,
+    /// Tokens, at neighbouring positions.
     pub n_tokens: usize,
+    /// How many positions a token sees at most, itself included; `None`: all.
+    pub window: Option<usize>,
     /// Query heads that share the keys and values.
     pub group: usize,
-    /// Values in a key.
-    pub head_dim: usize,
-    /// Values in a value.
-    pub head_dim_v: usize,
     /// What scores are multiplied with, usually 1 / sqrt(head_dim).
     pub scale: f32,
-    /// Room for `ROWS` times n_kv scores, n_kv rounded up to whole blocks.
-    pub scores: &'a mut [f32],
-    /// Results: those of token t are the `group * head_dim_v` values at `t * out_stride`.
-    pub out: &'a mut [f32],
-    /// Distance of the results of a token from those of the next.
-    pub out_stride: usize,
 }
 
-/// Writes the key of one position (head_dim values) into a head's blocks of keys.
-pub fn store_key(keys: &mut [f16], position: usize, key: &[f32]) {
-    let block = &mut keys[position / KEY_BLOCK * KEY_BLOCK * key.len()..][..KEY_BLOCK * key.len()];
-    for (lanes, x) in block.as_chunks_mut::<KEY_BLOCK>().0.iter_mut().zip(key) {
-        lanes[position % KEY_BLOCK] = f16::from_f32(*x);
+impl<'a> Attention<'a> {
+    /// Queries, of all tokens.
+    pub fn rows(&self) -> usize {
+        self.n_tokens * self.group
+    }
+
+    /// Values in a query's part of the results (see [`merge`]).
+    pub fn part_len(&self) -> usize {
+        self.v.dim + 2
+    }
+
+    /// Query `row`, counted over heads and then tokens.
+    #[inline(always)]
+    pub(crate) fn query(&self, row: usize) -> &'a [f32] {
+        let at = row / self.group * self.q_stride + row % self.group * self.k.dim;
+        &self.q[at..at + self.k.dim]
+    }
+
+    /// Where the results of query `row` are, if those of a token are `out_stride` from those of the next.
+    #[inline(always)]
+    pub(crate) fn result(&self, row: usize, out_stride: usize) -> Range<usize> {
+        let at = row / self.group * out_stride + row % self.group * self.v.dim;
+        at..at + self.v.dim
+    }
+
+    /// The positions that query `row` sees.
+    #[inline(always)]
+    pub(crate) fn seen_by(&self, row: usize) -> Range<usize> {
+        let end = self.first + row / self.group + 1;
+        self.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+
+    /// The positions that any of the queries sees.
+    pub fn seen(&self) -> Range<usize> {
+        self.seen_by(0).start..self.first + self.n_tokens
+    }
+
+    /// First positions of the blocks that some query sees a part of, within `span`.
+    pub(crate) fn blocks(&self, span: Range<usize>) -> impl Iterator<Item = usize> {
+        let seen = self.seen();
+        let first = span.start.max(seen.start) / BLOCK * BLOCK;
+        (first..span.end.min(seen.end)).step_by(BLOCK)
+    }
+
+    /// Panics if the operands do not fit each other: the kernels rely on it.
+    pub(crate) fn check(&self) {
+        assert!(
+            self.n_tokens > 0 && self.group > 0 && self.k.dim > 0 && self.v.dim > 0,
+            "attention of nothing"
+        );
+        assert!(self.window != Some(0), "a token sees itself");
+        let n = self.first + self.n_tokens;
+        let (k, v) = (self.k.positions(), self.v.positions());
+        assert!(v >= n && k >= n.next_multiple_of(KEY_BLOCK), "attention: too few keys or values");
     }
 }
 
-/// `out = softmax(scale * q k^T + mask) v` (Vaswani et al. 2017, arXiv 1706.03762).
-#[inline(always)]
-pub fn attention<L: Lanes>(mut a: Attention<'_>) {
-    let n_kv = a.v.len() / a.head_dim_v;
-    assert!(a.v.len() == n_kv * a.head_dim_v && n_kv >= a.n_tokens);
-    assert!(a.k.len() == n_kv.div_ceil(KEY_BLOCK) * KEY_BLOCK * a.head_dim);
-    let rows = a.n_tokens * a.group;
-    let mut row = 0;
-    while row < rows {
-        match rows - row {
-            ROWS.. => group::<L, ROWS>(&mut a, row, n_kv),
-            4.. => group::<L, 4>(&mut a, row, n_kv),
-            3 => group::<L, 3>(&mut a, row, n_kv),
-            2 => group::<L, 2>(&mut a, row, n_kv),
-            _ => group::<L, 1>(&mut a, row, n_kv),
+/// The spans that hold `seen`, as numbers: span i begins at position `i * SPAN`.
+pub fn spans(seen: &Range<usize>) -> Range<usize> {
+    seen.start / SPAN..seen.end.div_ceil(SPAN)
+}
+
+/// Memory of the attention kernels, kept from call to call.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// (rows, head_dim rounded up to whole steps): scaled queries.
+    queries: Vec<[f32; STEP]>,
+    pub(crate) block: FloatBlock,
+    /// Of each query: its part of a span, and what the spans before came to.
+    parts: Vec<f32>,
+    totals: Vec<Total>,
+    /// For kernels that compute in integers.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) integers: crate::cpu::avx512vnni::attention::Scratch,
+}
+
+/// Keys and values of a block of positions, in floats.
+#[derive(Debug, Default)]
+pub(crate) struct FloatBlock {
+    /// (BLOCK / 16, head_dim rounded up to whole steps, 16)
+    pub(crate) keys: Lines<[f32; KEY_BLOCK]>,
+    /// (BLOCK, head_dim_v rounded up to whole vectors)
+    pub(crate) values: Lines<[f32; 16]>,
+}
+
+impl FloatBlock {
+    /// The keys (dim, 16), sixteen by sixteen.
+    pub(crate) fn keys_of_dim(&self, dim: usize) -> impl Iterator<Item = &[[f32; KEY_BLOCK]]> {
+        self.keys.chunks_exact(dim.next_multiple_of(STEP)).map(move |keys| &keys[..dim])
+    }
+
+    /// Reads the block that begins at `first`, up to the position `end`; beyond, keys are anything and values 0.
+    #[inline(always)]
+    pub(crate) fn read<L: Lanes>(&mut self, a: &Attention<'_>, first: usize, end: usize) {
+        let (k_dim, vectors) = (a.k.dim.next_multiple_of(STEP), a.v.dim.div_ceil(16));
+        self.keys.resize(BLOCK / KEY_BLOCK * k_dim);
+        self.values.resize(BLOCK * vectors);
+        let n = BLOCK.min(end - first);
+        for (i, to) in self.keys.chunks_exact_mut(k_dim).take(n.div_ceil(KEY_BLOCK)).enumerate() {
+            let (to, rest) = to.split_at_mut(a.k.dim);
+            a.k.keys::<L>(first + i * KEY_BLOCK, to);
+            rest.fill([0.0; KEY_BLOCK]);
         }
-        row += match rows - row {
-            ROWS.. => ROWS,
-            4.. => 4,
-            n => n,
+        for (i, to) in self.values.chunks_exact_mut(vectors).enumerate() {
+            if i < n {
+                let (to, rest) = to.as_flattened_mut().split_at_mut(a.v.dim);
+                a.v.values::<L>(first + i, to);
+                rest.fill(0.0);
+            } else {
+                to.fill([0.0; 16]);
+            }
+        }
+    }
+}
+
+/// What a tile of queries reads of a block of positions.
+trait Block<L: Lanes> {
+    /// Some dimensions of sixteen keys.
+    type Keys: Copy;
+    /// Those of index `step`, counted over the dimensions and then the keys.
+    fn keys(&self, step: usize) -> Self::Keys;
+    /// The d-th of these dimensions.
+    fn key(keys: Self::Keys, d: usize) -> L::Vector;
+    /// Sixteen values, counted over the columns and then the positions.
+    fn value(&self, index: usize) -> L::Vector;
+}
+
+impl<'a, L: Lanes> Block<L> for &'a FloatBlock {
+    type Keys = &'a [[f32; KEY_BLOCK]; STEP];
+
+    #[inline(always)]
+    fn keys(&self, step: usize) -> Self::Keys {
+        &self.keys.as_chunks().0[step]
+    }
+
+    #[inline(always)]
+    fn key(keys: Self::Keys, d: usize) -> L::Vector {
+        L::load(&keys[d])
+    }
+
+    #[inline(always)]
+    fn value(&self, index: usize) -> L::Vector {
+        L::load(&self.values[index])
+    }
+}
+
+/// A block in half precision, as it lies in the cache. Converting it in registers pays where each number is used once,
+/// by a single tile of queries.
+#[derive(Debug, Clone, Copy)]
+struct Halves<'a> {
+    keys: &'a [[[u8; 2 * KEY_BLOCK]; STEP]],
+    values: &'a [[u8; 32]],
+}
+
+impl<'a> Halves<'a> {
+    /// Whether the keys are whole steps and the values whole vectors.
+    fn can_read(a: &Attention<'_>) -> bool {
+        a.k.ty == KvType::F16
+            && a.v.ty == KvType::F16
+            && a.k.dim.is_multiple_of(STEP)
+            && a.v.dim.is_multiple_of(16)
+    }
+
+    /// The block that begins at `first`; shorter where the cache ends before it does.
+    #[inline(always)]
+    fn new<L: Lanes>(a: &Attention<'a>, first: usize) -> Halves<'a> {
+        let part = |data: &'a [u8], dim: usize| {
+            let row = 2 * dim;
+            &data[first * row..data.len().min((first + BLOCK) * row)]
+        };
+        let (keys, values) = (part(a.k.data, a.k.dim), part(a.v.data, a.v.dim));
+        L::prefetch_after(keys);
+        L::prefetch_after(values);
+        Halves { keys: keys.as_chunks().0.as_chunks().0, values: values.as_chunks().0 }
+    }
+}
+
+impl<'a, L: Lanes> Block<L> for Halves<'a> {
+    type Keys = &'a [[u8; 2 * KEY_BLOCK]; STEP];
+
+    #[inline(always)]
+    fn keys(&self, step: usize) -> Self::Keys {
+        // beyond the end of the cache, where nobody sees anything, any keys will do
+        &self.keys[step.min(self.keys.len() - 1)]
+    }
+
+    #[inline(always)]
+    fn key(keys: Self::Keys, d: usize) -> L::Vector {
+        L::load_halves(&keys[d])
+    }
+
+    #[inline(always)]
+    fn value(&self, index: usize) -> L::Vector {
+        L::load_halves(&self.values[index])
+    }
+}
+
+/// `out = softmax(scale * q k^T + mask) v` (Vaswani et al. 2017, arXiv 1706.03762) of many tokens. The results of token
+/// t are the `group * v.dim` values at `t * out_stride`.
+#[inline(always)]
+pub fn attention<L: Lanes>(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
+    a.check();
+    let len = a.part_len();
+    let mut parts = std::mem::take(&mut scratch.parts);
+    let mut totals = std::mem::take(&mut scratch.totals);
+    parts.resize(a.rows() * len, 0.0);
+    totals.clear();
+    totals.resize(a.rows(), Total::default());
+    for span in spans(&a.seen()) {
+        attention_span::<L>(a, span, scratch, &mut parts);
+        for (row, (part, total)) in parts.chunks_exact(len).zip(&mut totals).enumerate() {
+            merge::<L>(part, total, &mut out[a.result(row, out_stride)]);
+        }
+    }
+    for (row, total) in totals.iter().enumerate() {
+        total.finish(&mut out[a.result(row, out_stride)]);
+    }
+    (scratch.parts, scratch.totals) = (parts, totals);
+}
+
+/// Attention over span number `span` alone: a part (see [`merge`]) for each query, counted over heads and then tokens.
+#[inline(always)]
+pub fn attention_span<L: Lanes>(a: &Attention<'_>, span: usize, scratch: &mut Scratch, parts: &mut [f32]) {
+    a.check();
+    let len = a.part_len();
+    assert!(parts.len() == a.rows() * len, "attention: a part for each query");
+    for part in parts.chunks_exact_mut(len) {
+        part.fill(0.0);
+        part[len - 2] = LOWEST;
+    }
+    let steps = a.k.dim.div_ceil(STEP);
+    scratch.queries.clear();
+    scratch.queries.resize(a.rows() * steps, [0.0; STEP]);
+    for (row, to) in scratch.queries.chunks_exact_mut(steps).enumerate() {
+        for (to, q) in to.as_flattened_mut().iter_mut().zip(a.query(row)) {
+            *to = q * a.scale;
+        }
+    }
+    let in_registers = a.rows() <= 8 && Halves::can_read(a);
+    for first in a.blocks(span * SPAN..(span + 1) * SPAN) {
+        let queries = &scratch.queries;
+        if in_registers {
+            tiles::<L, _>(a, queries, &Halves::new::<L>(a, first), first, parts);
+        } else {
+            scratch.block.read::<L>(a, first, a.seen().end);
+            tiles::<L, _>(a, queries, &&scratch.block, first, parts);
+        }
+    }
+}
+
+/// All queries meet the block that begins at `first`.
+#[inline(always)]
+fn tiles<L: Lanes, B: Block<L>>(
+    a: &Attention<'_>,
+    queries: &[[f32; STEP]],
+    block: &B,
+    first: usize,
+    parts: &mut [f32],
+) {
+    let (steps, len) = (a.k.dim.div_ceil(STEP), a.part_len());
+    let mut row = 0;
+    while row < a.rows() {
+        let (q, parts) = (&queries[row * steps..], &mut parts[row * len..]);
+        row += match a.rows() - row {
+            8.. if L::MANY_REGISTERS => tile::<L, B, 8, 1>(a, q, block, first, row, parts),
+            4.. if L::MANY_REGISTERS => tile::<L, B, 4, 2>(a, q, block, first, row, parts),
+            4.. => tile::<L, B, 4, 1>(a, q, block, first, row, parts),
+            3 => tile::<L, B, 3, 1>(a, q, block, first, row, parts),
+            2 => tile::<L, B, 2, 2>(a, q, block, first, row, parts),
+            _ => tile::<L, B, 1, 4>(a, q, block, first, row, parts),
         };
     }
 }
 
-/// Queries `first..first + N`, counted over heads and then tokens, of which the last token sees `n_kv` positions.
-#[inline(always)]
-fn group<L: Lanes, const N: usize>(a: &mut Attention<'_>, first: usize, n_kv: usize) {
-    let place = |r: usize| ((first + r) / a.group, (first + r) % a.group);
-    let visible: [usize; N] = std::array::from_fn(|r| n_kv - (a.n_tokens - 1 - place(r).0));
-    let q: [&[f32]; N] = std::array::from_fn(|r| {
-        let (token, head) = place(r);
-        &a.q[token * a.q_stride + head * a.head_dim..][..a.head_dim]
-    });
-    let n = visible[N - 1];
-    let stride = n.next_multiple_of(KEY_BLOCK);
-    let scores = &mut a.scores[..N * stride];
-    for (block, k) in a.k.chunks_exact(KEY_BLOCK * a.head_dim).take(stride / KEY_BLOCK).enumerate() {
-        for (r, dots) in scores_of_block::<L, N>(q, k).into_iter().enumerate() {
-            scores[r * stride + block * KEY_BLOCK..][..KEY_BLOCK].copy_from_slice(&dots.map(|s| s * a.scale));
-        }
+/// What the spans so far came to for one query, beside the weighted sum of values.
+#[derive(Debug, Clone, Copy)]
+pub struct Total {
+    max: f32,
+    sum: f32,
+}
+
+impl Default for Total {
+    /// No span yet.
+    fn default() -> Self {
+        Total { max: LOWEST, sum: 0.0 }
     }
-    for (scores, visible) in scores.chunks_exact_mut(stride).zip(visible) {
-        softmax::<L>(&mut scores[..visible]);
-        scores[visible..].fill(0.0);
-    }
-    for column in (0..a.head_dim_v).step_by(COLUMNS) {
-        let width = COLUMNS.min(a.head_dim_v - column);
-        let sums = weighted_sums::<L, N>(scores, &a.v[..n * a.head_dim_v], a.head_dim_v, column);
-        for (r, sums) in sums.iter().enumerate() {
-            let (token, head) = place(r);
-            let at = token * a.out_stride + head * a.head_dim_v + column;
-            a.out[at..at + width].copy_from_slice(&sums.as_flattened()[..width]);
+}
+
+impl Total {
+    /// Turns the weighted sum of values into the result.
+    #[inline(always)]
+    pub fn finish(&self, values: &mut [f32]) {
+        let inverse = 1.0 / self.sum;
+        for value in values {
+            *value *= inverse;
         }
     }
 }
 
-/// Dot products of N queries with the sixteen keys of a block.
+/// Adds a query's part of the next span to `total` and to `values`, the weighted sum of values; what `values` held before
+/// the first span does not matter. A part is: a weighted sum of values (v.dim numbers), the largest score, and the sum of
+/// the weights e^(score - largest score).
 #[inline(always)]
-fn scores_of_block<L: Lanes, const N: usize>(q: [&[f32]; N], k: &[f16]) -> [[f32; KEY_BLOCK]; N] {
-    let mut sums = [[0.0; KEY_BLOCK]; N];
-    for (d, k) in k.as_chunks::<KEY_BLOCK>().0.iter().enumerate() {
-        let k = L::widen(k);
-        for r in 0..N {
-            let q = q[r][d];
-            for i in 0..KEY_BLOCK {
-                sums[r][i] = L::mul_add(q, k[i], sums[r][i]);
+pub fn merge<L: Lanes>(part: &[f32], total: &mut Total, values: &mut [f32]) {
+    let [part @ .., part_max, part_sum] = part else { panic!("a part has a largest score and a sum") };
+    if total.max == LOWEST {
+        values.fill(0.0);
+    }
+    let max = total.max.max(*part_max);
+    let (old, new) = (exp::<L>(total.max - max), exp::<L>(*part_max - max));
+    for (value, part) in values.iter_mut().zip(part) {
+        *value = L::mul_add(*part, new, *value * old);
+    }
+    *total = Total { max, sum: L::mul_add(*part_sum, new, total.sum * old) };
+}
+
+/// Queries `row..row + N` meet a block; S times sixteen keys at a time, as registers allow. Returns N.
+#[inline(always)]
+fn tile<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
+    a: &Attention<'_>,
+    q: &[[f32; STEP]],
+    block: &B,
+    first: usize,
+    row: usize,
+    parts: &mut [f32],
+) -> usize {
+    let seen: [Range<usize>; N] = std::array::from_fn(|r| {
+        let seen = a.seen_by(row + r);
+        let within = |position: usize| position.clamp(first, first + BLOCK) - first;
+        within(seen.start)..within(seen.end)
+    });
+    // the last query sees farthest
+    let end = seen[N - 1].end;
+    if end == 0 || seen[0].start == BLOCK {
+        return N;
+    }
+    let steps = a.k.dim.div_ceil(STEP);
+    let q = &q[..N * steps];
+    let mut weights = Aligned([[0.0; BLOCK]; N]);
+    let weights = &mut weights.0;
+    for i in 0..BLOCK / KEY_BLOCK / S {
+        if i * S * KEY_BLOCK < end {
+            let dots = dots::<L, B, N, S>(q, block, i * S, steps);
+            for (dots, weights) in dots.into_iter().zip(weights.iter_mut()) {
+                for (dots, to) in dots.into_iter().zip(&mut weights.as_chunks_mut().0[i * S..]) {
+                    L::store(to, dots);
+                }
             }
         }
     }
-    sums
+    let mut parts: [&mut [f32]; N] = {
+        let mut parts = parts.chunks_exact_mut(a.part_len());
+        std::array::from_fn(|_| parts.next().expect("a part for each query"))
+    };
+    for ((weights, seen), part) in weights.iter_mut().zip(seen).zip(&mut parts) {
+        weigh::<L>(weights, seen, part);
+    }
+    for column in (0..a.v.dim).step_by(COLUMNS) {
+        add_values::<L, B, N>(weights, block, end, a.v.dim, column, &mut parts);
+    }
+    N
 }
 
-/// Turns scores into probabilities. A NaN among the scores makes all of them NaN.
+/// Dot products of N queries (query, step) with S times sixteen keys, from the sixteen of index `first` on.
 #[inline(always)]
-fn softmax<L: Lanes>(scores: &mut [f32]) {
-    let mut max = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = scores.as_chunks::<16>();
-    for chunk in chunks {
-        for i in 0..16 {
-            max[i] = if chunk[i] > max[i] { chunk[i] } else { max[i] };
-        }
-    }
-    let max = max.iter().chain(rest).fold(f32::NEG_INFINITY, |m, s| m.max(*s));
-    let mut sums = [0.0; 16];
-    let (chunks, rest) = scores.as_chunks_mut::<16>();
-    for chunk in chunks {
-        for (s, sum) in chunk.iter_mut().zip(&mut sums) {
-            *s = exp::<L>(*s - max);
-            *sum += *s;
-        }
-    }
-    for (s, sum) in rest.iter_mut().zip(&mut sums) {
-        *s = exp::<L>(*s - max);
-        *sum += *s;
-    }
-    let inverse = 1.0 / super::reduce(sums);
-    for s in scores {
-        *s *= inverse;
-    }
-}
-
-/// `sum over j of p[r, j] v[j]` for columns `column..column + 32` of v; of those that v does not have, 0.
-#[inline(always)]
-fn weighted_sums<L: Lanes, const N: usize>(
-    p: &[f32],
-    v: &[f16],
-    v_dim: usize,
-    column: usize,
-) -> [[[f32; 16]; COLUMNS / 16]; N] {
-    let stride = p.len() / N;
-    let p: [&[f32]; N] = std::array::from_fn(|r| &p[r * stride..(r + 1) * stride]);
-    let mut sums = [[[0.0; 16]; COLUMNS / 16]; N];
-    for (j, v) in v.chunks_exact(v_dim).enumerate() {
-        let mut narrow = [f16::ZERO; COLUMNS];
-        let v = v[column..].first_chunk::<COLUMNS>().unwrap_or_else(|| {
-            narrow[..v_dim - column].copy_from_slice(&v[column..]);
-            &narrow
-        });
-        let v: [[f32; 16]; COLUMNS / 16] = std::array::from_fn(|h| L::widen(&v.as_chunks::<16>().0[h]));
-        for r in 0..N {
-            let weight = p[r][j];
-            for h in 0..COLUMNS / 16 {
-                for i in 0..16 {
-                    sums[r][h][i] = L::mul_add(weight, v[h][i], sums[r][h][i]);
+#[allow(clippy::needless_range_loop, reason = "d counts in the keys too")]
+fn dots<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
+    q: &[[f32; STEP]],
+    block: &B,
+    first: usize,
+    steps: usize,
+) -> [[L::Vector; S]; N] {
+    let mut sums = [[L::splat(0.0); S]; N];
+    for step in 0..steps {
+        let k: [_; S] = std::array::from_fn(|s| block.keys((first + s) * steps + step));
+        let q: [_; N] = std::array::from_fn(|r| &q[r * steps + step]);
+        for d in 0..STEP {
+            for s in 0..S {
+                let k = B::key(k[s], d);
+                for r in 0..N {
+                    sums[r][s] = L::mul_add_16(L::splat(q[r][d]), k, sums[r][s]);
                 }
             }
         }
     }
     sums
+}
+
+/// Turns a query's scores into weights relative to its largest score so far, and scales its part down to that. A NaN
+/// among the scores that it sees makes the sum of weights NaN.
+#[inline(always)]
+fn weigh<L: Lanes>(scores: &mut [f32; BLOCK], seen: Range<usize>, part: &mut [f32]) {
+    scores[..seen.start].fill(LOWEST);
+    scores[seen.end..].fill(LOWEST);
+    let mut max = [LOWEST; 16];
+    for chunk in scores.as_chunks::<16>().0 {
+        for i in 0..16 {
+            max[i] = if chunk[i] > max[i] { chunk[i] } else { max[i] };
+        }
+    }
+    let [sums @ .., old_max, old_sum] = part else { panic!("a part has a largest score and a sum") };
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            max[i] = if max[i + half] > max[i] { max[i + half] } else { max[i] };
+        }
+    }
+    let max = old_max.max(max[0]);
+    for score in scores.iter_mut() {
+        *score = exp::<L>(*score - max);
+    }
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
+    let mut sum = [0.0; 16];
+    for chunk in scores.as_chunks::<16>().0 {
+        for i in 0..16 {
+            sum[i] += chunk[i];
+        }
+    }
+    let smaller = exp::<L>(*old_max - max);
+    *old_sum = L::mul_add(*old_sum, smaller, reduce(sum));
+    *old_max = max;
+    for sum in sums {
+        *sum *= smaller;
+    }
+}
+
+/// Adds `sum over j < end of weights[r, j] v[j]` to columns `column..column + 32` of each query's part.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "j counts in the block too")]
+fn add_values<L: Lanes, B: Block<L>, const N: usize>(
+    weights: &[[f32; BLOCK]; N],
+    block: &B,
+    end: usize,
+    v_dim: usize,
+    column: usize,
+    parts: &mut [&mut [f32]; N],
+) {
+    let width = COLUMNS.min(v_dim - column);
+    let stride = v_dim.div_ceil(16);
+    let mut sums = [[L::splat(0.0); VECTORS]; N];
+    for (sums, part) in sums.iter_mut().zip(&*parts) {
+        let mut room = [0.0; COLUMNS];
+        let columns = part[column..v_dim].first_chunk().unwrap_or_else(|| {
+            room[..width].copy_from_slice(&part[column..v_dim]);
+            &room
+        });
+        for (sum, columns) in sums.iter_mut().zip(columns.as_chunks().0) {
+            *sum = L::load(columns);
+        }
+    }
+    // where the last columns fill but one vector, the second is the first again, and not used
+    let at: [usize; VECTORS] = std::array::from_fn(|h| (column / 16 + h).min(stride - 1));
+    for j in 0..end.min(BLOCK) {
+        let mut v = [L::splat(0.0); VECTORS];
+        for h in 0..VECTORS {
+            v[h] = block.value(j * stride + at[h]);
+        }
+        for r in 0..N {
+            let weight = L::splat(weights[r][j]);
+            for h in 0..VECTORS {
+                sums[r][h] = L::mul_add_16(weight, v[h], sums[r][h]);
+            }
+        }
+    }
+    for (sums, part) in sums.iter().zip(parts) {
+        let mut room = [0.0; COLUMNS];
+        for (sum, columns) in sums.iter().zip(room.as_chunks_mut().0) {
+            L::store(columns, *sum);
+        }
+        match part[column..v_dim].first_chunk_mut() {
+            Some(columns) => *columns = room,
+            None => part[column..v_dim].copy_from_slice(&room[..width]),
+        }
+    }
 }

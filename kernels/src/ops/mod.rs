@@ -1,23 +1,44 @@
 //! Float operations. Each is written once, as loops over fixed-size arrays that the compiler turns into vectors, and
 //! compiled once for every ISA level ([`Lanes`]); only what the compiler cannot find (f16 conversion, fused
-//! multiply-add) is named per level.
+//! multiply-add, sums that stay in registers) is named per level.
 
 mod attention;
 mod elementwise;
 mod float_dot;
+mod kv;
+mod lines;
 
-pub use attention::{Attention, KEY_BLOCK, ROWS, attention, store_key};
+pub(crate) use attention::LOWEST;
+pub use attention::{Attention, BLOCK, SPAN, Scratch, Total, attention, attention_span, merge, spans};
 pub use elementwise::{add, rms_norm, rope, swiglu};
 pub use float_dot::{dot_bf16, dot_f16, dot_f32};
+pub use kv::{Cached, KEY_BLOCK, KvType, store_key, store_value};
+pub(crate) use lines::Lines;
 
 use half::f16;
 
 /// What differs between ISA levels for the operations of this module.
 pub trait Lanes {
+    /// Whether there are registers for sixteen sums of sixteen floats, and not only for half of them.
+    const MANY_REGISTERS: bool;
     /// `a * b + c`, in one rounding where the level has that instruction.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
     /// Sixteen half-precision numbers as floats; exact.
     fn widen(h: &[f16; 16]) -> [f32; 16];
+    /// Sixteen floats in registers, for loops whose sums the compiler would not keep there.
+    type Vector: Copy;
+    /// `a` in registers.
+    fn load(a: &[f32; 16]) -> Self::Vector;
+    /// Sixteen half-precision numbers, little-endian, as floats in registers.
+    fn load_halves(h: &[u8; 32]) -> Self::Vector;
+    /// `x` in memory.
+    fn store(a: &mut [f32; 16], x: Self::Vector);
+    /// Sixteen times `x`.
+    fn splat(x: f32) -> Self::Vector;
+    /// `a * b + c` as [`Lanes::mul_add`] computes it.
+    fn mul_add_16(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// Asks for the memory that follows `bytes`, where that pays.
+    fn prefetch_after(_bytes: &[u8]) {}
 }
 
 /// Whatever the build target has.
@@ -25,6 +46,8 @@ pub trait Lanes {
 pub enum Portable {}
 
 impl Lanes for Portable {
+    const MANY_REGISTERS: bool = false;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
@@ -33,6 +56,40 @@ impl Lanes for Portable {
     #[inline(always)]
     fn widen(h: &[f16; 16]) -> [f32; 16] {
         h.map(|h| crate::quant::f16_to_f32(h.to_bits()))
+    }
+
+    type Vector = [f32; 16];
+
+    #[inline(always)]
+    fn load(a: &[f32; 16]) -> [f32; 16] {
+        *a
+    }
+
+    #[inline(always)]
+    fn load_halves(h: &[u8; 32]) -> [f32; 16] {
+        let mut floats = [0.0; 16];
+        for (x, h) in floats.iter_mut().zip(h.as_chunks().0) {
+            *x = crate::quant::f16_to_f32(u16::from_le_bytes(*h));
+        }
+        floats
+    }
+
+    #[inline(always)]
+    fn store(a: &mut [f32; 16], x: [f32; 16]) {
+        *a = x;
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> [f32; 16] {
+        [x; 16]
+    }
+
+    #[inline(always)]
+    fn mul_add_16(a: [f32; 16], b: [f32; 16], mut c: [f32; 16]) -> [f32; 16] {
+        for i in 0..16 {
+            c[i] = Self::mul_add(a[i], b[i], c[i]);
+        }
+        c
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! To add a format: a row in [`formats::FORMATS`]. To add a float operation: a function in [`ops`] and its row there.
 
+mod attention;
 pub mod compare;
 pub mod formats;
 pub mod inputs;

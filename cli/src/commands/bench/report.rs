@@ -66,7 +66,11 @@ impl Report {
         let header = ["model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share"];
         let mut text = markdown(&header, &[1, 2, 4, 5, 6, 7, 8], self.rows.iter().map(cells));
         if let Some(row) = self.rows.last() {
-            text += &format!("\n{}, {}, braise {}\n", row.cpu_info, row.isa, row.build_commit);
+            let cache = match (row.type_k, row.type_v) {
+                ("f16", "f16") => String::new(),
+                (k, v) => format!("key/value cache {k}/{v}, "),
+            };
+            text += &format!("\n{}, {}, {cache}braise {}\n", row.cpu_info, row.isa, row.build_commit);
         }
         if self.explain {
             text.extend(self.rows.iter().map(|row| format!("\n{}\n", explanation(row))));

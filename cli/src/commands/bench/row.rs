@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use braise_engine::gguf::TensorInfo;
+use braise_engine::kv::KvTypes;
 use braise_engine::measure::{Limit, Mix, Peaks, Reached, Runs, Stats, Test};
 use braise_engine::model::Model;
 use braise_engine::session::DEFAULT_CHUNK;
@@ -85,6 +86,7 @@ pub struct Measured<'a> {
     pub cpu: &'a str,
     pub test: &'a Test,
     pub n_threads: usize,
+    pub kv: KvTypes,
     pub time: jiff::Timestamp,
     pub runs: &'a Runs,
     pub stats: Stats,
@@ -115,8 +117,8 @@ impl Row {
             synthetic: m.loaded.synthetic,
             n_ubatch: DEFAULT_CHUNK,
             n_threads: m.n_threads,
-            type_k: "f16",
-            type_v: "f16",
+            type_k: m.kv.k.name(),
+            type_v: m.kv.v.name(),
             n_prompt: test.n_prompt,
             n_gen: test.n_gen,
             n_depth: test.n_depth,

@@ -1,5 +1,6 @@
 //! 512-bit vectors with `vpdpbusd` (u8 x s8 products, four to an i32).
 
+pub(crate) mod attention;
 mod dot;
 pub(crate) mod gemm;
 pub(crate) mod iq4_nl;

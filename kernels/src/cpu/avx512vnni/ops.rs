@@ -1,6 +1,7 @@
 //! The float operations, compiled for 512-bit vectors.
 
 use crate::ops::Lanes;
+use crate::table::FloatOps;
 use half::f16;
 use std::arch::x86_64::*;
 
@@ -8,6 +9,8 @@ use std::arch::x86_64::*;
 enum Level {}
 
 impl Lanes for Level {
+    const MANY_REGISTERS: bool = true;
+
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
@@ -23,9 +26,54 @@ impl Lanes for Level {
             f
         }
     }
+
+    type Vector = __m512;
+
+    #[inline(always)]
+    fn load(a: &[f32; 16]) -> __m512 {
+        // SAFETY: the level as in `widen`; the load reads the sixteen floats of `a`.
+        unsafe { _mm512_loadu_ps(a.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_halves(h: &[u8; 32]) -> __m512 {
+        // SAFETY: the level as in `widen`; the load reads the 32 bytes of `h`.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(h.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store(a: &mut [f32; 16], x: __m512) {
+        // SAFETY: the level as in `widen`; the store writes the sixteen floats of `a`.
+        unsafe { _mm512_storeu_ps(a.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> __m512 {
+        // SAFETY: the level as in `widen`.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn mul_add_16(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the level as in `widen`.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn prefetch_after(bytes: &[u8]) {
+        crate::cpu::prefetch_after(bytes);
+    }
 }
 
-crate::table::float_ops!(
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    Level
-);
+/// The operations that plain loops make fast enough.
+mod loops {
+    use super::Level;
+
+    crate::table::float_ops!(
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        Level
+    );
+}
+
+/// This level's float operations.
+pub(crate) const OPS: FloatOps = FloatOps { attention: super::attention::attention::<Level>, ..loops::OPS };

@@ -1,0 +1,406 @@
+//! Few tokens: dot products of rows of weights, as they lie in the file, and up to eight columns of activations.
+//!
+//! Weights become unsigned bytes w, 64 to a vector, and meet the activations t = q + z in integers, exactly:
+//!
+//! ```text
+//! sum of w t = dpbusd(dpbusd(0, w, q), w, z, z, ..)
+//! ```
+//!
+//! Sums become floats and are scaled by d_w * d_x of their block. What the unsigned bytes lack (an offset such as the 8
+//! of Q4_0, or a minimum) is `m * d_x * sum of t`.
+//!
+//! With few cores this is bound by the number of instructions as much as by memory. So the activations are laid out
+//! once for all rows, in the order in which a format's bytes come out of its bits; and two rows share the work on
+//! scales where there are eight of them in a row's group of 256 weights.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::quant::q8::{BLOCK, Q8Mat, Q8Row, SUM_BLOCK};
+
+/// In which order the 256 bytes of a group fill four vectors, each of four parts of sixteen: `(block, half of it)`.
+pub(super) type Order = fn(vector: usize, part: usize) -> (usize, usize);
+
+/// As they lie in a row.
+pub(super) fn natural(vector: usize, part: usize) -> (usize, usize) {
+    (2 * vector + part / 2, part % 2)
+}
+
+/// Even blocks in two vectors, then odd ones, so that two vectors have the same scales in the same places: first
+/// halves, then second ones.
+pub(super) fn split(vector: usize, part: usize) -> (usize, usize) {
+    (2 * part + vector / 2, vector % 2)
+}
+
+/// 256 activations, laid out for a format; zeros in place of those that a row does not have.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Prepared {
+    q: [[i8; 64]; 4],
+    /// The zero point of each q.
+    z: [[i8; 64]; 4],
+    /// The scale of each half block.
+    d: [f32; 16],
+    /// The scale of each block.
+    block_d: [f32; GROUP],
+    /// d times the sum of t of each block.
+    block_sums: [f32; GROUP],
+    /// The same of each half block.
+    sums: [f32; 16],
+}
+
+impl Prepared {
+    fn new(x: Q8Row<'_>, i: usize, order: Order) -> Prepared {
+        let get = |of: &[f32], at: usize| of.get(at).copied().unwrap_or(0.0);
+        let mut to = Prepared {
+            q: [[0; 64]; 4],
+            z: [[0; 64]; 4],
+            d: std::array::from_fn(|h| get(x.d, i * GROUP + h / 2)),
+            block_d: std::array::from_fn(|b| get(x.d, i * GROUP + b)),
+            block_sums: [0.0; GROUP],
+            sums: [0.0; 16],
+        };
+        for vector in 0..4 {
+            for part in 0..4 {
+                let (block, half) = order(vector, part);
+                let block = i * GROUP + block;
+                if let Some(z) = x.z.get(block) {
+                    let at = block * BLOCK + half * SUM_BLOCK;
+                    to.q[vector][16 * part..][..16].copy_from_slice(&x.q[at..at + 16]);
+                    to.z[vector][16 * part..][..16].fill(*z);
+                }
+            }
+        }
+        for (h, sum) in x.sum.iter().skip(i * 2 * GROUP).take(2 * GROUP).enumerate() {
+            to.sums[h] = to.d[h] * f32::from(*sum);
+        }
+        for (b, sums) in x.sum.as_chunks::<2>().0.iter().skip(i * GROUP).take(GROUP).enumerate() {
+            to.block_sums[b] = to.block_d[b] * f32::from(sums[0] + sums[1]);
+        }
+        to
+    }
+}
+
+thread_local! {
+    /// Memory for prepared activations, kept from call to call.
+    static PREPARED: RefCell<Vec<Prepared>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `f` with the groups of all columns, one column after the other.
+pub(super) fn with_prepared(x: Q8Mat<'_>, order: Order, f: impl FnOnce(&[Prepared])) {
+    PREPARED.with_borrow_mut(|prepared| {
+        prepared.clear();
+        let groups = x.row_len.div_ceil(GROUP * BLOCK);
+        prepared.extend((0..x.rows() * groups).map(|i| Prepared::new(x.row(i / groups), i % groups, order)));
+        f(prepared);
+    });
+}
+
+/// Group `g` of each column. (Here and in what follows there are loops where iterators would be shorter: closures that
+/// use a level's instructions are not inlined into the standard library's functions.)
+#[inline(always)]
+pub(super) fn group<'a, const N: usize>(x: [&'a [Prepared]; N], g: usize) -> [&'a Prepared; N] {
+    let mut group = [&x[0][g]; N];
+    for c in 1..N {
+        group[c] = &x[c][g];
+    }
+    group
+}
+
+/// Sums of four neighbouring products w t, for the vectors `first..first + V` of a group, added up.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn integer_sums<const V: usize>(w: [__m512i; V], x: &Prepared, first: usize) -> __m512i {
+    let mut sums = _mm512_setzero_si512();
+    for (i, w) in w.into_iter().enumerate() {
+        sums = _mm512_dpbusd_epi32(sums, w, load_512(&x.q[first + i]));
+        sums = _mm512_dpbusd_epi32(sums, w, load_512(&x.z[first + i]));
+    }
+    sums
+}
+
+/// Running sums of two rows and N columns, of formats with eight scales a group.
+pub(super) struct Rows2<const N: usize> {
+    main: [[__m512; N]; 2],
+    /// The first row's in the low half.
+    offset: [__m512; N],
+}
+
+impl<const N: usize> Rows2<N> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn new() -> Self {
+        Rows2 { main: [[_mm512_setzero_ps(); N]; 2], offset: [_mm512_setzero_ps(); N] }
+    }
+
+    /// Adds a group in the order [`split`]. The first row's scales are in the low halves.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn add_split(
+        &mut self,
+        x: [&Prepared; N],
+        (d, m): (__m512, __m512),
+        bytes: [impl Fn(usize) -> __m512i; 2],
+    ) {
+        let scale = self.scales(x, d, m);
+        for (r, bytes) in bytes.into_iter().enumerate() {
+            for odd in 0..2 {
+                let w = [bytes(2 * odd), bytes(2 * odd + 1)];
+                let i = (8 * r + odd) as i32;
+                let (j, k, l) = (i + 2, i + 4, i + 6);
+                let index = _mm512_setr_epi32(i, i, i, i, j, j, j, j, k, k, k, k, l, l, l, l);
+                for c in 0..N {
+                    let sums = _mm512_cvtepi32_ps(integer_sums(w, x[c], 2 * odd));
+                    let scale = _mm512_permutexvar_ps(index, scale[c]);
+                    self.main[r][c] = _mm512_fmadd_ps(sums, scale, self.main[r][c]);
+                }
+            }
+        }
+    }
+
+    /// Adds a group in the order [`natural`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn add_natural(
+        &mut self,
+        x: [&Prepared; N],
+        (d, m): (__m512, __m512),
+        bytes: [impl Fn(usize) -> __m512i; 2],
+    ) {
+        let scale = self.scales(x, d, m);
+        for (r, bytes) in bytes.into_iter().enumerate() {
+            for p in 0..4 {
+                let w = bytes(p);
+                let (i, j) = ((8 * r + 2 * p) as i32, (8 * r + 2 * p + 1) as i32);
+                let index = _mm512_setr_epi32(i, i, i, i, i, i, i, i, j, j, j, j, j, j, j, j);
+                for c in 0..N {
+                    let sums = _mm512_cvtepi32_ps(integer_sums([w], x[c], p));
+                    let scale = _mm512_permutexvar_ps(index, scale[c]);
+                    self.main[r][c] = _mm512_fmadd_ps(sums, scale, self.main[r][c]);
+                }
+            }
+        }
+    }
+
+    /// Adds the offsets; gives the scales of weights and activations, multiplied.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn scales(&mut self, x: [&Prepared; N], d: __m512, m: __m512) -> [__m512; N] {
+        for c in 0..N {
+            let sums = _mm512_broadcast_f32x8(load_ps(&x[c].block_sums));
+            self.offset[c] = _mm512_fmadd_ps(m, sums, self.offset[c]);
+        }
+        let mut scales = self.offset;
+        for c in 0..N {
+            scales[c] = _mm512_mul_ps(d, _mm512_broadcast_f32x8(load_ps(&x[c].block_d)));
+        }
+        scales
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn sum(self) -> [[f32; N]; 2] {
+        let mut sums = [[0.0; N]; 2];
+        for c in 0..N {
+            let offset = self.offset[c];
+            let offsets = [_mm512_castps512_ps256(offset), _mm512_extractf32x8_ps::<1>(offset)];
+            for r in 0..2 {
+                let main = self.main[r][c];
+                let halves = _mm256_add_ps(_mm512_castps512_ps256(main), _mm512_extractf32x8_ps::<1>(main));
+                sums[r][c] = reduce(_mm256_add_ps(halves, offsets[r]));
+            }
+        }
+        sums
+    }
+}
+
+/// Running sums of one row and N columns, of formats with sixteen scales a group.
+pub(super) struct Row<const N: usize> {
+    main: [__m512; N],
+    offset: [__m512; N],
+}
+
+impl<const N: usize> Row<N> {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn new() -> Self {
+        Row { main: [_mm512_setzero_ps(); N], offset: [_mm512_setzero_ps(); N] }
+    }
+
+    /// Adds a group in the order [`split`] or [`natural`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn add<const SPLIT: bool>(
+        &mut self,
+        x: [&Prepared; N],
+        (d, m): (__m512, __m512),
+        bytes: impl Fn(usize) -> __m512i,
+    ) {
+        let mut scale = self.offset;
+        for c in 0..N {
+            self.offset[c] = _mm512_fmadd_ps(m, load_floats(&x[c].sums), self.offset[c]);
+            scale[c] = _mm512_mul_ps(d, load_floats(&x[c].d));
+        }
+        for p in 0..4 {
+            let w = bytes(p);
+            let place = |part: usize| {
+                let (block, half) = if SPLIT { split(p, part) } else { natural(p, part) };
+                (2 * block + half) as i32
+            };
+            let (i, j, k, l) = (place(0), place(1), place(2), place(3));
+            let index = _mm512_setr_epi32(i, i, i, i, j, j, j, j, k, k, k, k, l, l, l, l);
+            for c in 0..N {
+                let sums = _mm512_cvtepi32_ps(integer_sums([w], x[c], p));
+                let scale = _mm512_permutexvar_ps(index, scale[c]);
+                self.main[c] = _mm512_fmadd_ps(sums, scale, self.main[c]);
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    pub(super) fn sum(self) -> [[f32; N]; 1] {
+        let mut sums = [0.0; N];
+        for c in 0..N {
+            let all = _mm512_add_ps(self.main[c], self.offset[c]);
+            sums[c] = reduce(_mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all)));
+        }
+        [sums]
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn reduce(eight: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}
+
+/// Defines `matmul` (see `table::MatMul`) from the module's `dot::<N>`, of `$rows` rows of weights at a time and N
+/// columns of activations in order `$order`.
+macro_rules! matmul_by_dot {
+    ($order:path, $rows:literal) => {
+        /// All rows of weights times all columns of activations.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        pub(crate) fn matmul(w: &[u8], x: crate::quant::q8::Q8Mat<'_>, y: &mut [f32]) {
+            let cols = x.rows();
+            let rows = y.len() / cols;
+            super::dot::with_prepared(x, $order, |x| {
+                let groups = x.len() / cols;
+                let mut c = 0;
+                while c < cols {
+                    let n = match cols - c {
+                        8.. => 8,
+                        4.. => 4,
+                        2.. => 2,
+                        _ => 1,
+                    };
+                    let (x, y) = (&x[c * groups..(c + n) * groups], &mut y[c * rows..(c + n) * rows]);
+                    match n {
+                        8 => columns::<8>(w, x, y),
+                        4 => columns::<4>(w, x, y),
+                        2 => columns::<2>(w, x, y),
+                        _ => columns::<1>(w, x, y),
+                    }
+                    c += n;
+                }
+            });
+        }
+
+        /// All rows of weights times N columns.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn columns<const N: usize>(w: &[u8], x: &[super::dot::Prepared], y: &mut [f32]) {
+            let rows = y.len() / N;
+            let bytes = w.len() / rows;
+            let groups = x.len() / N;
+            let mut columns = [x; N];
+            for c in 0..N {
+                columns[c] = &x[c * groups..(c + 1) * groups];
+            }
+            for first in (0..rows).step_by($rows) {
+                // a row that is missing is the last one again
+                let mut group = [w; $rows];
+                for r in 0..$rows {
+                    group[r] = &w[(first + r).min(rows - 1) * bytes..][..bytes];
+                }
+                for (r, dots) in dot::<N>(group, columns).into_iter().enumerate().take(rows - first) {
+                    for (c, dot) in dots.into_iter().enumerate() {
+                        y[c * rows + first + r] = dot;
+                    }
+                }
+            }
+        }
+    };
+}
+pub(super) use matmul_by_dot;
+
+/// Defines `matmul` of a format of blocks of `$bytes` bytes from the module's `scales_of` (of two groups) and `bytes_of`
+/// (the vectors of a group).
+macro_rules! dot_of_blocks {
+    ($bytes:expr, $order:ident, $add:ident) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[inline]
+        fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
+            let w = w.map(|w| w.as_chunks::<{ $bytes }>().0);
+            let mut acc = super::dot::Rows2::new();
+            // whole groups have a length that the compiler knows
+            let whole = w.map(|w| w.as_chunks::<GROUP>().0);
+            for (g, (first, second)) in whole[0].iter().zip(whole[1]).enumerate() {
+                prefetch_after(first.as_flattened());
+                prefetch_after(second.as_flattened());
+                let bytes = [bytes_of(first), bytes_of(second)];
+                acc.$add(super::dot::group(x, g), scales_of([first, second]), bytes);
+            }
+            let rest = w.map(|w| w.as_chunks::<GROUP>().1);
+            if !rest[0].is_empty() {
+                let bytes = [bytes_of(rest[0]), bytes_of(rest[1])];
+                acc.$add(super::dot::group(x, whole[0].len()), scales_of(rest), bytes);
+            }
+            acc.sum()
+        }
+        super::dot::matmul_by_dot!(super::dot::$order, 2);
+    };
+}
+pub(super) use dot_of_blocks;
+
+/// The same of a format of superblocks with eight scales.
+macro_rules! dot_of_superblocks {
+    ($order:ident, $add:ident) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[inline]
+        fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
+            let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
+            let mut acc = super::dot::Rows2::new();
+            for g in 0..x[0].len() {
+                let w = [&w[0][g], &w[1][g]];
+                for w in w {
+                    prefetch_after(bytemuck::bytes_of(w));
+                }
+                acc.$add(super::dot::group(x, g), scales_of(w), [bytes_of(w[0]), bytes_of(w[1])]);
+            }
+            acc.sum()
+        }
+        super::dot::matmul_by_dot!(super::dot::$order, 2);
+    };
+}
+pub(super) use dot_of_superblocks;
+
+/// The same of a format of superblocks with sixteen scales, from `scales_of` and `bytes_of` of one.
+macro_rules! dot_of_halves {
+    ($order:ident, $split:literal) => {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        #[inline]
+        fn dot<const N: usize>(w: [&[u8]; 1], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 1] {
+            let w: &[Block] = bytemuck::cast_slice(w[0]);
+            let mut acc = super::dot::Row::new();
+            for (g, w) in w.iter().enumerate() {
+                prefetch_after(bytemuck::bytes_of(w));
+                acc.add::<$split>(super::dot::group(x, g), scales_of(w), bytes_of(w));
+            }
+            acc.sum()
+        }
+        super::dot::matmul_by_dot!(super::dot::$order, 1);
+    };
+}
+pub(super) use dot_of_halves;

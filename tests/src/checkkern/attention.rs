@@ -1,0 +1,362 @@
+//! Attention against the same formula in f64, over keys and values as the cache's formats round them.
+
+use super::compare::Want;
+use super::inputs::shifted;
+use super::ops::{EXP, SENTINEL, U, expect_all, guarded, normals, of_sum};
+use super::report::Cases;
+use braise_kernels::ops::{
+    self, Attention, BLOCK, Cached, KEY_BLOCK, KvType, SPAN, Scratch, Total, store_key, store_value,
+};
+use braise_kernels::quant::block::BlockFormat;
+use braise_kernels::quant::q8_0;
+use braise_kernels::table::Kernels;
+use fastrand::Rng;
+use half::f16;
+use std::ops::Range;
+
+/// Which kernel computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum By {
+    /// That for many tokens.
+    Many,
+    /// That for a span of positions, and the merging of spans.
+    Spans,
+}
+
+/// Attention of many tokens.
+pub(super) fn many(kernels: Kernels, cases: &mut Cases) {
+    check(kernels, By::Many, cases);
+}
+
+/// Attention over spans of positions.
+pub(super) fn spans(kernels: Kernels, cases: &mut Cases) {
+    check(kernels, By::Spans, cases);
+}
+
+const DIMS: &[(usize, usize)] =
+    &[(64, 64), (80, 80), (96, 96), (128, 128), (256, 256), (1, 1), (7, 9), (24, 24), (100, 33), (192, 128)];
+
+/// Formats of keys and values.
+const TYPES: [(KvType, KvType); 4] = [
+    (KvType::F16, KvType::F16),
+    (KvType::Q8_0, KvType::Q8_0),
+    (KvType::F16, KvType::Q8_0),
+    (KvType::Q8_0, KvType::F16),
+];
+
+fn check(k: Kernels, by: By, cases: &mut Cases) {
+    let mut random = Rng::with_seed(5);
+    let mut turn = 0;
+    let mut types = || {
+        turn += 1;
+        TYPES[turn % TYPES.len()]
+    };
+    for dims in DIMS {
+        for group in 1..=9 {
+            for n_kv in [1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 100, 255, 300] {
+                Heads::new((1, group), n_kv, *dims, types(), None, &mut random).check(k, by, cases);
+            }
+        }
+    }
+    for n_kv in (1..=300).chain([SPAN - 1, SPAN, SPAN + 1, 2 * SPAN + 77]) {
+        Heads::new((1, 1 + n_kv % 5), n_kv, (16, 16), types(), None, &mut random).check(k, by, cases);
+    }
+    for (n_tokens, group) in
+        [(2, 1), (3, 1), (16, 1), (17, 1), (5, 2), (16, 3), (7, 4), (4, 8), (3, 9), (70, 1)]
+    {
+        for more in [0, 1, 15, 40, SPAN - 5] {
+            for window in [None, Some(1), Some(2), Some(17), Some(BLOCK), Some(200)] {
+                let n_kv = n_tokens + more;
+                Heads::new((n_tokens, group), n_kv, (24, 40), types(), window, &mut random)
+                    .check(k, by, cases);
+                let heads = Heads::new((n_tokens, group), n_kv, (64, 64), types(), window, &mut random);
+                heads.check_grouping(k, by, cases);
+            }
+        }
+    }
+    for at in 0..140 {
+        let f16 = (KvType::F16, KvType::F16);
+        let mut heads = Heads::new((3, 5), 140, (24, 24), f16, None, &mut random);
+        let finite = heads.call(k, by, 1.0, cases);
+        heads.k[at * 24 + at % 24] = f32::NAN;
+        let got = heads.call(k, by, 1.0, cases);
+        // tokens at the positions 137, 138 and 139
+        let seeing = finite.len() / 3 * at.saturating_sub(137);
+        expect_all(
+            "a later key is NaN",
+            &got[..seeing],
+            finite[..seeing].iter().map(|y| Want::Exactly(*y)),
+            cases,
+        );
+        let nan = vec![Want::NotFinite { nan: true }; got.len() - seeing];
+        expect_all("a key is NaN", &got[seeing..], nan, cases);
+    }
+}
+
+/// One call of attention.
+#[derive(Debug, Clone)]
+struct Heads {
+    n_tokens: usize,
+    /// Queries of a token.
+    group: usize,
+    n_kv: usize,
+    window: Option<usize>,
+    head_dim: usize,
+    /// Size of a value.
+    v_dim: usize,
+    types: (KvType, KvType),
+    /// (n_tokens, group, head_dim)
+    q: Vec<f32>,
+    /// (n_kv, head_dim): not yet in blocks; as the format rounds them.
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// Rows of `dim` numbers, as `ty` rounds them.
+fn rounded(ty: KvType, dim: usize, mut rows: Vec<f32>) -> Vec<f32> {
+    match ty {
+        KvType::F16 => rows.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+        KvType::Q8_0 => {
+            for group in rows.chunks_mut(dim).flat_map(|row| row.chunks_mut(32)) {
+                let mut block = [0.0; 32];
+                block[..group.len()].copy_from_slice(group);
+                let block = q8_0::Block::quantize(&block);
+                for (x, code) in group.iter_mut().zip(block.codes()) {
+                    *x = f32::from(code) * block.d();
+                }
+            }
+        }
+    }
+    rows
+}
+
+impl Heads {
+    fn new(
+        (n_tokens, group): (usize, usize),
+        n_kv: usize,
+        (head_dim, v_dim): (usize, usize),
+        types: (KvType, KvType),
+        window: Option<usize>,
+        random: &mut Rng,
+    ) -> Heads {
+        let q = normals(n_tokens * group * head_dim, random);
+        let k = rounded(types.0, head_dim, normals(n_kv * head_dim, random));
+        let v = rounded(types.1, v_dim, normals(n_kv * v_dim, random));
+        Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types, q, k, v }
+    }
+
+    /// The results, (n_tokens, group, v_dim), computed with other heads' queries and results between those of the
+    /// tokens, and with what must not be seen in the keys' last block and behind the values.
+    fn call(&self, kernels: Kernels, by: By, scale: f32, cases: &mut Cases) -> Vec<f32> {
+        let what = self.what(by, scale);
+        let room = self.n_kv.next_multiple_of(KEY_BLOCK);
+        let cache = |ty: KvType, dim: usize| {
+            let row = ty.row_bytes(dim).expect("few bytes");
+            // 60,000 in f16 where that is what the bytes mean, and large in any case
+            (0..room * row).map(|i| if i % 2 == 0 { 0x53 } else { 0x7b }).collect::<Vec<u8>>()
+        };
+        let (mut keys, mut values) = (cache(self.types.0, self.head_dim), cache(self.types.1, self.v_dim));
+        for (position, key) in self.k.chunks_exact(self.head_dim).enumerate() {
+            store_key(self.types.0, &mut keys, position, key);
+        }
+        for (position, value) in self.v.chunks_exact(self.v_dim).enumerate() {
+            store_value(self.types.1, &mut values, position, value);
+        }
+        let (q_len, out_len) = (self.group * self.head_dim, self.group * self.v_dim);
+        let rows = self.q.chunks_exact(q_len);
+        let spread: Vec<f32> = rows.flat_map(|row| row.iter().copied().chain([SENTINEL; 5])).collect();
+        let (q, keys, values) = (shifted(&spread, 1), shifted(&keys, 1), shifted(&values, 1));
+        let a = Attention {
+            q: &q[1..],
+            q_stride: q_len + 5,
+            k: Cached { ty: self.types.0, dim: self.head_dim, data: &keys[1..] },
+            v: Cached { ty: self.types.1, dim: self.v_dim, data: &values[1..] },
+            first: self.n_kv - self.n_tokens,
+            n_tokens: self.n_tokens,
+            window: self.window,
+            group: self.group,
+            scale,
+        };
+        if by == By::Spans {
+            return spans_merged(kernels, &a, &what, cases);
+        }
+        let out = vec![SENTINEL; self.n_tokens * (out_len + 5)];
+        let mut scratch = Scratch::default();
+        let got = guarded(&out, |out| kernels.attention(&a, &mut scratch, out, out_len + 5), &what, cases);
+        let (results, between): (Vec<_>, Vec<_>) =
+            got.chunks_exact(out_len + 5).map(|row| row.split_at(out_len)).unzip();
+        cases.expect(between.concat().iter().all(|y| *y == SENTINEL), || {
+            format!("{what}: wrote results of other heads")
+        });
+        results.concat()
+    }
+
+    /// Each token by itself gives the same bits as all of them together; so does each way to compute it, where both are
+    /// in floats.
+    fn check_grouping(&self, kernels: Kernels, by: By, cases: &mut Cases) {
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let together = self.call(kernels, by, scale, cases);
+        let mut same_bits = |other: Vec<f32>, how: &str| {
+            let same = together.iter().map(|y| y.to_bits()).eq(other.iter().map(|y| y.to_bits()));
+            cases.expect(same, || format!("{}: {how} gives other bits", self.what(by, scale)));
+        };
+        let mut unheard = Cases::default();
+        let one_by_one = (0..self.n_tokens).flat_map(|t| {
+            let n_kv = self.n_kv - (self.n_tokens - 1 - t);
+            let q = self.q[t * self.group * self.head_dim..][..self.group * self.head_dim].to_vec();
+            let (k, v) = (self.k[..n_kv * self.head_dim].to_vec(), self.v[..n_kv * self.v_dim].to_vec());
+            Heads { n_tokens: 1, n_kv, q, k, v, ..*self }.call(kernels, by, scale, &mut unheard)
+        });
+        same_bits(one_by_one.collect(), "tokens by themselves");
+        if by == By::Spans && !kernels.attends_in_integers() {
+            same_bits(self.call(kernels, By::Many, scale, &mut unheard), "the kernel for many tokens");
+        }
+    }
+
+    fn what(&self, by: By, scale: f32) -> String {
+        let Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types: (k, v), .. } = self;
+        format!(
+            "{by:?}: {n_tokens} tokens, {group} queries each, {n_kv} {k} keys of {head_dim}, {v} values of {v_dim}, \
+             window {window:?}, scale {scale}"
+        )
+    }
+
+    fn check(&self, kernels: Kernels, by: By, cases: &mut Cases) {
+        let integers = by == By::Many && kernels.attends_in_integers();
+        // as models do it, and so large that one position takes nearly all
+        for scale in [1.0 / (self.head_dim as f32).sqrt(), 4.0] {
+            let got = self.call(kernels, by, scale, cases);
+            let want: Vec<Want> = (self.q.chunks_exact(self.head_dim).enumerate())
+                .flat_map(|(i, q)| {
+                    let end = self.n_kv - (self.n_tokens - 1 - i / self.group);
+                    let start = self.window.map_or(0, |window| end.saturating_sub(window));
+                    self.want(q, start..end, scale, integers)
+                })
+                .collect();
+            expect_all(&self.what(by, scale), &got, want, cases);
+        }
+    }
+
+    /// `softmax(scale q k^T) v` over the positions `seen`, in f64.
+    ///
+    /// A score, a sum of head_dim products in order, is off by at most delta = (head_dim + 2) u sum |q k| scale, and by
+    /// the rounding of its distance from the largest; e^x turns that into a relative error of a probability, in the
+    /// numerator and in the sum. Each block scales what was there by another e^x, whose arguments add up to the same
+    /// distance. A probability that e^x cuts off at e^-87.3 is off by that.
+    ///
+    /// In integers, queries and keys are off by half a step of a `limit`-th of the largest of each, and 2^x by 2^-18. A
+    /// value is off by half a step of its power of two, and its weight by half of a 4095th of the largest weight of the
+    /// block, each with the power of two of its value.
+    fn want(&self, q: &[f32], seen: Range<usize>, scale: f32, integers: bool) -> Vec<Want> {
+        let mut delta: f64 = 0.0;
+        let largest = |x: &[f32]| x.iter().fold(0.0, |max, x| f64::from(x.abs()).max(max));
+        let limit = (f64::from(i32::MAX) / self.head_dim as f64).sqrt().floor().min(f64::from(i16::MAX));
+        let keys = self.k.chunks_exact(self.head_dim).take(seen.end).skip(seen.start);
+        let scores: Vec<f64> = keys
+            .map(|k| {
+                let products = || q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k));
+                let mut off = (self.head_dim + 2) as f64 * U * products().map(f64::abs).sum::<f64>();
+                if integers {
+                    let (half_q, half_k) = (largest(q) / limit / 2.0, largest(k) / limit / 2.0);
+                    let sum = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
+                    // 1.001: dividing by the largest and multiplying round too
+                    off +=
+                        1.001 * (sum(q) * half_k + sum(k) * half_q + self.head_dim as f64 * half_q * half_k);
+                }
+                delta = delta.max(off * f64::from(scale));
+                products().sum::<f64>() * f64::from(scale)
+            })
+            .collect();
+        let max = scores.iter().fold(f64::NEG_INFINITY, |max, s| max.max(*s));
+        let min = scores.iter().fold(f64::INFINITY, |min, s| min.min(*s));
+        let p: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum: f64 = p.iter().sum();
+        let (n, blocks) = (seen.len(), (seen.len() / BLOCK + seen.len() / SPAN + 4) as f64);
+        let exp = if integers { 2f64.powi(-18) } else { EXP };
+        // x of the integer kernel is a sum with an exponent of at most 40, in units of ln 2
+        let distance = if integers { 3.0 * (max.abs().max(min.abs()) + 40.0) * U } else { (max - min) * U };
+        // the largest score moves all of them alike, so that it cancels; 1 / sum and p / sum round, then the sum over v
+        let relative = 2.0 * (delta + 2.0 * distance + exp + blocks * (exp + 3.0 * U))
+            + (of_sum(n) + 2.0 + n as f64 + 1.0) * U;
+        let mut results = vec![(0.0, 0.0, 0.0); self.v_dim];
+        let values: Vec<_> = self.v.chunks_exact(self.v_dim).take(seen.end).skip(seen.start).collect();
+        let steps: Vec<f64> =
+            values.iter().map(|v| (largest(v).log2().floor() + 1.0 - 13.0).exp2()).collect();
+        for (j, v) in values.iter().enumerate() {
+            let block = (seen.start + j) / BLOCK;
+            let of_block =
+                (block * BLOCK).max(seen.start) - seen.start..((block + 1) * BLOCK - seen.start).min(n);
+            let peak = of_block.map(|i| p[i] * steps[i]).fold(0.0, f64::max);
+            for ((exact, size, off), v) in results.iter_mut().zip(v.iter()) {
+                let v = f64::from(*v);
+                *exact += p[j] / sum * v;
+                *size += (p[j] / sum * v).abs();
+                *off += (-87.3f64).exp() * v.abs() * blocks;
+                if integers {
+                    *off += (peak / 4095.0 / 2.0 * v.abs() / steps[j] + p[j] * steps[j] / 2.0) / sum;
+                }
+            }
+        }
+        let within = |(exact, size, off)| Want::Within { exact, bound: 1.01 * (relative * size + off) };
+        results.into_iter().map(within).collect()
+    }
+}
+
+/// The results, from the parts of all spans.
+fn spans_merged(kernels: Kernels, a: &Attention<'_>, what: &str, cases: &mut Cases) -> Vec<f32> {
+    let (len, dim) = (a.part_len(), a.v.dim);
+    let mut results = vec![SENTINEL; a.rows() * dim];
+    let mut totals = vec![Total::default(); a.rows()];
+    let mut scratch = Scratch::default();
+    for span in ops::spans(&a.seen()) {
+        let parts = vec![SENTINEL; a.rows() * len];
+        let parts =
+            guarded(&parts, |parts| kernels.attention_span(a, span, &mut scratch, parts), what, cases);
+        let rows = parts.chunks_exact(len).zip(results.chunks_exact_mut(dim));
+        for ((part, result), total) in rows.zip(&mut totals) {
+            let merged = guarded(result, |y| kernels.attention_merge(part, total, y), what, cases);
+            result.copy_from_slice(&merged);
+        }
+    }
+    for (total, result) in totals.iter().zip(results.chunks_exact_mut(dim)) {
+        total.finish(result);
+    }
+    results
+}
+
+/// Merging of parts: weighted sums `s[i]` with largest scores `m[i]` and sums of weights `w[i]` come to
+/// `sum of e^m[i] s[i] / sum of e^m[i] w[i]`.
+pub(super) fn merge(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(6);
+    for dim in (1..70).chain([80, 96, 128, 256]) {
+        for n in 1..6 {
+            let parts: Vec<Vec<f32>> = (0..n)
+                .map(|_| {
+                    let mut part = normals(dim + 2, &mut random);
+                    part[dim] *= 10.0;
+                    part[dim + 1] = part[dim + 1].abs() + 0.1;
+                    part
+                })
+                .collect();
+            let what = format!("{n} parts of {dim}");
+            let mut total = Total::default();
+            let mut result = vec![SENTINEL; dim];
+            for part in &parts {
+                result = guarded(&result, |y| k.attention_merge(part, &mut total, y), &what, cases);
+            }
+            total.finish(&mut result);
+            let max = parts.iter().fold(f32::MIN, |max, part| max.max(part[dim]));
+            let weights: Vec<f64> =
+                parts.iter().map(|part| (f64::from(part[dim]) - f64::from(max)).exp()).collect();
+            let all = |i: usize| parts.iter().zip(&weights).map(move |(part, w)| f64::from(part[i]) * w);
+            let sum: f64 = all(dim + 1).sum();
+            // of each part: the rounding of a distance of at most 100, e^x, a product and a sum, above and below
+            let relative = 2.0 * n as f64 * (100.0 * U + EXP + 3.0 * U) + 2.0 * U;
+            let want = (0..dim).map(|i| Want::Within {
+                exact: all(i).sum::<f64>() / sum,
+                bound: 1.01 * relative * all(i).map(f64::abs).sum::<f64>() / sum,
+            });
+            expect_all(&what, &result, want, cases);
+        }
+    }
+}
