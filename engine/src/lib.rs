@@ -3,8 +3,8 @@
 //! The path of a token, in the order of the modules: [`gguf`] maps the file, [`arch`] turns its
 //! metadata into a [`block::Spec`], [`model`] binds the weights to it, [`tokenizer`] and [`chat`]
 //! turn text into token ids, [`forward`] turns token ids into logits on a [`backend`], and
-//! [`sample`] picks the next token. [`session`] holds the state of one conversation. [`measure`] says how
-//! fast all that is, and how fast it could be.
+//! [`sample`] picks the next token. [`session`] holds the state of one conversation. [`speculate`] makes
+//! several tokens of one pass, and [`measure`] says how fast all that is, and how fast it could be.
 
 pub mod arch;
 pub mod backend;
@@ -19,6 +19,7 @@ pub mod measure;
 pub mod model;
 pub mod sample;
 pub mod session;
+pub mod speculate;
 pub mod threads;
 pub mod tokenizer;
 

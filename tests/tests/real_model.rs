@@ -102,7 +102,7 @@ fn generated(model: &Model, prompt: &str, temperature: f32, seed: u64) -> String
         stop: &[],
     };
     let mut text = String::new();
-    let outcome = generate(&mut session, &tokenizer, &request, &mut |part| {
+    let outcome = generate(&mut session, &tokenizer, &request, None, &mut |part| {
         text.push_str(part);
         ControlFlow::Continue(())
     });
