@@ -59,6 +59,8 @@ pub trait Drafter {
 /// A drafter, and what is known of how well it does.
 pub struct Speculation<'d> {
     drafter: Box<dyn Drafter + 'd>,
+    /// How many tokens are drafted for each pass, where that was fixed.
+    length: Option<usize>,
     pace: Pace,
     /// What was drafted for the next pass, also what is not worth a place in it.
     drafts: Vec<Draft>,
@@ -81,11 +83,20 @@ impl<'d> Speculation<'d> {
     pub fn new(drafter: impl Drafter + 'd) -> Speculation<'d> {
         Speculation {
             drafter: Box::new(drafter),
+            length: None,
             pace: Pace::new(),
             drafts: Vec::new(),
             begun: false,
             counts: Counts::default(),
         }
+    }
+
+    /// The same with always `length` drafts, at most [`MAX_DRAFT`], whether that pays or not: what then happens does not
+    /// depend on the time that anything takes.
+    #[must_use]
+    pub fn with_length(mut self, length: usize) -> Speculation<'d> {
+        self.length = Some(length.min(MAX_DRAFT));
+        self
     }
 
     /// Begins another text.
@@ -106,7 +117,7 @@ impl<'d> Speculation<'d> {
             self.begun = true;
         }
         self.drafts.clear();
-        let ask = self.pace.ask().min(max);
+        let ask = self.length.unwrap_or_else(|| self.pace.ask()).min(max);
         if ask > 0 {
             let begin = Instant::now();
             self.drafter.draft(text, ask, &mut self.drafts)?;
@@ -116,7 +127,8 @@ impl<'d> Speculation<'d> {
         } else {
             self.pace.not_drafted();
         }
-        Ok(&self.drafts[..self.pace.length(&self.drafts)])
+        let length = self.length.unwrap_or_else(|| self.pace.length(&self.drafts));
+        Ok(&self.drafts[..length.min(self.drafts.len())])
     }
 
     /// Learns from a pass with `n` drafts, after which `picked` tokens are certain, and which took `time`. What was
