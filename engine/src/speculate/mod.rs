@@ -42,14 +42,14 @@ pub const CLASSES: usize = 5;
 
 /// Guesses how a text goes on.
 pub trait Drafter {
-    /// Takes up a text that may have nothing to do with the one before.
+    /// Takes up a text that may have nothing to do with the one before, or is that with many more tokens.
     ///
     /// # Errors
     /// The drafter's own model cannot read it.
     fn begin(&mut self, text: &[u32]) -> Result<()>;
 
-    /// Puts up to `max` guesses of what follows `text` into `drafts`, which is empty. `text` is the one before with more
-    /// tokens at its end.
+    /// Puts up to `max` guesses of what follows `text` into `drafts`, which is empty. `text` is the one before with a few
+    /// more tokens at its end.
     ///
     /// # Errors
     /// As [`Drafter::begin`].
@@ -64,8 +64,9 @@ pub struct Speculation<'d> {
     pace: Pace,
     /// What was drafted for the next pass, also what is not worth a place in it.
     drafts: Vec<Draft>,
-    /// Whether the drafter knows the text.
+    /// Whether the drafter knows the text, and whether it knows all but what the last pass brought.
     begun: bool,
+    in_step: bool,
     counts: Counts,
 }
 
@@ -87,6 +88,7 @@ impl<'d> Speculation<'d> {
             pace: Pace::new(),
             drafts: Vec::new(),
             begun: false,
+            in_step: false,
             counts: Counts::default(),
         }
     }
@@ -101,7 +103,7 @@ impl<'d> Speculation<'d> {
 
     /// Begins another text.
     pub(crate) fn begin(&mut self) {
-        (self.begun, self.counts) = (false, Counts::default());
+        (self.begun, self.in_step, self.counts) = (false, false, Counts::default());
     }
 
     /// The counts of this text.
@@ -112,21 +114,25 @@ impl<'d> Speculation<'d> {
     /// Drafts that are worth a place in the pass that reads the last token of `text`, at most `max`, with ids below
     /// `n_vocab`.
     pub(crate) fn propose(&mut self, text: &[u32], max: usize, n_vocab: usize) -> Result<&[Draft]> {
-        if !self.begun {
-            self.drafter.begin(text)?;
-            self.begun = true;
-        }
         self.drafts.clear();
         let ask = self.length.unwrap_or_else(|| self.pace.ask()).min(max);
-        if ask > 0 {
-            let begin = Instant::now();
-            self.drafter.draft(text, ask, &mut self.drafts)?;
-            self.pace.drafted(ask, begin.elapsed());
-            let known = self.drafts.iter().take_while(|draft| (draft.token as usize) < n_vocab).count();
-            self.drafts.truncate(known);
-        } else {
+        if ask == 0 {
             self.pace.not_drafted();
+            self.in_step = false;
+            return Ok(&[]);
         }
+        let begin = Instant::now();
+        if !self.in_step {
+            self.drafter.begin(text)?;
+        }
+        // whoever wants drafts wants the prompt read for them; reading on after a pause has to pay
+        let caught_up = if self.begun { begin.elapsed() } else { Duration::ZERO };
+        (self.begun, self.in_step) = (true, true);
+        let begin = Instant::now();
+        self.drafter.draft(text, ask, &mut self.drafts)?;
+        self.pace.drafted(ask, begin.elapsed(), caught_up);
+        let known = self.drafts.iter().take_while(|draft| (draft.token as usize) < n_vocab).count();
+        self.drafts.truncate(known);
         let length = self.length.unwrap_or_else(|| self.pace.length(&self.drafts));
         Ok(&self.drafts[..length.min(self.drafts.len())])
     }

@@ -6,7 +6,8 @@
 //!
 //! 1. Everything is measured while it runs: the time of a pass by its length, the time of drafting, and how often drafts
 //!    of each class are right.
-//! 2. What has not been measured lately is believed to be a little better each step, until it is worth a try again.
+//! 2. Nothing is given up for good: a length that was not tried lately is believed to be a little better each pass, and
+//!    where drafting does not pay, a single draft is compared with the text now and then.
 //! 3. Tries are paid for from a purse, into which each token pays [`EARNED`] of a step, and speculation what it gains.
 //!    While it is empty there is no speculation. So a text in which it never pays takes 1 % longer, whatever the
 //!    estimates are.
@@ -32,8 +33,9 @@ const FREE: f64 = 0.01;
 /// the weights is all that takes time.
 const HOPED_COLUMN: f64 = 0.1;
 
-/// How much of the least cost of a draft, among passes that were measured, is hoped for in the others.
-const HOPED_SHARE: f64 = 0.75;
+/// How much of the least cost of a draft, among passes that were measured, is hoped for in the others: kernels may take
+/// some numbers of tokens at once and others one by one.
+const HOPED_SHARE: f64 = 0.5;
 
 /// Share of a new measurement in the time of a plain step.
 const NEW_STEP: f64 = 0.125;
@@ -56,7 +58,7 @@ impl Estimate {
     /// What a measurement leaves of the older ones' weight: the last thirty or so count.
     const KEPT: f64 = 1.0 - 1.0 / 32.0;
 
-    /// What a step without a measurement leaves of it.
+    /// What a pass without a measurement leaves of it.
     const KEPT_UNMEASURED: f64 = 1.0 - 1.0 / 200.0;
 
     fn new(hoped: f64, hope: f64) -> Estimate {
@@ -101,6 +103,8 @@ pub(super) struct Pace {
     draft: Estimate,
     /// Time that drafting took for the next pass; `None` if nothing was drafted.
     spent: Option<f64>,
+    /// Passes for which nothing was drafted, since something was.
+    idle: usize,
     /// How often drafts are right, by class and all together.
     classes: [Estimate; CLASSES],
     overall: Estimate,
@@ -115,6 +119,7 @@ impl Pace {
             pass: std::array::from_fn(|n| Estimate::new(1.0 + HOPED_COLUMN * n as f64, 0.25)),
             draft: Estimate::new(0.0, 0.25),
             spent: None,
+            idle: 0,
             // draft models; then n-grams by the length of the match, as measured on prose, code and quotations
             classes: [0.7, 0.45, 0.6, 0.9, 0.95].map(|hoped| Estimate::new(hoped, 2.0)),
             overall: Estimate::new(0.7, 2.0),
@@ -125,15 +130,14 @@ impl Pace {
     /// How many tokens to draft.
     pub(super) fn ask(&self) -> usize {
         let draft = self.draft.value();
-        if draft * MAX_DRAFT as f64 <= FREE {
-            return MAX_DRAFT;
+        if self.step.is_some() && draft * MAX_DRAFT as f64 <= FREE {
+            return if self.draft.is_known() { MAX_DRAFT } else { 1 };
         }
         if !self.may_speculate() {
             return 0;
         }
-        let n = self.fastest(MAX_DRAFT, |_| self.overall.value(), |n| n as f64 * draft);
-        // after a pause the time is not known well: one draft tells
-        if self.spent.is_some() { n } else { n.min(1) }
+        let probe = usize::from(self.idle as f64 * EARNED > draft);
+        self.fastest(MAX_DRAFT, |_| self.overall.value(), |n| n as f64 * draft).max(probe)
     }
 
     /// How many of these drafts to put into the next pass.
@@ -176,21 +180,19 @@ impl Pace {
         best
     }
 
-    /// Learns that drafting `n` tokens took `time`.
-    pub(super) fn drafted(&mut self, n: usize, time: Duration) {
+    /// Learns that drafting `n` tokens took `time`, after the drafter had `caught_up` with a text that went on without it.
+    pub(super) fn drafted(&mut self, n: usize, time: Duration, caught_up: Duration) {
+        self.idle = 0;
         if let Some(step) = self.step {
-            let spent = time.as_secs_f64() / step;
-            self.spent = Some(spent);
-            self.draft.add(spent / n as f64);
+            self.spent = Some((caught_up + time).as_secs_f64() / step);
+            self.draft.add(time.as_secs_f64() / step / n as f64);
         }
     }
 
     /// Nothing was drafted.
     pub(super) fn not_drafted(&mut self) {
         self.spent = None;
-        self.draft.forget();
-        self.overall.forget();
-        self.classes.iter_mut().for_each(Estimate::forget);
+        self.idle += 1;
     }
 
     /// Learns whether a draft, before which all were right, was right.
@@ -248,7 +250,7 @@ mod tests {
             let ask = pace.ask();
             match ask {
                 0 => pace.not_drafted(),
-                _ => pace.drafted(ask, seconds(ask as f64 * play.draft)),
+                _ => pace.drafted(ask, seconds(ask as f64 * play.draft), Duration::ZERO),
             }
             let right: Vec<bool> = (0..ask).map(|_| random.f64() < play.rate).collect();
             let drafts = vec![Draft { token: 0, class: 2 }; ask];
@@ -295,6 +297,7 @@ mod tests {
         for pass in [by_fours, flat, linear] {
             let play = Play { pass, draft: 0.0, rate: 0.1, noise: 0.3 };
             let speed = speed(&play, &mut Pace::new(), 200);
+            assert!(speed > 0.97, "{speed}");
         }
     }
 
@@ -307,6 +310,7 @@ mod tests {
                     .map(|n| expected(n) / (pass(n + 1) + n as f64 * draft))
                     .fold(0.0, f64::max);
                 let speed = speed(&Play { pass, draft, rate, noise: 0.3 }, &mut Pace::new(), 4000);
+                assert!(speed > 0.85 * best && speed < 1.1 * best, "{speed} of {best} at {rate}");
             }
         }
     }
@@ -320,8 +324,8 @@ mod tests {
         let mut pace = Pace::new();
         let play = |rate| Play { pass: by_fours, draft: 0.1, rate, noise: 0.3 };
         speed(&play(0.0), &mut pace, 2000);
-        assert_eq!(pace.ask(), 0, "nothing is drafted while it does not pay");
-        speed(&play(0.95), &mut pace, 1500);
+        assert!(pace.ask() <= 1, "no more than a probe is drafted while it does not pay");
+        speed(&play(0.95), &mut pace, 500);
         let late = speed(&play(0.95), &mut pace, 1000);
         assert!(late > 1.2, "{late}");
     }
