@@ -9,7 +9,7 @@
 //! That needs logits that do not depend on how many tokens share a pass: a pass has at most [`MAX_DRAFT`] drafts, for
 //! which the backend uses the kernels of single tokens.
 //!
-//! Trying costs next to nothing: [`pace`] decides how many tokens are drafted, from what was measured.
+//! Trying costs next to nothing: `pace.rs` decides how many tokens are drafted, from what was measured.
 
 mod draft_model;
 mod ngram;

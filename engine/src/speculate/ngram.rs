@@ -33,7 +33,7 @@ impl NGram {
     }
 
     /// Where the text went on the last time that it stood as it does at its end, and how many tokens before both places
-    /// are the same, of which at most [`COMPARED`] are counted.
+    /// are the same, of which at most `COMPARED` are counted.
     fn find(&self, text: &[u32]) -> Option<(usize, usize)> {
         let suffixes = (SHORTEST..=LONGEST.min(text.len())).rev().map(|n| &text[text.len() - n..]);
         let next = *suffixes.filter_map(|suffix| self.next.get(&key(suffix))).next()?;
