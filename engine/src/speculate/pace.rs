@@ -20,7 +20,7 @@ use super::{CLASSES, Draft, MAX_DRAFT};
 const EARNED: f64 = 0.01;
 
 /// What the purse holds at first, in plain steps, and at most: enough for a run of bad luck.
-const PURSE: f64 = 3.0;
+const PURSE: f64 = 2.0;
 const FULL_PURSE: f64 = 16.0;
 
 /// How many times as fast as plain steps speculation must promise to be.
@@ -29,9 +29,9 @@ const MARGIN: f64 = 1.03;
 /// Time of drafting, in plain steps, up to which one does not ask whether it pays.
 const FREE: f64 = 0.01;
 
-/// What a draft more in a pass costs while no pass with drafts was measured, in plain steps: little, as where reading
-/// the weights is all that takes time.
-const HOPED_COLUMN: f64 = 0.1;
+/// What a draft more in a pass costs while no pass with drafts was measured, in plain steps: something between nothing,
+/// as where reading the weights is all that takes time, and another step.
+const HOPED_COLUMN: f64 = 0.3;
 
 /// How much of the least cost of a draft, among passes that were measured, is hoped for in the others: kernels may take
 /// some numbers of tokens at once and others one by one.
@@ -121,7 +121,7 @@ impl Pace {
             spent: None,
             idle: 0,
             // draft models; then n-grams by the length of the match, as measured on prose, code and quotations
-            classes: [0.7, 0.45, 0.6, 0.9, 0.95].map(|hoped| Estimate::new(hoped, 2.0)),
+            classes: [0.7, 0.4, 0.6, 0.9, 0.95].map(|hoped| Estimate::new(hoped, 2.0)),
             overall: Estimate::new(0.7, 2.0),
             purse: PURSE,
         }
