@@ -9,8 +9,8 @@
 //! 2. Nothing is given up for good: a length that was not tried lately is believed to be a little better each pass, and
 //!    where drafting does not pay, a single draft is compared with the text now and then.
 //! 3. Tries are paid for from a purse, into which each token pays [`EARNED`] of a step, and speculation what it gains.
-//!    While it is empty there is no speculation. So a text in which it never pays takes 1 % longer, whatever the
-//!    estimates are.
+//!    No pass risks more than it holds. So a text in which speculation never pays takes 1 % longer, whatever the
+//!    estimates are; and long drafts come after short ones have paid.
 
 use std::time::Duration;
 
@@ -165,15 +165,17 @@ impl Pace {
     }
 
     /// The number of drafts up to `most` that makes the most tokens a time, if the draft at each place is accepted with
-    /// probability `rate` and drafting so many takes `drafting`; 0 if none is faster than a plain step.
+    /// probability `rate` and drafting so many takes `drafting`; 0 if none is faster than a plain step, or the purse too
+    /// small for the case that the first draft is wrong.
     fn fastest(&self, most: usize, rate: impl Fn(usize) -> f64, drafting: impl Fn(usize) -> f64) -> usize {
         let (mut tokens, mut reached) = (1.0, 1.0);
         let (mut best, mut fastest) = (0, MARGIN / (self.pass[0].value() + drafting(0)));
         for n in 1..=most {
             reached *= rate(n - 1);
             tokens += reached;
-            let speed = tokens / (self.pass[n].value() + drafting(n));
-            if speed > fastest {
+            let time = self.pass[n].value() + drafting(n);
+            let speed = tokens / time;
+            if speed > fastest && time - 1.0 <= self.purse {
                 (best, fastest) = (n, speed);
             }
         }
