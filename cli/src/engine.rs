@@ -10,6 +10,7 @@ use braise_engine::generate::{Finish, Request, generate};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Session, SessionOptions};
+use braise_engine::speculate::{DraftModel, NGram, Speculation};
 use braise_engine::tokenizer::{Special, Tokenizer};
 use braise_engine::{chat, gguf::Gguf};
 
@@ -41,22 +42,50 @@ impl Loaded {
         self.model.slow_formats().into_iter().map(note).collect()
     }
 
-    /// Begins a conversation.
-    pub fn talker(&self, ctx: Option<NonZeroUsize>, compute: &Compute, cache: Cache) -> Result<Talker<'_>> {
+    /// Begins a conversation, with drafts from `drafts`.
+    pub fn talker<'m>(
+        &'m self,
+        ctx: Option<NonZeroUsize>,
+        drafts: &Drafts<'m>,
+        compute: &Compute,
+        cache: Cache,
+    ) -> Result<Talker<'m>> {
         let options = SessionOptions {
             n_ctx: ctx.map(NonZeroUsize::get),
             threads: compute.threads.map(NonZeroUsize::get),
             chunk: None,
             kv: cache.types(),
         };
-        Ok(Talker { loaded: self, session: Session::new(&self.model, &options)? })
+        let session = Session::new(&self.model, &options)?;
+        let speculation = match drafts {
+            Drafts::None => None,
+            Drafts::NGram => Some(Speculation::new(NGram::new())),
+            Drafts::Model(small) => {
+                let n_ctx = Some(session.n_ctx().min(small.model.spec().n_ctx));
+                let options = SessionOptions { n_ctx, ..options };
+                let drafter = DraftModel::new(&small.model, &small.tokenizer, &self.tokenizer, &options)?;
+                Some(Speculation::new(drafter))
+            }
+        };
+        Ok(Talker { loaded: self, session, speculation })
     }
+}
+
+/// Where the tokens come from that are tried several at a time.
+pub enum Drafts<'m> {
+    /// Nowhere: one token at a time.
+    None,
+    /// The text itself.
+    NGram,
+    /// A smaller model.
+    Model(&'m Loaded),
 }
 
 /// A conversation with a loaded model.
 pub struct Talker<'m> {
     loaded: &'m Loaded,
     session: Session<'m>,
+    speculation: Option<Speculation<'m>>,
 }
 
 impl Talker<'_> {
@@ -67,7 +96,8 @@ impl Talker<'_> {
             max_tokens: options.max_tokens.map(NonZeroUsize::get),
             stop: &options.stop,
         };
-        let outcome = generate(&mut self.session, &self.loaded.tokenizer, &request, sink)?;
+        let Self { loaded, session, speculation } = self;
+        let outcome = generate(session, &loaded.tokenizer, &request, speculation.as_mut(), sink)?;
         if outcome.finish == Finish::ContextFull {
             let n_ctx = self.session.n_ctx();
             return Err(anyhow!(
@@ -81,6 +111,8 @@ impl Talker<'_> {
             prefill: outcome.prefill,
             decode_tokens: outcome.decode_tokens,
             decode: outcome.decode,
+            drafted: outcome.speculation.drafted,
+            accepted: outcome.speculation.accepted,
         })
     }
 }

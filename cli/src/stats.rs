@@ -14,10 +14,14 @@ pub struct Stats {
     pub prefill_tokens: usize,
     /// Time of computing them.
     pub prefill: Duration,
-    /// Forward passes of one token each. The first token comes out of the prefill and counts not.
+    /// Tokens generated. The first comes out of the prefill and counts not.
     pub decode_tokens: usize,
     /// Time of these, with the sampling between them.
     pub decode: Duration,
+    /// Tokens that speculation tried.
+    pub drafted: usize,
+    /// Those of them that are part of the answer.
+    pub accepted: usize,
 }
 
 impl fmt::Display for Stats {
@@ -27,7 +31,11 @@ impl fmt::Display for Stats {
         }
         writeln!(f, "first token  {}", time(self.first_token))?;
         writeln!(f, "prefill      {}", rate(self.prefill_tokens, self.prefill))?;
-        writeln!(f, "decode       {}", rate(self.decode_tokens, self.decode))
+        writeln!(f, "decode       {}", rate(self.decode_tokens, self.decode))?;
+        if self.drafted > 0 {
+            writeln!(f, "speculation  {} of {} drafted tokens accepted", self.accepted, self.drafted)?;
+        }
+        Ok(())
     }
 }
 
@@ -60,11 +68,14 @@ mod tests {
             prefill: Duration::from_millis(40),
             decode_tokens: 100,
             decode: Duration::from_millis(1250),
+            drafted: 30,
+            accepted: 12,
         };
         let expected = "load         12.0 ms\n\
                         first token  41.0 ms\n\
                         prefill      20 tokens in 40.0 ms, 500.0 tok/s\n\
-                        decode       100 tokens in 1.25 s, 80.0 tok/s\n";
+                        decode       100 tokens in 1.25 s, 80.0 tok/s\n\
+                        speculation  12 of 30 drafted tokens accepted\n";
         assert_eq!(stats.to_string(), expected);
     }
 

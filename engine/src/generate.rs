@@ -1,4 +1,5 @@
-//! Generation: a prompt is read, then one token after the other is picked, decoded and read again.
+//! Generation: a prompt is read, then one token after the other is picked, decoded and read again. With speculation some
+//! are read before they are certain, in one pass; the text is the same.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sample::{Passed, Sampler, SamplerOptions, StopMatcher};
 use crate::session::{Logits, Session};
+use crate::speculate::{Counts, Speculation};
 use crate::tokenizer::{ControlTokens, Tokenizer};
 
 /// What to generate.
@@ -45,36 +47,47 @@ pub struct Outcome {
     pub prefill_tokens: usize,
     /// Time of reading them, up to the first token picked.
     pub prefill: Duration,
-    /// Forward passes of one token each, after the prompt.
+    /// Tokens after the first, which comes out of the prompt.
     pub decode_tokens: usize,
-    /// Time of these, with the picking between them.
+    /// Time of these.
     pub decode: Duration,
+    /// What speculation brought.
+    pub speculation: Counts,
 }
 
-/// Continues `request.prompt`; gives the text to `sink` as it becomes certain.
+/// Continues `request.prompt`; gives the text to `sink` as it becomes certain. `speculation` changes the time alone: it
+/// may be used for any sessions of the model, one after the other.
 ///
 /// # Errors
-/// As [`Session::eval`] and [`Sampler::sample`]; the session then holds what it has read.
+/// As [`Session::eval`] and [`Sampler::sample`], and what a drafter says; the session then holds what it has read.
 pub fn generate(
     session: &mut Session<'_>,
     tokenizer: &Tokenizer,
     request: &Request<'_>,
+    mut speculation: Option<&mut Speculation<'_>>,
     sink: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Outcome> {
-    let mut sampler = Sampler::new(request.sampler.clone())?;
+    let sampler = Sampler::new(request.sampler.clone())?;
     let begin = Instant::now();
     let known = known_prefix(session.tokens(), request.prompt);
     session.truncate(known);
-    let mut next = read_and_pick(session, &request.prompt[known..], &mut sampler, request.prompt)?;
+    if let Some(speculation) = &mut speculation {
+        speculation.begin();
+    }
+    let n_ctx = session.n_ctx();
+    let text = request.prompt.to_vec();
+    let (taken, failed, batch) = (text.len(), None, Vec::new());
+    let mut tokens = Tokens { session, sampler, speculation, text, taken, failed, batch };
+    let mut next = tokens.first(known)?;
     let mut outcome = Outcome {
         finish: Finish::Length,
         prefill_tokens: request.prompt.len() - known,
         prefill: begin.elapsed(),
         decode_tokens: 0,
         decode: Duration::ZERO,
+        speculation: Counts::default(),
     };
     let begin = Instant::now();
-    let mut history = request.prompt.to_vec();
     let mut decoder = tokenizer.decoder(ControlTokens::Hide);
     let mut stops = StopMatcher::new(request.stop);
     let max_tokens = request.max_tokens.unwrap_or(usize::MAX);
@@ -92,18 +105,18 @@ pub fn generate(
             outcome.finish = Finish::Stop;
             break;
         }
-        history.push(next);
         if n + 1 == max_tokens {
             break;
         }
-        if session.tokens().len() == session.n_ctx() {
+        if tokens.taken > n_ctx {
             outcome.finish = Finish::ContextFull;
             break;
         }
-        next = read_and_pick(session, &[next], &mut sampler, &history)?;
+        next = tokens.next(max_tokens - n - 1)?;
         outcome.decode_tokens += 1;
     }
     outcome.decode = begin.elapsed();
+    outcome.speculation = tokens.finish();
     if matches!(outcome.finish, Finish::End | Finish::Length | Finish::ContextFull) {
         let Passed { text, stopped } = stops.push(&decoder.finish());
         let rest = if stopped { text } else { text + &stops.finish() };
@@ -120,19 +133,98 @@ fn known_prefix(read: &[u32], prompt: &[u32]) -> usize {
     same.min(prompt.len().saturating_sub(1))
 }
 
-/// Reads `tokens` and picks the one that comes next.
-fn read_and_pick(
-    session: &mut Session<'_>,
-    tokens: &[u32],
-    sampler: &mut Sampler,
-    history: &[u32],
-) -> Result<u32> {
-    let mut picked = Err(Error::new(ErrorKind::Input, "no logits were computed"));
-    session.eval(tokens, Logits::Last, &mut |_, logits| {
-        picked = sampler.sample(logits, history);
-        ControlFlow::Continue(())
-    })?;
-    picked
+/// The tokens of a text, picked one or several at a time and taken one by one.
+struct Tokens<'a, 'm, 'd> {
+    session: &'a mut Session<'m>,
+    sampler: Sampler,
+    speculation: Option<&'a mut Speculation<'d>>,
+    /// The prompt and all tokens picked. The session has read all but the last.
+    text: Vec<u32>,
+    /// How many of them are the prompt or were taken.
+    taken: usize,
+    /// Why no token can be picked after the last.
+    failed: Option<Error>,
+    /// The tokens of a pass; kept to spare an allocation a step.
+    batch: Vec<u32>,
+}
+
+impl Tokens<'_, '_, '_> {
+    /// Reads the prompt, of which `known` tokens are read, and takes the first token after it.
+    fn first(&mut self, known: usize) -> Result<u32> {
+        let prompt = self.text.clone();
+        self.read(&prompt[known..], Logits::Last, &[]);
+        self.take()
+    }
+
+    /// Takes the next token; `wanted` says how many will be at most, with this one.
+    fn next(&mut self, wanted: usize) -> Result<u32> {
+        if self.taken == self.text.len() && self.failed.is_none() {
+            self.step(wanted)?;
+        }
+        self.take()
+    }
+
+    fn take(&mut self) -> Result<u32> {
+        match (self.text.get(self.taken), self.failed.take()) {
+            (Some(token), failed) => {
+                (self.taken, self.failed) = (self.taken + 1, failed);
+                Ok(*token)
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(Error::new(ErrorKind::Input, "no logits were computed")),
+        }
+    }
+
+    /// One forward pass, over the last token and what is drafted after it.
+    fn step(&mut self, wanted: usize) -> Result<()> {
+        let read = self.session.tokens().len();
+        let room = wanted.min(self.session.n_ctx() - read).saturating_sub(1);
+        let n_vocab = self.session.model().spec().n_vocab;
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.clear();
+        batch.push(self.text[read]);
+        if let Some(speculation) = &mut self.speculation {
+            let drafts = speculation.propose(&self.text, room, n_vocab)?;
+            batch.extend(drafts.iter().map(|draft| draft.token));
+        }
+        let begin = Instant::now();
+        self.read(&batch, Logits::All, &batch[1..]);
+        if let Some(speculation) = &mut self.speculation {
+            speculation.learn(batch.len() - 1, &self.text[read + 1..], begin.elapsed());
+        }
+        self.batch = batch;
+        Ok(())
+    }
+
+    /// Reads `tokens`, and picks a token at each position that logits are asked for, as long as the one picked is the
+    /// draft that was read there.
+    fn read(&mut self, tokens: &[u32], logits: Logits, drafts: &[u32]) {
+        let Self { session, sampler, text, failed, .. } = self;
+        let mut drafts = drafts.iter();
+        let read = session.eval(tokens, logits, &mut |_, logits| match sampler.sample(logits, text) {
+            Ok(picked) => {
+                text.push(picked);
+                match drafts.next() {
+                    Some(draft) if *draft == picked => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(()),
+                }
+            }
+            Err(error) => {
+                *failed = Some(error);
+                ControlFlow::Break(())
+            }
+        });
+        if let Err(error) = read {
+            *failed = Some(error);
+        }
+        session.truncate(text.len().saturating_sub(1));
+    }
+
+    /// Leaves the session as it would be had each pass read one token.
+    fn finish(self) -> Counts {
+        self.session.truncate(self.taken - 1);
+        self.speculation.map_or(Counts::default(), |speculation| speculation.counts())
+    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 //! The path of a token, in the order of the modules: [`gguf`] maps the file, [`arch`] turns its
 //! metadata into a [`block::Spec`], [`model`] binds the weights to it, [`tokenizer`] and [`chat`]
 //! turn text into token ids, [`forward`] turns token ids into logits on a [`backend`], and
-//! [`sample`] picks the next token. [`session`] holds the state of one conversation. [`measure`] says how
-//! fast all that is, and how fast it could be; [`catalogue`] knows models and machines by name.
+//! [`sample`] picks the next token. [`session`] holds the state of one conversation. [`speculate`] makes
+//! several tokens of one pass. [`measure`] says how fast all that is, and how fast it could be;
+//! [`catalogue`] knows models and machines by name.
 
 pub mod arch;
 pub mod backend;
@@ -20,6 +21,7 @@ pub mod measure;
 pub mod model;
 pub mod sample;
 pub mod session;
+pub mod speculate;
 pub mod threads;
 pub mod tokenizer;
 

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use braise_kernels::sync::Team;
 
-use crate::backend::cpu::{Batch, Buffers, CpuWorker, Scratch};
+use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch};
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
@@ -33,8 +33,8 @@ pub const DEFAULT_CTX: usize = 8192;
 /// enough that the values between layers of an 8B model take 40 MiB.
 pub const DEFAULT_CHUNK: usize = 256;
 
-/// Tokens whose logits are computed at a time.
-const LOGITS_ROWS: usize = 4;
+/// Tokens whose logits are computed at a time: as many as can be without changing a bit of them.
+const LOGITS_ROWS: usize = PRIVATE_ROWS;
 
 /// Most threads that a session takes: beyond, something is wrong with the number.
 const MAX_THREADS: usize = 1024;
@@ -104,6 +104,11 @@ impl<'m> Session<'m> {
             tokens: Vec::new(),
             team,
         })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
     }
 
     /// Tokens that the session can hold.
@@ -181,7 +186,8 @@ impl<'m> Session<'m> {
         let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
         for (row, token) in rows.zip(batch.logits.clone()) {
             let position = batch.first + token;
-            if row.iter().any(|l| !l.is_finite()) {
+            // without an early end the test of a chunk takes an instruction for several logits
+            if !row.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite())) {
                 let what = format!("the logits after token {position} are not finite numbers");
                 return Err(Error::new(ErrorKind::Numeric, what)
                     .file(self.model.gguf().path())

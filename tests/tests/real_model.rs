@@ -10,6 +10,7 @@ use braise_engine::gguf::Gguf;
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Logits, Session, SessionOptions};
+use braise_engine::speculate::{DraftModel, MAX_DRAFT, NGram, Speculation};
 use braise_engine::tokenizer::{Special, Tokenizer};
 use braise_kernels::isa::Isa;
 use serde_json::Value;
@@ -93,6 +94,17 @@ fn likely_tokens_have_the_probabilities_of_the_exact_computation() {
 
 /// What `prompt` is continued with.
 fn generated(model: &Model, prompt: &str, temperature: f32, seed: u64) -> String {
+    generated_with(None, model, prompt, temperature, seed).0
+}
+
+/// The same with drafts, and how many of them were accepted.
+fn generated_with(
+    drafts: Option<Speculation<'_>>,
+    model: &Model,
+    prompt: &str,
+    temperature: f32,
+    seed: u64,
+) -> (String, usize) {
     let tokenizer = Tokenizer::of(model.gguf()).expect("it has a tokenizer");
     let mut session = Session::new(model, &SessionOptions::default()).expect("a session");
     let request = Request {
@@ -101,13 +113,36 @@ fn generated(model: &Model, prompt: &str, temperature: f32, seed: u64) -> String
         max_tokens: Some(24),
         stop: &[],
     };
-    let mut text = String::new();
-    let outcome = generate(&mut session, &tokenizer, &request, &mut |part| {
+    let (mut text, mut drafts) = (String::new(), drafts);
+    let outcome = generate(&mut session, &tokenizer, &request, drafts.as_mut(), &mut |part| {
         text.push_str(part);
         ControlFlow::Continue(())
     });
-    assert!(matches!(outcome.expect("it generates").finish, Finish::Length | Finish::End));
-    text
+    let outcome = outcome.expect("it generates");
+    assert!(matches!(outcome.finish, Finish::Length | Finish::End));
+    (text, outcome.speculation.accepted)
+}
+
+#[test]
+fn drafts_do_not_change_the_text() {
+    let Some(path) = model_path() else { return };
+    let prompt = "one, two, three, four, five, six; one, two, three,";
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_supported()) {
+        let model = Model::open(&path, isa).expect("it opens");
+        let tokenizer = Tokenizer::of(model.gguf()).expect("it has a tokenizer");
+        let own = DraftModel::new(&model, &tokenizer, &tokenizer, &SessionOptions::default());
+        for (i, drafts) in [Speculation::new(NGram::new()), Speculation::new(own.expect("it drafts"))]
+            .into_iter()
+            .enumerate()
+        {
+            let temperature = i as f32; // the model's own drafts are the likeliest tokens, and not always picked
+            let expected = generated(&model, prompt, temperature, 3);
+            let drafts = drafts.with_length(MAX_DRAFT);
+            let (text, accepted) = generated_with(Some(drafts), &model, prompt, temperature, 3);
+            assert_eq!(text, expected, "{isa}");
+            assert!(accepted > 0, "{isa}");
+        }
+    }
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::args::{Cache, Compute, Generation};
 use crate::chat::terminal::Terminal;
 use crate::chat::{Chat, Loop, Message, Role, shown};
-use crate::engine::Loaded;
+use crate::engine::{Drafts, Loaded};
 use crate::failure::Usage;
 use crate::models::resolve;
 use crate::output::{notice, stdout};
@@ -27,7 +27,8 @@ use crate::store::Store;
   braise run
   braise run \"Why is the sky blue?\"
   braise run smollm2:135m \"Sum this up:\" < notes.txt
-  braise run model.gguf --raw \"Once upon a time\" -n 100 --temp 0")]
+  braise run model.gguf --raw \"Once upon a time\" -n 100 --temp 0
+  braise run large.gguf --draft small.gguf \"Write a haiku\"")]
 pub struct RunArgs {
     /// Name of a model, or path of a .gguf file
     model: Option<String>,
@@ -47,6 +48,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     ctx: Option<NonZeroUsize>,
 
+    /// Try tokens that come from here several at a time; the answer is the same, sooner where they are right
+    #[arg(long, value_name = "DRAFTS", default_value = "ngram")]
+    speculate: Speculate,
+
+    /// Try tokens that MODEL drafts, a smaller model with the same vocabulary
+    #[arg(long, value_name = "MODEL", conflicts_with = "speculate")]
+    draft: Option<String>,
+
     /// Report rates and times on standard error
     #[arg(long)]
     verbose: bool,
@@ -62,6 +71,15 @@ pub struct RunArgs {
     pub cache: Cache,
 }
 
+/// Where drafts come from that need no model of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Speculate {
+    /// What followed the last few tokens where they stood before
+    Ngram,
+    /// One token at a time
+    Off,
+}
+
 /// Does what was asked for.
 pub fn run(mut args: RunArgs) -> Result<()> {
     let (model, words) = prompt::split(args.model.take(), std::mem::take(&mut args.prompt));
@@ -70,9 +88,16 @@ pub fn run(mut args: RunArgs) -> Result<()> {
         return Err(Usage("--raw continues a text; give it as PROMPT or on standard input".into()).into());
     }
     let path = resolve(model.as_deref())?;
+    let draft_path = args.draft.as_deref().map(|model| resolve(Some(model))).transpose()?;
     let begin = Instant::now();
     let loaded = Loaded::open(&path, &args.compute)?;
-    let mut chat = loaded.talker(args.ctx, &args.compute, args.cache)?;
+    let draft = draft_path.map(|path| Loaded::open(&path, &args.compute)).transpose()?;
+    let drafts = match (&draft, args.speculate) {
+        (Some(small), _) => Drafts::Model(small),
+        (None, Speculate::Ngram) => Drafts::NGram,
+        (None, Speculate::Off) => Drafts::None,
+    };
+    let mut chat = loaded.talker(args.ctx, &drafts, &args.compute, args.cache)?;
     let load = begin.elapsed();
     if args.verbose {
         loaded.notes().iter().for_each(|note| notice(format!("note: {note}")));

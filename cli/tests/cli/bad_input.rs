@@ -407,6 +407,24 @@ fn prompts_and_tokens_that_cannot_be_read() {
 }
 
 #[test]
+fn models_that_cannot_draft() {
+    let home = with_model();
+    let mut tokens = vocabulary();
+    tokens.swap(2, 3);
+    fs::write(home.path("other.gguf"), set("tokenizer.ggml.tokens", tokens)).expect("is written");
+    let run = ["run", "good.gguf", "--raw", "ab", "-n", "9", "--seed", "1"];
+    let answer = |flags: &[&str]| done(&finish(prepare(&home, &[&run[..], flags].concat())));
+    assert_eq!(answer(&["--draft", "good.gguf"]), answer(&["--speculate", "off"]));
+    for (draft, expected) in [
+        ("other.gguf", "other.gguf: the model cannot draft: its token 2 is not that of the large model"),
+        ("none.gguf", "none.gguf: there is no such file"),
+    ] {
+        let error = refused(&home, &[&run[..], &["--draft", draft]].concat(), 1);
+        assert!(error.starts_with(&format!("braise: {expected}")), "{error}");
+    }
+}
+
+#[test]
 fn absurd_sizes() {
     let home = with_model();
     let run = ["run", "good.gguf", "--raw", "a"];

@@ -22,12 +22,14 @@ fn every_command_explains_itself() {
 #[test]
 fn wrong_usage_is_one_line_and_code_2() {
     let home = Home::new();
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["rnu"], "unrecognized subcommand 'rnu'"),
         (&["run", "--tmp", "1"], "'--temp'"),
         (&["run", "--temp", "hot"], "'--temp <T>'"),
         (&["run", "--threads", "0", "hi"], "--threads"),
         (&["run", "--raw", "--system", "x", "hi"], "--system"),
+        (&["run", "--speculate", "often", "hi"], "'often'"),
+        (&["run", "--speculate", "off", "--draft", "tiny", "hi"], "--draft"),
         (&["run", "tiny", ""], "the prompt is empty"),
         (&["run", "tiny"], "the prompt is empty"), // nothing comes from standard input
         (&["pull"], "<NAME|ADDRESS|PATH>"),

@@ -21,8 +21,9 @@ use crate::block::{self, Pairs};
 use crate::kv::KvCache;
 use crate::model::{LayerWeights, Model, Weight};
 
-/// Up to so many tokens, each worker prepares a matrix product's inputs for itself.
-pub(crate) const PRIVATE_ROWS: usize = 4;
+/// Up to so many tokens, each worker prepares a matrix product's inputs for itself, and the kernels of single tokens
+/// compute them: they have the same logits in one batch as one by one.
+pub(crate) const PRIVATE_ROWS: usize = 8;
 
 /// Rows of a weight matrix in a unit of work, where nothing else (a head) decides.
 const UNIT: usize = 32;

@@ -72,6 +72,24 @@ impl SamplerOptions {
         range("presence penalty", presence, presence.is_finite(), "a number, where 0 is off")?;
         range("frequency penalty", frequency, frequency.is_finite(), "a number, where 0 is off")
     }
+
+    /// Whether any logit is lowered.
+    fn penalizes(&self) -> bool {
+        self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
+    /// Lowers the logits of the tokens at the end of `history`.
+    fn penalize(&self, logits: &mut [f32], history: &[u32]) {
+        let mut counts = BTreeMap::new();
+        for &id in &history[history.len().saturating_sub(self.repeat_last_n)..] {
+            *counts.entry(id).or_insert(0.0f32) += 1.0;
+        }
+        for (id, count) in counts {
+            let Some(logit) = logits.get_mut(id as usize) else { continue };
+            *logit = if *logit > 0.0 { *logit / self.repeat_penalty } else { *logit * self.repeat_penalty };
+            *logit -= count * self.frequency_penalty + self.presence_penalty;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -86,7 +104,8 @@ pub struct Sampler {
     options: SamplerOptions,
     seed: u64,
     rng: SplitMix64,
-    /// What is left to choose from; kept to spare an allocation a token.
+    /// The logits less penalties, and what is left to choose from; kept to spare an allocation a token.
+    penalized: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -98,7 +117,8 @@ impl Sampler {
     pub fn new(options: SamplerOptions) -> Result<Self> {
         options.check()?;
         let seed = options.seed.unwrap_or_else(rng::fresh_seed);
-        Ok(Self { options, seed, rng: SplitMix64::new(seed), candidates: Vec::new() })
+        let (penalized, candidates) = (Vec::new(), Vec::new());
+        Ok(Self { options, seed, rng: SplitMix64::new(seed), penalized, candidates })
     }
 
     /// The seed in use: with it, the same run can be had again.
@@ -112,47 +132,34 @@ impl Sampler {
     /// # Errors
     /// `Numeric` if a logit is not a number or plus infinity, or no token is possible.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
-        self.candidates.clear();
-        self.candidates.extend((0..).zip(logits).map(|(id, &logit)| Candidate { id, logit }));
-        self.penalize(history);
-        // The first of equals is the one with the lowest id.
-        let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
-        for &candidate in &self.candidates {
-            if candidate.logit > best.logit {
-                best = candidate;
-            }
-            if candidate.logit.is_nan() || candidate.logit == f32::INFINITY {
-                return Err(numeric(format!("the logit of token {} is {}", candidate.id, candidate.logit)));
-            }
+        let SamplerOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        let logits = if self.options.penalizes() {
+            self.penalized.clear();
+            self.penalized.extend_from_slice(logits);
+            self.options.penalize(&mut self.penalized, history);
+            &self.penalized
+        } else {
+            logits
+        };
+        let best_id = argmax(logits);
+        let best = logits.get(best_id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let possible = |logit: &f32| *logit < f32::INFINITY; // never true of a NaN
+        // without an early end the test of a chunk takes an instruction for several logits
+        if !logits.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, logit| all & possible(logit))) {
+            let wrong = (0..).zip(logits).find(|(_, logit)| !possible(logit));
+            let (id, logit) = wrong.unwrap_or((0_u32, &f32::NAN));
+            return Err(numeric(format!("the logit of token {id} is {logit}")));
         }
-        if best.logit == f32::NEG_INFINITY {
+        if best == f32::NEG_INFINITY {
             return Err(numeric("no token has a probability".into()));
         }
-        if self.options.temperature == 0.0 {
-            return Ok(best.id);
+        if temperature == 0.0 {
+            return Ok(best_id);
         }
-        top_k(&mut self.candidates, self.options.top_k);
-        top_p(&mut self.candidates, self.options.top_p, best.logit);
-        min_p(&mut self.candidates, self.options.min_p, best.logit);
-        Ok(draw(&self.candidates, self.options.temperature, best.logit, self.rng.next_unit()))
-    }
-
-    /// Lowers the logits of the tokens at the end of `history`; candidates still are in order of id.
-    fn penalize(&mut self, history: &[u32]) {
-        let SamplerOptions { repeat_penalty, presence_penalty, frequency_penalty, repeat_last_n, .. } =
-            self.options;
-        if repeat_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {
-            return;
-        }
-        let mut counts = BTreeMap::new();
-        for &id in &history[history.len().saturating_sub(repeat_last_n)..] {
-            *counts.entry(id).or_insert(0.0f32) += 1.0;
-        }
-        for (id, count) in counts {
-            let Some(Candidate { logit, .. }) = self.candidates.get_mut(id as usize) else { continue };
-            *logit = if *logit > 0.0 { *logit / repeat_penalty } else { *logit * repeat_penalty };
-            *logit -= count * frequency_penalty + presence_penalty;
-        }
+        take_top_k(logits, top_k, &mut self.candidates);
+        keep_top_p(&mut self.candidates, top_p, best);
+        keep_min_p(&mut self.candidates, min_p, best);
+        Ok(draw(&self.candidates, temperature, best, self.rng.next_unit()))
     }
 }
 
@@ -160,46 +167,72 @@ fn numeric(what: String) -> Error {
     Error::new(ErrorKind::Numeric, what).next("check the model's weights")
 }
 
-/// Leaves the `k` best (0: all), best first, so that what is drawn does not depend on how they were found.
-fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
+/// The id of the highest logit, of equals the lowest; 0 if no logit is above minus infinity.
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
+    let higher = |max: f32, logit: f32| if logit > max { logit } else { max };
+    // side by side, and only then across
+    let mut max = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = logits.as_chunks::<16>();
+    for chunk in chunks {
+        for (max, logit) in max.iter_mut().zip(chunk) {
+            *max = higher(*max, *logit);
+        }
+    }
+    let max = max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, higher);
+    logits.iter().position(|logit| *logit == max).unwrap_or(0) as u32
+}
+
+/// The `k` best (0: all), best first, so that what is drawn does not depend on how they were found.
+fn take_top_k(logits: &[f32], k: usize, candidates: &mut Vec<Candidate>) {
+    candidates.clear();
+    let all = (0..).zip(logits).map(|(id, &logit)| Candidate { id, logit });
     if k == 0 {
+        candidates.extend(all);
         return;
     }
     // One pass over a vocabulary in which few enter: twice `k` are gathered, then the worse half is dropped.
-    let (mut kept, mut least) = (0, f32::NEG_INFINITY);
-    for at in 0..candidates.len() {
-        if candidates[at].logit > least || kept < k {
-            candidates.swap(kept, at);
-            kept += 1;
-            if kept == k.saturating_mul(2) {
-                candidates[..kept].select_nth_unstable_by(k - 1, better);
-                (kept, least) = (k, candidates[k - 1].logit);
+    let mut least = f32::NEG_INFINITY;
+    for candidate in all {
+        if candidate.logit > least || candidates.len() < k {
+            candidates.push(candidate);
+            if candidates.len() == k.saturating_mul(2) {
+                candidates.select_nth_unstable_by(k - 1, better);
+                candidates.truncate(k);
+                least = candidates[k - 1].logit;
             }
         }
     }
-    candidates.truncate(kept);
     candidates.sort_unstable_by(better);
     candidates.truncate(k);
 }
 
 /// Leaves the best whose probabilities reach `p` together, at least one.
-fn top_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
+fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
     if p >= 1.0 {
         return;
     }
-    candidates.sort_unstable_by(better);
     let weight = |candidate: &Candidate| f64::from(candidate.logit - best).exp();
     let enough = f64::from(p) * candidates.iter().map(weight).sum::<f64>();
-    let mut sum = 0.0;
-    let last = candidates.iter().position(|candidate| {
-        sum += weight(candidate);
-        sum >= enough
-    });
-    candidates.truncate(last.map_or(candidates.len(), |last| last + 1));
+    let (mut sorted, mut sum) = (0, 0.0);
+    while sorted < candidates.len() {
+        // mostly few are enough: the best of the rest are found and sorted, each time as many as there are already
+        let end = candidates.len().min((2 * sorted).max(64));
+        candidates[sorted..].select_nth_unstable_by(end - sorted - 1, better);
+        candidates[sorted..end].sort_unstable_by(better);
+        let last = candidates[sorted..end].iter().position(|candidate| {
+            sum += weight(candidate);
+            sum >= enough
+        });
+        if let Some(last) = last {
+            candidates.truncate(sorted + last + 1);
+            return;
+        }
+        sorted = end;
+    }
 }
 
 /// Leaves those at least `p` times as likely as the best.
-fn min_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
+fn keep_min_p(candidates: &mut Vec<Candidate>, p: f32, best: f32) {
     let least = best + p.ln(); // minus infinity for 0
     candidates.retain(|candidate| candidate.logit >= least);
 }

@@ -112,14 +112,46 @@ fn top_k_is_the_beginning_of_the_sorted_candidates() {
     for n in [1, 2, 7, 40, 1000] {
         // Few different logits, so that many are equal.
         let logit = |_: u32| (rng.next_unit() * 20.0) as u8 as f32 - 10.0;
-        let all: Vec<Candidate> =
-            (0..n).zip((0..n).map(logit)).map(|(id, logit)| Candidate { id, logit }).collect();
-        let mut sorted = all.clone();
+        let logits: Vec<f32> = (0..n).map(logit).collect();
+        let mut sorted: Vec<Candidate> =
+            (0..).zip(&logits).map(|(id, &logit)| Candidate { id, logit }).collect();
         sorted.sort_by(better);
         for k in [1, 2, 3, 39, 40, 500, 5000] {
-            let mut kept = all.clone();
-            top_k(&mut kept, k);
+            let mut kept = vec![Candidate { id: 7, logit: 99.0 }]; // what is left of the last token
+            take_top_k(&logits, k, &mut kept);
             assert_eq!(kept, sorted[..k.min(sorted.len())], "{n} candidates, k {k}");
+        }
+    }
+}
+
+#[test]
+fn top_p_of_many_is_that_of_the_sorted_candidates() {
+    let mut rng = SplitMix64::new(8);
+    for n in [1, 63, 64, 65, 1000] {
+        let all: Vec<Candidate> =
+            (0..n).map(|id| Candidate { id, logit: (rng.next_unit() * 3.0) as f32 }).collect();
+        let mut sorted = all.clone();
+        sorted.sort_by(better);
+        let weights: Vec<f64> = sorted.iter().map(|c| f64::from(c.logit - 3.0).exp()).collect();
+        for p in [0.001, 0.1, 0.5, 0.9, 0.999] {
+            let enough = f64::from(p) * weights.iter().sum::<f64>();
+            let expected = (1..=weights.len()).find(|&n| weights[..n].iter().sum::<f64>() >= enough);
+            let mut kept = all.clone();
+            keep_top_p(&mut kept, p, 3.0);
+            assert_eq!(kept, sorted[..expected.unwrap_or(sorted.len())], "{n} candidates, p {p}");
+        }
+    }
+}
+
+#[test]
+fn the_highest_logit_is_the_first_of_equals_wherever_it_is() {
+    assert_eq!(argmax(&[]), 0);
+    assert_eq!(argmax(&[f32::NEG_INFINITY, f32::NAN, -1.0]), 2);
+    for n in [1, 15, 16, 17, 50] {
+        for at in 0..n {
+            let mut logits = vec![-1.0; n];
+            logits[at..].fill(2.5);
+            assert_eq!(argmax(&logits), at as u32, "of {n}");
         }
     }
 }
@@ -129,7 +161,7 @@ fn top_p_stops_where_the_sum_is_reached() {
     let equal = [0, 1, 2, 3].map(|id| Candidate { id, logit: 2.0 });
     for (p, expected) in [(0.25, 1), (0.5, 2), (0.51, 3), (1.0, 4)] {
         let mut kept = equal.to_vec();
-        top_p(&mut kept, p, 2.0);
+        keep_top_p(&mut kept, p, 2.0);
         assert_eq!(kept, equal[..expected], "{p}");
     }
 }

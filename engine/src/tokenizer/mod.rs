@@ -142,6 +142,13 @@ impl Tokenizer {
         self.texts.get(text.as_bytes())
     }
 
+    /// The first token whose text is not that of the same token in `other`; tokens that only one of them has, at its
+    /// end, do not count.
+    pub fn first_difference(&self, other: &Tokenizer) -> Option<u32> {
+        let n = self.n_tokens().min(other.n_tokens()) as u32;
+        (0..n).find(|id| self.texts.text(*id) != other.texts.text(*id))
+    }
+
     /// The ids of `text` alone. Byte-level vocabularies without a token for some byte (SmolLM2's has none for
     /// a few control characters) leave that byte out.
     pub fn encode(&self, text: &str, special: Special) -> Vec<u32> {
