@@ -233,7 +233,7 @@ struct Level {
 #[cfg(target_arch = "x86_64")]
 const LEVELS: &[Level] = &[
     Level { ops: &cpu::portable::OPS, matmul: &[], packed: &[] },
-    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL, packed: &[] },
+    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL, packed: cpu::avx2::MATMUL_PACKED },
     Level {
         ops: &cpu::avx512vnni::ops::OPS,
         matmul: cpu::avx512vnni::MATMUL,

@@ -1,0 +1,365 @@
+//! Quantized weights times the activations of many tokens.
+//!
+//! 1. Eight rows of weights become a panel, slab by slab of 512 weights a row: codes as signed bytes about a center, four
+//!    neighbours of a row in a lane, with the scale, the offset and the sum of codes of each block. This is done once for
+//!    all tokens, and codes and scales of a row are all that a format adds.
+//! 2. A panel meets the tokens, four at a time. In integers, exactly (see `quant/packed.rs` for u, z and d):
+//!
+//!    ```text
+//!    sum of code t  =  sum of code u  +  z (sum of codes)
+//!                      vpmaddubsw
+//!    ```
+//!
+//!    Its sums of two products are added up in 16 bits as far as the codes allow, 510 times the largest of them each,
+//!    and are widened then. Where blocks have integer scales for their halves, these are factors of the widening.
+//! 3. The block's sums become floats and are scaled by weight and by token. What z and an offset add is a product of one
+//!    number for the block's rows with one for the token.
+//!
+//! Codes of eight bits are too large for a single sum of products: they are split, `code = 16 high + low`.
+
+use super::dot::HalfScales;
+use super::*;
+use crate::quant::packed::{FLOAT_ZERO, HALF_SUM, LINES, PackedMat, SCALE, SUM, TILE, tile_words};
+use crate::quant::q8::BLOCK;
+
+/// Rows of weights in a panel: the lanes of a vector.
+const ROWS: usize = 8;
+
+/// Panels that tokens meet one after the other, while these tokens lie in the L1 cache.
+const PANELS: usize = 2;
+
+/// Groups of blocks in a slab: with its tokens' part, a panel of a slab fits the L1 cache.
+const GROUPS: usize = 2;
+
+/// Blocks in a slab.
+const SLAB: usize = GROUPS * GROUP;
+
+/// Tokens that are multiplied together: as many as there are registers for.
+const TOKENS: usize = 4;
+
+/// A block of `ROWS` rows: lines of a number for each row. Groups of weights that share a scale are the block or, where
+/// only the first of two is used, its halves.
+#[derive(Clone, Copy)]
+struct Block<const PARTS: usize> {
+    /// (part, k / 4): four codes; with two parts, the low and the high one.
+    codes: [[__m256i; 8]; PARTS],
+    /// (group)
+    scales: [__m256; 2],
+    /// (group): the sum of the codes.
+    sums: [__m256; 2],
+    /// (group)
+    offsets: [__m256; 2],
+}
+
+impl<const PARTS: usize> Block<PARTS> {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    fn new() -> Self {
+        let (words, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
+        Block { codes: [[words; 8]; PARTS], scales: [floats; 2], sums: [floats; 2], offsets: [floats; 2] }
+    }
+}
+
+/// How many sums of two products of codes of at most `size` with bytes an i16 holds, in steps that divide a block.
+const fn chain(size: usize) -> usize {
+    let mut n = 8;
+    while 2 * 255 * size * n > i16::MAX as usize {
+        n /= 2;
+    }
+    n
+}
+
+/// The product of weights of formats of [`dot::pairs`] whose codes lie about `CENTER`: at most as far as that from it.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn pairs<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
+    w: &[u8],
+    x: PackedMat<'_>,
+    y: &mut [f32],
+    scales: impl Fn(&[u8]) -> (__m256, __m256),
+    codes: impl Fn(&[u8], usize) -> [__m256i; 2],
+) {
+    let center = _mm256_set1_epi8(CENTER);
+    let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
+        let mut d = [_mm256_setzero_ps(); ROWS];
+        let mut m = d;
+        for r in 0..ROWS {
+            (d[r], m[r]) = scales(rows[r]);
+            // the weight of the center
+            m[r] = _mm256_fmadd_ps(d[r], _mm256_set1_ps(f32::from(CENTER)), m[r]);
+        }
+        let (d, m) = (transposed_ps(d), transposed_ps(m));
+        for (p, to) in to.chunks_mut(2).enumerate() {
+            let mut both = [[_mm256_setzero_si256(); ROWS]; 2];
+            for r in 0..ROWS {
+                let [first, second] = codes(rows[r], p).map(|codes| _mm256_sub_epi8(codes, center));
+                both[0][r] = _mm256_permute2x128_si256::<0x20>(first, second);
+                both[1][r] = _mm256_permute2x128_si256::<0x31>(first, second);
+            }
+            for (i, (to, codes)) in to.iter_mut().zip(both).enumerate() {
+                to.codes = [transposed(codes)];
+                to.scales[0] = d[2 * p + i];
+                to.sums = sums_of::<false>(&to.codes[0]);
+                to.offsets[0] = m[2 * p + i];
+            }
+        }
+    };
+    match chain(CENTER as usize) {
+        8 => matmul::<BYTES, 1, 8, false, OFFSETS>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 4, false, OFFSETS>(w, x, y, unpack),
+    }
+}
+
+/// The product of weights of formats of [`dot::halves`], with codes about `CENTER`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn halves<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
+    w: &[u8],
+    x: PackedMat<'_>,
+    y: &mut [f32],
+    scales: impl Fn(&[u8]) -> HalfScales,
+    codes: impl Fn(&[u8], usize) -> __m256i,
+) {
+    let center = _mm256_set1_epi8(CENTER);
+    let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
+        let mut scale = [[_mm256_setzero_ps(); ROWS]; 2]; // of the first and the last eight groups
+        let mut offset = scale;
+        for r in 0..ROWS {
+            let of = scales(rows[r]);
+            for (i, scale) in scale.iter_mut().enumerate() {
+                scale[r] = _mm256_mul_ps(of.d, eight_floats(of.scales, i));
+            }
+            for (i, offset) in offset.iter_mut().enumerate().filter(|_| OFFSETS) {
+                offset[r] = _mm256_mul_ps(of.m, eight_floats(of.offsets, i));
+            }
+        }
+        let [scale, offset] = [scale, offset].map(|of| of.map(|eight| transposed_ps(eight)));
+        for (b, to) in to.iter_mut().enumerate() {
+            let mut all = [_mm256_setzero_si256(); ROWS];
+            for r in 0..ROWS {
+                all[r] = _mm256_sub_epi8(codes(rows[r], b), center);
+            }
+            to.codes = [transposed(all)];
+            let groups = 2 * (b % 4)..2 * (b % 4) + 2;
+            to.scales.copy_from_slice(&scale[b / 4][groups.clone()]);
+            to.offsets.copy_from_slice(&offset[b / 4][groups]);
+            to.sums = sums_of::<true>(&to.codes[0]);
+        }
+    };
+    match chain(CENTER as usize) {
+        2 => matmul::<BYTES, 1, 2, true, OFFSETS>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 4, true, OFFSETS>(w, x, y, unpack),
+    }
+}
+
+/// The product of weights of formats of [`dot::wide`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn wide<const BYTES: usize>(
+    w: &[u8],
+    x: PackedMat<'_>,
+    y: &mut [f32],
+    scales: impl Fn(&[u8]) -> __m256,
+    codes: impl Fn(&[u8], usize) -> __m256i,
+) {
+    let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<2>]| {
+        let mut d = [_mm256_setzero_ps(); ROWS];
+        for r in 0..ROWS {
+            d[r] = scales(rows[r]);
+        }
+        let d = transposed_ps(d);
+        for (b, to) in to.iter_mut().enumerate() {
+            let mut all = [_mm256_setzero_si256(); ROWS];
+            for r in 0..ROWS {
+                all[r] = codes(rows[r], b);
+            }
+            let all = transposed(all);
+            to.scales[0] = d[b];
+            to.sums = sums_of::<false>(&all);
+            for (i, codes) in all.into_iter().enumerate() {
+                [to.codes[0][i], to.codes[1][i]] = low_and_high(codes);
+            }
+        }
+    };
+    matmul::<BYTES, 2, 8, false, false>(w, x, y, unpack);
+}
+
+/// Signed bytes as `16 high + low`, with low in -8..8 and high in -8..=8.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn low_and_high(codes: __m256i) -> [__m256i; 2] {
+    let eight = _mm256_set1_epi8(8);
+    let nibble = |codes: __m256i| {
+        let unsigned = _mm256_and_si256(codes, _mm256_set1_epi8(0x0f));
+        _mm256_sub_epi8(_mm256_xor_si256(unsigned, eight), eight)
+    };
+    let carry = _mm256_srli_epi16::<3>(_mm256_and_si256(codes, eight));
+    [nibble(codes), _mm256_add_epi8(nibble(_mm256_srli_epi16::<4>(codes)), carry)]
+}
+
+/// Eight of sixteen integers, as floats.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn eight_floats(all: __m128i, i: usize) -> __m256 {
+    let eight = if i == 0 { all } else { _mm_unpackhi_epi64(all, all) };
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
+}
+
+/// The sums of the codes of each group of a block.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn sums_of<const HALVES: bool>(codes: &[__m256i; 8]) -> [__m256; 2] {
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for (i, codes) in codes.iter().enumerate() {
+        let sum = &mut sums[if HALVES { i / 4 } else { 0 }];
+        *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(_mm256_set1_epi8(1), *codes));
+    }
+    sums.map(|sums| _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1))))
+}
+
+/// All rows of weights times all tokens (see `table::MatMul`). `BYTES`: of a group of blocks. `PARTS`: of a code. `CHAIN`:
+/// sums of two products that an i16 holds. `HALVES`: half blocks have factors and offsets of their own. `OFFSETS`: there
+/// are offsets. `unpack` makes a group's blocks of `ROWS` rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn matmul<
+    const BYTES: usize,
+    const PARTS: usize,
+    const CHAIN: usize,
+    const HALVES: bool,
+    const OFFSETS: bool,
+>(
+    w: &[u8],
+    x: PackedMat<'_>,
+    y: &mut [f32],
+    unpack: impl Fn([&[u8]; ROWS], &mut [Block<PARTS>]),
+) {
+    let rows = y.len() / x.cols;
+    let row_bytes = w.len() / rows;
+    let blocks = x.row_len / BLOCK;
+    let mut panels = [[Block::new(); SLAB]; PANELS];
+    for slab in (0..blocks).step_by(SLAB) {
+        let slab = slab..blocks.min(slab + SLAB);
+        for first in (0..rows).step_by(PANELS * ROWS) {
+            for (row, panel) in (first..rows).step_by(ROWS).zip(&mut panels) {
+                for (g, to) in panel[..slab.len()].chunks_mut(GROUP).enumerate() {
+                    let start = (slab.start / GROUP + g) * BYTES;
+                    let bytes = start..row_bytes.min(start + BYTES);
+                    // rows that the last panel lacks are its first one again: nobody reads their results
+                    let row_of = |r: usize| if row + r < rows { row + r } else { row };
+                    unpack(std::array::from_fn(|r| &w[row_of(r) * row_bytes..][bytes.clone()]), to);
+                }
+            }
+            for (tile, y) in x.tiles.chunks_exact(tile_words(x.row_len)).zip(y.chunks_mut(TILE * rows)) {
+                let tile = &tile.as_chunks().0[slab.clone()];
+                for (i, y) in y.chunks_mut(TOKENS * rows).enumerate() {
+                    for (row, panel) in (first..rows).step_by(ROWS).zip(&panels) {
+                        let mut acc = [_mm256_setzero_ps(); TOKENS];
+                        let at = row..rows.min(row + ROWS);
+                        if slab.start > 0 {
+                            for (acc, y) in acc.iter_mut().zip(y.chunks_exact(rows)) {
+                                *acc = load_rows(&y[at.clone()]);
+                            }
+                        }
+                        let panel = &panel[..slab.len()];
+                        add_product::<PARTS, CHAIN, HALVES, OFFSETS>(&mut acc, panel, tile, i * TOKENS);
+                        for (acc, y) in acc.iter().zip(y.chunks_exact_mut(rows)) {
+                            y[at.clone()].copy_from_slice(&floats(*acc)[..at.len()]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Up to eight floats.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_rows(y: &[f32]) -> __m256 {
+    let mut eight = [0.0; ROWS];
+    eight[..y.len()].copy_from_slice(y);
+    load_ps(&eight)
+}
+
+/// Adds the products of a panel's blocks with those of `TOKENS` tokens of a tile, from the token `first` on.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_product<const PARTS: usize, const CHAIN: usize, const HALVES: bool, const OFFSETS: bool>(
+    acc: &mut [__m256; TOKENS],
+    w: &[Block<PARTS>],
+    x: &[[u32; LINES * TILE]],
+    first: usize,
+) {
+    let mut total = *acc;
+    for (w, x) in w.iter().zip(x) {
+        // what is read of the tile, as an array: no index needs a check
+        let x: &[u32; (LINES - 1) * TILE + TOKENS] = x[first..].first_chunk().expect("tokens of the tile");
+        let word = |line: usize, c: usize| _mm256_set1_epi32(x[line * TILE + c].cast_signed());
+        let float = |line: usize, c: usize| _mm256_set1_ps(f32::from_bits(x[line * TILE + c]));
+        for group in 0..if HALVES { 2 } else { 1 } {
+            let lines = if HALVES { 4 * group..4 * group + 4 } else { 0..8 };
+            let mut products = [_mm256_setzero_si256(); TOKENS];
+            for (part, codes) in w.codes.iter().enumerate() {
+                for first in lines.clone().step_by(CHAIN) {
+                    let mut sums = [_mm256_setzero_si256(); TOKENS];
+                    for line in first..first + CHAIN {
+                        for (c, sum) in sums.iter_mut().enumerate() {
+                            let product = _mm256_maddubs_epi16(word(line, c), codes[line]);
+                            *sum = _mm256_add_epi16(*sum, product);
+                        }
+                    }
+                    for (product, sum) in products.iter_mut().zip(sums) {
+                        let sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1 << (4 * part)));
+                        *product = _mm256_add_epi32(*product, sum);
+                    }
+                }
+            }
+            let sum_line = if HALVES { HALF_SUM + group } else { SUM };
+            for (c, (total, product)) in total.iter_mut().zip(products).enumerate() {
+                // integers that floats hold
+                let product =
+                    _mm256_fmadd_ps(w.sums[group], float(FLOAT_ZERO, c), _mm256_cvtepi32_ps(product));
+                let scaled = _mm256_mul_ps(product, w.scales[group]);
+                *total = _mm256_fmadd_ps(scaled, float(SCALE, c), *total);
+                if OFFSETS {
+                    *total = _mm256_fmadd_ps(w.offsets[group], float(sum_line, c), *total);
+                }
+            }
+        }
+    }
+    *acc = total;
+}
+
+/// Eight rows of eight words, as columns: of each word, those of all rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn transposed(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let mut pairs = rows;
+    for i in 0..4 {
+        pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+    }
+    // words 0 and 4, 1 and 5, 2 and 6, 3 and 7, of the first four rows and of the others
+    let mut fours = [[pairs[0]; 4]; 2];
+    for (fours, pairs) in fours.iter_mut().zip(pairs.as_chunks::<4>().0) {
+        *fours = [
+            _mm256_unpacklo_epi64(pairs[0], pairs[2]),
+            _mm256_unpackhi_epi64(pairs[0], pairs[2]),
+            _mm256_unpacklo_epi64(pairs[1], pairs[3]),
+            _mm256_unpackhi_epi64(pairs[1], pairs[3]),
+        ];
+    }
+    let mut columns = rows;
+    for i in 0..4 {
+        columns[i] = _mm256_permute2x128_si256::<0x20>(fours[0][i], fours[1][i]);
+        columns[i + 4] = _mm256_permute2x128_si256::<0x31>(fours[0][i], fours[1][i]);
+    }
+    columns
+}
+
+/// As [`transposed`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn transposed_ps(rows: [__m256; 8]) -> [__m256; 8] {
+    transposed(rows.map(|row| _mm256_castps_si256(row))).map(|column| _mm256_castsi256_ps(column))
+}
