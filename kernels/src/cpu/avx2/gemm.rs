@@ -41,8 +41,8 @@ const TOKENS: usize = 4;
 /// only the first of two is used, its halves.
 #[derive(Clone, Copy)]
 struct Block<const PARTS: usize> {
-    /// (part, k / 4): four codes; with two parts, the low and the high one.
-    codes: [[__m256i; 8]; PARTS],
+    /// (k / 4, part): four codes; with two parts, the low and the high one.
+    codes: [[__m256i; PARTS]; 8],
     /// (group)
     scales: [__m256; 2],
     /// (group): the sum of the codes.
@@ -56,7 +56,7 @@ impl<const PARTS: usize> Block<PARTS> {
     #[inline]
     fn new() -> Self {
         let (words, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
-        Block { codes: [[words; 8]; PARTS], scales: [floats; 2], sums: [floats; 2], offsets: [floats; 2] }
+        Block { codes: [[words; PARTS]; 8], scales: [floats; 2], sums: [floats; 2], offsets: [floats; 2] }
     }
 }
 
@@ -97,9 +97,9 @@ pub(super) fn pairs<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
                 both[1][r] = _mm256_permute2x128_si256::<0x31>(first, second);
             }
             for (i, (to, codes)) in to.iter_mut().zip(both).enumerate() {
-                to.codes = [transposed(codes)];
+                to.codes = transposed(codes).map(|codes| [codes]);
                 to.scales[0] = d[2 * p + i];
-                to.sums = sums_of::<false>(&to.codes[0]);
+                to.sums = sums_of::<false>(&to.codes);
                 to.offsets[0] = m[2 * p + i];
             }
         }
@@ -139,11 +139,11 @@ pub(super) fn halves<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
             for r in 0..ROWS {
                 all[r] = _mm256_sub_epi8(codes(rows[r], b), center);
             }
-            to.codes = [transposed(all)];
+            to.codes = transposed(all).map(|codes| [codes]);
             let groups = 2 * (b % 4)..2 * (b % 4) + 2;
             to.scales.copy_from_slice(&scale[b / 4][groups.clone()]);
             to.offsets.copy_from_slice(&offset[b / 4][groups]);
-            to.sums = sums_of::<true>(&to.codes[0]);
+            to.sums = sums_of::<true>(&to.codes);
         }
     };
     match chain(CENTER as usize) {
@@ -175,10 +175,8 @@ pub(super) fn wide<const BYTES: usize>(
             }
             let all = transposed(all);
             to.scales[0] = d[b];
-            to.sums = sums_of::<false>(&all);
-            for (i, codes) in all.into_iter().enumerate() {
-                [to.codes[0][i], to.codes[1][i]] = low_and_high(codes);
-            }
+            to.sums = sums_of::<false>(&all.map(|codes| [codes]));
+            to.codes = all.map(|codes| low_and_high(codes));
         }
     };
     matmul::<BYTES, 2, 8, false, false>(w, x, y, unpack);
@@ -208,9 +206,9 @@ fn eight_floats(all: __m128i, i: usize) -> __m256 {
 /// The sums of the codes of each group of a block.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn sums_of<const HALVES: bool>(codes: &[__m256i; 8]) -> [__m256; 2] {
+fn sums_of<const HALVES: bool>(codes: &[[__m256i; 1]; 8]) -> [__m256; 2] {
     let mut sums = [_mm256_setzero_si256(); 2];
-    for (i, codes) in codes.iter().enumerate() {
+    for (i, [codes]) in codes.iter().enumerate() {
         let sum = &mut sums[if HALVES { i / 4 } else { 0 }];
         *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(_mm256_set1_epi8(1), *codes));
     }
@@ -291,23 +289,28 @@ fn add_product<const PARTS: usize, const CHAIN: usize, const HALVES: bool, const
     first: usize,
 ) {
     let mut total = *acc;
+    // a loop that is not unrolled keeps the sums in registers
+    let chain = if PARTS == 2 { std::hint::black_box(CHAIN) } else { CHAIN };
     for (w, x) in w.iter().zip(x) {
         // what is read of the tile, as an array: no index needs a check
         let x: &[u32; (LINES - 1) * TILE + TOKENS] = x[first..].first_chunk().expect("tokens of the tile");
-        let word = |line: usize, c: usize| _mm256_set1_epi32(x[line * TILE + c].cast_signed());
+        let u: &[[u32; TILE]; 8] = x.as_chunks().0.first_chunk().expect("lines of u");
         let float = |line: usize, c: usize| _mm256_set1_ps(f32::from_bits(x[line * TILE + c]));
         for group in 0..if HALVES { 2 } else { 1 } {
             let lines = if HALVES { 4 * group..4 * group + 4 } else { 0..8 };
             let mut products = [_mm256_setzero_si256(); TOKENS];
-            for (part, codes) in w.codes.iter().enumerate() {
-                for first in lines.clone().step_by(CHAIN) {
-                    let mut sums = [_mm256_setzero_si256(); TOKENS];
-                    for line in first..first + CHAIN {
-                        for (c, sum) in sums.iter_mut().enumerate() {
-                            let product = _mm256_maddubs_epi16(word(line, c), codes[line]);
-                            *sum = _mm256_add_epi16(*sum, product);
+            for start in lines.step_by(CHAIN) {
+                let mut sums = [[_mm256_setzero_si256(); TOKENS]; PARTS];
+                let chain = start..start + chain;
+                for (codes, x) in w.codes[chain.clone()].iter().zip(&u[chain]) {
+                    for c in 0..TOKENS {
+                        let u = _mm256_set1_epi32(x[c].cast_signed());
+                        for (sums, codes) in sums.iter_mut().zip(codes) {
+                            sums[c] = _mm256_add_epi16(sums[c], _mm256_maddubs_epi16(u, *codes));
                         }
                     }
+                }
+                for (part, sums) in sums.into_iter().enumerate() {
                     for (product, sum) in products.iter_mut().zip(sums) {
                         let sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1 << (4 * part)));
                         *product = _mm256_add_epi32(*product, sum);
