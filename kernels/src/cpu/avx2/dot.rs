@@ -13,7 +13,7 @@
 //!   ```
 //!
 //! - [`halves`]: blocks whose halves have integer scales, which meet the i16 sums of the halves.
-//! - [`wide`]: codes of eight bits, whose products an i16 cannot add up; codes and activations become i16.
+//! - [`wide()`]: codes of eight bits, whose products an i16 cannot add up; codes and activations become i16.
 
 use super::*;
 use crate::cpu::prefetch_after;
@@ -91,7 +91,7 @@ impl Prepared for Halves {
     }
 }
 
-/// For [`wide`].
+/// For [`wide()`].
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Wide {

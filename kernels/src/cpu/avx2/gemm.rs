@@ -1,19 +1,18 @@
 //! Quantized weights times the activations of many tokens.
 //!
 //! 1. Eight rows of weights become a panel, slab by slab of 512 weights a row: codes as signed bytes about a center, four
-//!    neighbours of a row in a lane, with the scale, the offset and the sum of codes of each block. This is done once for
-//!    all tokens, and codes and scales of a row are all that a format adds.
-//! 2. A panel meets the tokens, four at a time. In integers, exactly (see `quant/packed.rs` for u, z and d):
+//!    neighbours of a row in a lane, with scale, offset and sum of codes of each group of weights that share a scale.
+//!    This is done once for all tokens, and codes and scales of a row are all that a format adds.
+//! 2. A panel meets some tokens at a time, exactly (see `quant/packed.rs` for u, z and d):
 //!
 //!    ```text
 //!    sum of code t  =  sum of code u  +  z (sum of codes)
-//!                      vpmaddubsw
+//!                      vpmaddubsw        vfmadd, of whole numbers that floats hold
 //!    ```
 //!
-//!    Its sums of two products are added up in 16 bits as far as the codes allow, 510 times the largest of them each,
-//!    and are widened then. Where blocks have integer scales for their halves, these are factors of the widening.
-//! 3. The block's sums become floats and are scaled by weight and by token. What z and an offset add is a product of one
-//!    number for the block's rows with one for the token.
+//!    Sums of two products, each at most 510 times the largest code, are added up in 16 bits as far as that goes, and
+//!    are widened then.
+//! 3. The sum is scaled by weight and by token. What an offset adds is its product with `d (sum of t)`.
 //!
 //! Codes of eight bits are too large for a single sum of products: they are split, `code = 16 high + low`.
 
@@ -33,9 +32,6 @@ const GROUPS: usize = 2;
 
 /// Blocks in a slab.
 const SLAB: usize = GROUPS * GROUP;
-
-/// Tokens that are multiplied together: as many as there are registers for.
-const TOKENS: usize = 4;
 
 /// A block of `ROWS` rows: lines of a number for each row. Groups of weights that share a scale are the block or, where
 /// only the first of two is used, its halves.
@@ -60,7 +56,8 @@ impl<const PARTS: usize> Block<PARTS> {
     }
 }
 
-/// How many sums of two products of codes of at most `size` with bytes an i16 holds, in steps that divide a block.
+/// How many sums of two products of bytes with codes of at most `size` an i16 holds: a number that divides the lines of a
+/// block.
 const fn chain(size: usize) -> usize {
     let mut n = 8;
     while 2 * 255 * size * n > i16::MAX as usize {
@@ -70,6 +67,7 @@ const fn chain(size: usize) -> usize {
 }
 
 /// The product of weights of formats of [`dot::pairs`] whose codes lie about `CENTER`: at most as far as that from it.
+/// `OFFSETS`: whether the weight of the center is another than 0.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn pairs<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
@@ -105,12 +103,13 @@ pub(super) fn pairs<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
         }
     };
     match chain(CENTER as usize) {
-        8 => matmul::<BYTES, 1, 8, false, OFFSETS>(w, x, y, unpack),
-        _ => matmul::<BYTES, 1, 4, false, OFFSETS>(w, x, y, unpack),
+        8 => matmul::<BYTES, 1, 6, 8, false, OFFSETS>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 6, 4, false, OFFSETS>(w, x, y, unpack),
     }
 }
 
-/// The product of weights of formats of [`dot::halves`], with codes about `CENTER`.
+/// The product of weights of formats of [`dot::halves`]. Where there are no offsets of the format's own, all there is to
+/// them is the `CENTER` that its codes lie about; where there are, it is 0 and codes have two bits.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 pub(super) fn halves<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
@@ -147,8 +146,8 @@ pub(super) fn halves<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
         }
     };
     match chain(CENTER as usize) {
-        2 => matmul::<BYTES, 1, 2, true, OFFSETS>(w, x, y, unpack),
-        _ => matmul::<BYTES, 1, 4, true, OFFSETS>(w, x, y, unpack),
+        2 => matmul::<BYTES, 1, 6, 2, true, OFFSETS>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 6, 4, true, OFFSETS>(w, x, y, unpack),
     }
 }
 
@@ -179,7 +178,7 @@ pub(super) fn wide<const BYTES: usize>(
             to.codes = all.map(|codes| low_and_high(codes));
         }
     };
-    matmul::<BYTES, 2, 8, false, false>(w, x, y, unpack);
+    matmul::<BYTES, 2, 4, 8, false, false>(w, x, y, unpack);
 }
 
 /// Signed bytes as `16 high + low`, with low in -8..8 and high in -8..=8.
@@ -215,14 +214,17 @@ fn sums_of<const HALVES: bool>(codes: &[[__m256i; 1]; 8]) -> [__m256; 2] {
     sums.map(|sums| _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1))))
 }
 
-/// All rows of weights times all tokens (see `table::MatMul`). `BYTES`: of a group of blocks. `PARTS`: of a code. `CHAIN`:
-/// sums of two products that an i16 holds. `HALVES`: half blocks have factors and offsets of their own. `OFFSETS`: there
-/// are offsets. `unpack` makes a group's blocks of `ROWS` rows.
+/// All rows of weights times all tokens (see `table::MatMul`); `unpack` makes a group's blocks of `ROWS` rows.
+///
+/// `BYTES`: of a group of blocks. `PARTS`: of a code. `TOKENS`: that meet a panel at a time, as many as there are registers
+/// for. `CHAIN`: sums of two products that an i16 holds. `HALVES`: half blocks have scales and offsets of their own.
+/// `OFFSETS`: there are offsets.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn matmul<
     const BYTES: usize,
     const PARTS: usize,
+    const TOKENS: usize,
     const CHAIN: usize,
     const HALVES: bool,
     const OFFSETS: bool,
@@ -260,7 +262,12 @@ fn matmul<
                             }
                         }
                         let panel = &panel[..slab.len()];
-                        add_product::<PARTS, CHAIN, HALVES, OFFSETS>(&mut acc, panel, tile, i * TOKENS);
+                        add_product::<PARTS, TOKENS, CHAIN, HALVES, OFFSETS>(
+                            &mut acc,
+                            panel,
+                            tile,
+                            i * TOKENS,
+                        );
                         for (acc, y) in acc.iter().zip(y.chunks_exact_mut(rows)) {
                             y[at.clone()].copy_from_slice(&floats(*acc)[..at.len()]);
                         }
@@ -282,7 +289,13 @@ fn load_rows(y: &[f32]) -> __m256 {
 
 /// Adds the products of a panel's blocks with those of `TOKENS` tokens of a tile, from the token `first` on.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_product<const PARTS: usize, const CHAIN: usize, const HALVES: bool, const OFFSETS: bool>(
+fn add_product<
+    const PARTS: usize,
+    const TOKENS: usize,
+    const CHAIN: usize,
+    const HALVES: bool,
+    const OFFSETS: bool,
+>(
     acc: &mut [__m256; TOKENS],
     w: &[Block<PARTS>],
     x: &[[u32; LINES * TILE]],
@@ -290,10 +303,10 @@ fn add_product<const PARTS: usize, const CHAIN: usize, const HALVES: bool, const
 ) {
     let mut total = *acc;
     // a loop that is not unrolled keeps the sums in registers
-    let chain = if PARTS == 2 { std::hint::black_box(CHAIN) } else { CHAIN };
+    let chain = if CHAIN == 8 { std::hint::black_box(CHAIN) } else { CHAIN };
     for (w, x) in w.iter().zip(x) {
-        // what is read of the tile, as an array: no index needs a check
-        let x: &[u32; (LINES - 1) * TILE + TOKENS] = x[first..].first_chunk().expect("tokens of the tile");
+        // what is read of the tile, of a length that is known, so that no index needs a check
+        let x = &x[first..][..(LINES - 1) * TILE + TOKENS];
         let u: &[[u32; TILE]; 8] = x.as_chunks().0.first_chunk().expect("lines of u");
         let float = |line: usize, c: usize| _mm256_set1_ps(f32::from_bits(x[line * TILE + c]));
         for group in 0..if HALVES { 2 } else { 1 } {

@@ -3,7 +3,6 @@
 
 use super::dot::HalfScales;
 use super::*;
-
 use crate::quant::q2_k::Block;
 
 /// Bytes in a superblock.

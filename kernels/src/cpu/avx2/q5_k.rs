@@ -20,14 +20,14 @@ fn scales(w: &[u8]) -> (__m256, __m256) {
 #[inline]
 fn codes(w: &[u8], p: usize) -> [__m256i; 2] {
     let w: &Block = bytemuck::from_bytes(w);
-    // bit 2 p of the bytes for block 2 p and bit 2 p + 1 for the other, as bit 4
-    let (up, down) = (4_i64.saturating_sub_unsigned(2 * p as u64).max(0), (2 * p as i64 - 4).max(0));
     let high = |half: usize| {
         let bits = load_twice(&w.qh.as_chunks().0[half]);
+        // bit 2 p of the bytes for block 2 p, bit 2 p + 1 for the other, as bit 4
+        let (a, b) = (2 * p as i64 - 4, 2 * p as i64 - 3);
         let bits = if p < 2 {
-            _mm256_sllv_epi64(bits, _mm256_setr_epi64x(up, up, up - 1, up - 1))
+            _mm256_sllv_epi64(bits, _mm256_setr_epi64x(-a, -a, -b, -b))
         } else {
-            _mm256_srlv_epi64(bits, _mm256_setr_epi64x(down, down, down + 1, down + 1))
+            _mm256_srlv_epi64(bits, _mm256_setr_epi64x(a, a, b, b))
         };
         _mm256_and_si256(bits, _mm256_set1_epi8(0x10))
     };

@@ -2,7 +2,6 @@
 
 use super::dot::HalfScales;
 use super::*;
-
 use crate::quant::q6_k::Block;
 
 /// Bytes in a superblock.
