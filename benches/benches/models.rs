@@ -17,14 +17,14 @@ use braise_engine::Result;
 use braise_engine::catalogue::{Catalogue, Tier};
 use braise_engine::measure::{Cost, Limit, Mix, Peaks, Shape, Stats, Test, synthetic_repeating};
 use braise_engine::model::Model;
-use braise_engine::session::{DEFAULT_CHUNK, Logits, Session, SessionOptions};
+use braise_engine::session::{Logits, MAX_CHUNK, Session, SessionOptions};
 use braise_kernels::isa::Isa;
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 /// One chunk of a prompt, and a few tokens: more would take hours with the largest models.
 const TESTS: [(&str, Test); 2] = [
-    ("prefill", Test { n_prompt: DEFAULT_CHUNK, n_gen: 0, n_depth: 0 }),
+    ("prefill", Test { n_prompt: MAX_CHUNK, n_gen: 0, n_depth: 0 }),
     ("decode", Test { n_prompt: 0, n_gen: 8, n_depth: 0 }),
 ];
 

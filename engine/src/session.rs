@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use braise_kernels::sync::Team;
 
 use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch};
-use crate::block::Spec;
+use crate::block::{Layer, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::{KvCache, KvTypes};
@@ -20,7 +20,7 @@ pub struct SessionOptions {
     pub n_ctx: Option<usize>,
     /// Worker threads; `None`: [`threads::default_threads`].
     pub threads: Option<usize>,
-    /// Tokens that are read at a time; `None`: [`DEFAULT_CHUNK`].
+    /// Tokens that are read at a time; `None`: [`default_chunk`].
     pub chunk: Option<usize>,
     /// Formats of the key/value cache.
     pub kv: KvTypes,
@@ -29,9 +29,20 @@ pub struct SessionOptions {
 /// Tokens that a session can hold unless told otherwise.
 pub const DEFAULT_CTX: usize = 8192;
 
-/// Tokens that are read at a time unless told otherwise: enough to use the weights well while they are in cache, and few
-/// enough that the values between layers of an 8B model take 40 MiB.
-pub const DEFAULT_CHUNK: usize = 256;
+/// Most tokens that are read at a time unless told otherwise: with so many, what is done once for a chunk, above all to
+/// unpack the weights, takes little of its time.
+pub const MAX_CHUNK: usize = 512;
+
+/// Tokens that are read at a time unless told otherwise: [`MAX_CHUNK`], and fewer where the values between wide layers
+/// would take more than 48 MiB.
+pub fn default_chunk(spec: &Spec) -> usize {
+    const BYTES: usize = 48 << 20;
+    let widest = |f: fn(&Layer) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
+    let heads = widest(|l| l.attention.n_head * (l.attention.head_dim + l.attention.head_dim_v));
+    // in floats: the residual stream, queries, results of attention; and the MLP's values, which are packed besides
+    let bytes = (spec.n_embd + heads + 2 * widest(|l| l.mlp.n_ff)).saturating_mul(size_of::<f32>());
+    (BYTES / bytes.max(1) / 32 * 32).clamp(64, MAX_CHUNK)
+}
 
 /// Tokens whose logits are computed at a time: as many as can be without changing a bit of them.
 const LOGITS_ROWS: usize = PRIVATE_ROWS;
@@ -72,7 +83,7 @@ impl<'m> Session<'m> {
         let spec = model.spec();
         let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
         let n_threads = options.threads.unwrap_or_else(threads::default_threads);
-        let chunk = options.chunk.unwrap_or(DEFAULT_CHUNK).min(n_ctx);
+        let chunk = options.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx);
         if n_ctx == 0 || chunk == 0 {
             return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
                 .next("choose 1 or more"));

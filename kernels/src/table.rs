@@ -313,7 +313,19 @@ struct PackedLevel {
 #[cfg(target_arch = "x86_64")]
 const LEVELS: &[Level] = &[
     Level { ops: &cpu::portable::OPS, matmul: &[], packed: None },
-    Level { ops: &cpu::avx2::ops::OPS, matmul: cpu::avx2::MATMUL, packed: None },
+    Level {
+        ops: &cpu::avx2::ops::OPS,
+        matmul: cpu::avx2::MATMUL,
+        packed: Some(PackedLevel {
+            packing: Packing {
+                rounding: Rounding::Q8,
+                tile: packed::TILE,
+                words: packed::tile_words,
+                pack: cpu::avx2::gemm::pack,
+            },
+            matmul: cpu::avx2::MATMUL_PACKED,
+        }),
+    },
     Level {
         ops: &cpu::avx512vnni::ops::OPS,
         matmul: cpu::avx512vnni::MATMUL,

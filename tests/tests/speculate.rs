@@ -57,7 +57,7 @@ fn session(model: &Model, n_ctx: usize) -> Session<'_> {
 }
 
 fn options(n_ctx: usize) -> SessionOptions {
-    SessionOptions { n_ctx: Some(n_ctx), threads: Some(1), chunk: None }
+    SessionOptions { n_ctx: Some(n_ctx), threads: Some(1), ..SessionOptions::default() }
 }
 
 /// What a generation gives, but for times and counts.

@@ -5,6 +5,7 @@ use super::{Peaks, Test};
 use crate::backend::cpu::PRIVATE_ROWS;
 use crate::kv::KvTypes;
 use crate::model::{Model, Weight};
+use crate::session::default_chunk;
 
 /// What a forward pass must at least read and compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Limit {
     /// Of one repetition of `test`, where the machine can do `peaks`.
     pub fn of(model: &Model, kv: KvTypes, test: &Test, peaks: &Peaks) -> Limit {
         let mut limit = Limit::default();
-        for (first, n, n_logits) in test.passes() {
+        for (first, n, n_logits) in test.passes(default_chunk(model.spec())) {
             limit.add(Cost::of_pass(model, kv, first as u64, n as u64, n_logits as u64), peaks);
         }
         limit

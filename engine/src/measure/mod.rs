@@ -22,7 +22,7 @@
 //! ```
 //!
 //! A token that is generated is a pass of one token, and bandwidth limits it; a prompt is read in passes of
-//! [`DEFAULT_CHUNK`](crate::session::DEFAULT_CHUNK) tokens, and the multipliers limit it. Int8 and f32 times add up
+//! [`default_chunk`](crate::session::default_chunk) tokens, and the multipliers limit it. Int8 and f32 times add up
 //! because the same units do both. Activations are left out: they stay in the caches.
 //!
 //! The bandwidth is that of reading a buffer as large as what a token reads ([`Cost::bytes`] of a pass of one token):

@@ -7,7 +7,7 @@ use super::Usage;
 use crate::error::Result;
 use crate::kv::KvTypes;
 use crate::model::Model;
-use crate::session::{DEFAULT_CHUNK, Logits, Session, SessionOptions};
+use crate::session::{Logits, Session, SessionOptions};
 
 /// What is timed: reading a prompt, then generating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +31,12 @@ impl Test {
         self.n_depth + self.n_tokens()
     }
 
-    /// The forward passes: position of the first token, tokens, and how many ask for logits.
-    pub(super) fn passes(self) -> impl Iterator<Item = (usize, usize, usize)> {
+    /// The forward passes, with chunks of `chunk` tokens: position of the first token, tokens, and how many ask for
+    /// logits.
+    pub(super) fn passes(self, chunk: usize) -> impl Iterator<Item = (usize, usize, usize)> {
         let Test { n_prompt, n_gen, n_depth } = self;
-        let prompt = (0..n_prompt).step_by(DEFAULT_CHUNK).map(move |start| {
-            let n = DEFAULT_CHUNK.min(n_prompt - start);
+        let prompt = (0..n_prompt).step_by(chunk).map(move |start| {
+            let n = chunk.min(n_prompt - start);
             (n_depth + start, n, usize::from(start + n == n_prompt))
         });
         prompt.chain((0..n_gen).map(move |i| (n_depth + n_prompt + i, 1, 1)))
@@ -71,19 +72,14 @@ pub struct Runs {
     pub start: Duration,
 }
 
-/// Runs `test`, with a key/value cache of the formats `kv`, once to warm up (of the generation only one token), then `reps` times on `n_threads` threads, with
-/// random tokens. Logits are computed of the last token alone, as generation needs them.
+/// Runs `test`, with a key/value cache of the formats `kv`, once to warm up (of the generation only one token), then
+/// `reps` times on `n_threads` threads, with random tokens. Logits are computed of the last token alone, as generation needs them.
 ///
 /// # Errors
 /// As [`Session::new`] and [`Session::eval`].
 pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usize) -> Result<Runs> {
     let begin = Instant::now();
-    let options = SessionOptions {
-        n_ctx: Some(test.n_ctx()),
-        threads: Some(n_threads),
-        chunk: Some(DEFAULT_CHUNK),
-        kv,
-    };
+    let options = SessionOptions { n_ctx: Some(test.n_ctx()), threads: Some(n_threads), chunk: None, kv };
     let mut session = Session::new(model, &options)?;
     let start = begin.elapsed();
     let mut random = fastrand::Rng::with_seed(1);
@@ -139,7 +135,7 @@ mod tests {
 
     #[test]
     fn passes_are_those_of_a_session() {
-        let passes = |t: Test| t.passes().collect::<Vec<_>>();
+        let passes = |t: Test| t.passes(256).collect::<Vec<_>>();
         assert_eq!(
             passes(test(1100, 0, 7)),
             [(7, 256, 0), (263, 256, 0), (519, 256, 0), (775, 256, 0), (1031, 76, 1)]

@@ -13,6 +13,7 @@
 //! 1 x TILE   d                                                      (f32)
 //! 1 x TILE   d times the sum of t of the block                      (f32)
 //! 2 x TILE   d times the sum of t of half the block, each half      (f32)
+//! 1 x TILE   z again                                                (f32)
 //! ```
 
 use super::q8::{BLOCK, Q8Row, SUM_BLOCK, quantize};
@@ -21,7 +22,7 @@ use super::q8::{BLOCK, Q8Row, SUM_BLOCK, quantize};
 pub(crate) const TILE: usize = 12;
 
 /// Lines of a block.
-pub(crate) const LINES: usize = 13;
+pub(crate) const LINES: usize = 14;
 
 /// Line of z.
 pub(crate) const ZERO: usize = 8;
@@ -31,6 +32,8 @@ pub(crate) const SCALE: usize = 9;
 pub(crate) const SUM: usize = 10;
 /// First line of d times the halves' sums.
 pub(crate) const HALF_SUM: usize = 11;
+/// Line of z as floats.
+pub(crate) const FLOAT_ZERO: usize = 13;
 
 /// 32-bit words of a tile of rows of `k` values.
 pub(crate) fn tile_words(k: usize) -> usize {
@@ -80,4 +83,5 @@ fn pack_block(
     put(SUM, scaled(low + high));
     put(HALF_SUM, scaled(low));
     put(HALF_SUM + 1, scaled(high));
+    put(FLOAT_ZERO, f32::from(i16::from(z) - 128).to_bits());
 }

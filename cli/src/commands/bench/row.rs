@@ -5,7 +5,7 @@ use braise_engine::gguf::TensorInfo;
 use braise_engine::kv::KvTypes;
 use braise_engine::measure::{Limit, Mix, Peaks, Reached, Runs, Stats, Test};
 use braise_engine::model::Model;
-use braise_engine::session::DEFAULT_CHUNK;
+use braise_engine::session::default_chunk;
 use serde::Serialize;
 use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
@@ -115,7 +115,7 @@ impl Row {
             model_size: gguf.tensors().iter().map(|t| t.n_bytes() as u64).sum(),
             model_n_params: n_params(model),
             synthetic: m.loaded.synthetic,
-            n_ubatch: DEFAULT_CHUNK,
+            n_ubatch: default_chunk(model.spec()),
             n_threads: m.n_threads,
             type_k: m.kv.k.name(),
             type_v: m.kv.v.name(),

@@ -1,18 +1,24 @@
 //! IQ4_NL: an f16 scale and 32 nibbles, which are places in a table of values from -127 to 113.
 
-use super::super::{Group, dot_of_blocks};
 use super::*;
 use crate::quant::iq4_nl::TABLE;
 
 /// Bytes in a block.
 const BYTES: usize = 18;
 
+/// The scales of up to eight blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
-    acc.signed_group(x, scales(b, 0), b.len(), |i| {
-        look_up(&TABLE, 0, nibbles(b[i].last_chunk().expect("16 bytes of nibbles")))
-    });
+fn scales(w: &[u8]) -> __m256 {
+    f16_of(w.as_chunks::<BYTES>().0, 0)
 }
 
-dot_of_blocks!("avx2,fma,f16c", BYTES, Acc<N>);
+/// The codes of block `b`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn codes(w: &[u8], b: usize) -> __m256i {
+    let block = &w.as_chunks::<BYTES>().0[b];
+    look_up(&TABLE, 0, nibbles(block.last_chunk().expect("16 bytes of nibbles")))
+}
+
+kernels!(wide, GROUP * BYTES, []);

@@ -1,6 +1,5 @@
 //! IQ4_XS: superblocks of eight blocks with 6-bit scales; w = d (scale - 32) value, values from IQ4_NL's table.
 
-use super::super::{Group, dot_of_superblocks};
 use super::*;
 use crate::quant::iq4_nl::TABLE;
 use crate::quant::iq4_xs::Block;
@@ -10,9 +9,8 @@ const BYTES: usize = size_of::<Block>();
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
-    let w: &Block = bytemuck::from_bytes(w);
-    acc.signed_group(x, block_scales(w), GROUP, |b| look_up(&TABLE, 0, nibbles(&w.qs.as_chunks().0[b])));
+fn scales(w: &[u8]) -> __m256 {
+    block_scales(bytemuck::from_bytes(w))
 }
 
 /// The scales of the blocks.
@@ -30,4 +28,12 @@ pub(crate) fn block_scales(w: &Block) -> __m256 {
     _mm256_mul_ps(unit(w.d), _mm256_cvtepi32_ps(_mm256_sub_epi32(both, _mm256_set1_epi32(32))))
 }
 
-dot_of_superblocks!("avx2,fma,f16c", BYTES, Acc<N>);
+/// The codes of block `b`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn codes(w: &[u8], b: usize) -> __m256i {
+    let w: &Block = bytemuck::from_bytes(w);
+    look_up(&TABLE, 0, nibbles(&w.qs.as_chunks().0[b]))
+}
+
+kernels!(wide, BYTES, []);

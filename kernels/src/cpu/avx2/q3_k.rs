@@ -1,7 +1,8 @@
 //! Q3_K: superblocks of sixteen 16-weight blocks with 6-bit scales; w = d (scale - 32) (code - 4), codes of 1 + 2 bits.
 
-use super::super::{Group, dot_of_superblocks, q3_k_scales};
+use super::dot::HalfScales;
 use super::*;
+use crate::cpu::q3_k_scales;
 use crate::quant::q3_k::Block;
 
 /// Bytes in a superblock.
@@ -9,14 +10,19 @@ const BYTES: usize = size_of::<Block>();
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, w: &[u8; BYTES], x: [Group<'_>; N]) {
+fn scales(w: &[u8]) -> HalfScales {
     let w: &Block = bytemuck::from_bytes(w);
     let scales = _mm_sub_epi8(load_128(&q3_k_scales(&w.scales)), _mm_set1_epi8(32));
     let d = unit(w.d);
-    let minus_4_d = _mm256_mul_ps(d, _mm256_set1_ps(-4.0));
-    acc.half_blocks(x, (d, scales), (minus_4_d, scales), |b| {
-        _mm256_or_si256(two_bits(&w.qs, b), bits(&w.hmask, b, 2))
-    });
+    HalfScales { d, scales, m: _mm256_mul_ps(d, _mm256_set1_ps(-4.0)), offsets: scales }
 }
 
-dot_of_superblocks!("avx2,fma,f16c", BYTES, Acc<N>);
+/// The codes of block `b`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn codes(w: &[u8], b: usize) -> __m256i {
+    let w: &Block = bytemuck::from_bytes(w);
+    _mm256_or_si256(two_bits(&w.qs, b), bits(&w.hmask, b, 2))
+}
+
+kernels!(halves, BYTES, [4, false]);

@@ -1,17 +1,25 @@
 //! Q4_1: an f16 scale, an f16 minimum and 32 nibbles; w = d nibble + m.
 
-use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
 const BYTES: usize = 20;
 
+/// Scales and offsets of up to eight blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
-    let d = scales(b, 0);
-    let m = scales(b, 2);
-    acc.group(x, d, m, b.len(), |i| nibbles(b[i].last_chunk().expect("16 bytes of nibbles")));
+fn scales(w: &[u8]) -> (__m256, __m256) {
+    let w = w.as_chunks::<BYTES>().0;
+    (f16_of(w, 0), f16_of(w, 2))
 }
 
-dot_of_blocks!("avx2,fma,f16c", BYTES, Acc<N>);
+/// The codes of blocks `2 p` and `2 p + 1`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn codes(w: &[u8], p: usize) -> [__m256i; 2] {
+    let block =
+        |i: usize| block_or_last(w.as_chunks::<BYTES>().0, i).last_chunk().expect("16 bytes of nibbles");
+    pair_nibbles(block(2 * p), block(2 * p + 1))
+}
+
+kernels!(pairs, GROUP * BYTES, [8, true]);

@@ -1,17 +1,25 @@
 //! Q5_0: an f16 scale, 32 high bits and 32 nibbles; w = d (code - 16).
 
-use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
 const BYTES: usize = 22;
 
+/// Scales and offsets of up to eight blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
-    let d = scales(b, 0);
-    let m = _mm256_mul_ps(d, _mm256_set1_ps(-16.0));
-    acc.group(x, d, m, b.len(), |i| five_bits(b[i].last_chunk().expect("20 bytes of codes")));
+fn scales(w: &[u8]) -> (__m256, __m256) {
+    let d = f16_of(w.as_chunks::<BYTES>().0, 0);
+    (d, _mm256_mul_ps(d, _mm256_set1_ps(-16.0)))
 }
 
-dot_of_blocks!("avx2,fma,f16c", BYTES, Acc<N>);
+/// The codes of blocks `2 p` and `2 p + 1`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn codes(w: &[u8], p: usize) -> [__m256i; 2] {
+    let block =
+        |i: usize| block_or_last(w.as_chunks::<BYTES>().0, i).last_chunk().expect("20 bytes of codes");
+    pair_five_bits(block(2 * p), block(2 * p + 1))
+}
+
+kernels!(pairs, GROUP * BYTES, [16, false]);

@@ -1,16 +1,22 @@
 //! Q8_0: an f16 scale and 32 signed bytes.
 
-use super::super::{Group, dot_of_blocks};
 use super::*;
 
 /// Bytes in a block.
 const BYTES: usize = 34;
 
+/// The scales of up to eight blocks.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn group<const N: usize>(acc: &mut Acc<N>, b: &[[u8; BYTES]], x: [Group<'_>; N]) {
-    let qs = |i: usize| load_256(b[i].last_chunk().expect("32 bytes of weights"));
-    acc.signed_group(x, scales(b, 0), b.len(), qs);
+fn scales(w: &[u8]) -> __m256 {
+    f16_of(w.as_chunks::<BYTES>().0, 0)
 }
 
-dot_of_blocks!("avx2,fma,f16c", BYTES, Acc<N>);
+/// The codes of block `b`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn codes(w: &[u8], b: usize) -> __m256i {
+    load_256(w.as_chunks::<BYTES>().0[b].last_chunk().expect("32 bytes of weights"))
+}
+
+kernels!(wide, GROUP * BYTES, []);
