@@ -104,6 +104,7 @@ impl<'d> Speculation<'d> {
     /// Begins another text.
     pub(crate) fn begin(&mut self) {
         (self.begun, self.in_step, self.counts) = (false, false, Counts::default());
+        self.pace.begin();
     }
 
     /// The counts of this text.
