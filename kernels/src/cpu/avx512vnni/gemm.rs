@@ -57,7 +57,7 @@ struct Scratch {
     panel: Panel,
     /// Sixteen rows, before they are turned into lanes.
     rows: [Unpacked; LANES],
-    /// (tokens, rows)
+    /// (panel, token, row)
     y: Vec<Pair<f32>>,
 }
 
@@ -93,19 +93,19 @@ pub(crate) fn pack(x: &[f32], k: usize, tile: &mut [u32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn matmul(format: &Format, w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        let scratch = scratch.get_or_insert_with(Scratch::new);
+        let Scratch { panel, rows: unpacked, y: sums } = &mut **scratch.get_or_insert_with(Scratch::new);
         let rows = y.len() / x.cols;
         let row_bytes = w.len() / rows;
         let blocks = x.row_len / BLOCK;
-        for first in (0..rows).step_by(ROWS) {
-            let w = &w[first * row_bytes..rows.min(first + ROWS) * row_bytes];
-            scratch.y.clear();
-            scratch.y.resize(x.cols.next_multiple_of(COLS), ZEROS);
-            for start in (0..blocks).step_by(SLAB / BLOCK) {
-                let slab = start..blocks.min(start + SLAB / BLOCK);
-                let Scratch { panel, rows, y } = &mut **scratch;
-                unpack(format, w, row_bytes, slab.clone(), panel, rows);
-                for (c, y) in y.as_chunks_mut::<COLS>().0.iter_mut().enumerate() {
+        let tokens = x.cols.next_multiple_of(COLS);
+        sums.clear();
+        sums.resize(rows.div_ceil(ROWS) * tokens, ZEROS);
+        // the tokens' part of a slab stays in the second-level cache for all panels
+        for start in (0..blocks).step_by(SLAB / BLOCK) {
+            let slab = start..blocks.min(start + SLAB / BLOCK);
+            for (w, sums) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(tokens)) {
+                unpack(format, w, row_bytes, slab.clone(), panel, unpacked);
+                for (c, y) in sums.as_chunks_mut::<COLS>().0.iter_mut().enumerate() {
                     let (tile, half) = (c / (TILE / COLS), c % (TILE / COLS));
                     let x = x.tiles[tile * tile_words(x.row_len)..][..tile_words(x.row_len)].as_chunks().0;
                     let x = &x[slab.clone()];
@@ -117,7 +117,9 @@ pub(super) fn matmul(format: &Format, w: &[u8], x: PackedMat<'_>, y: &mut [f32])
                     }
                 }
             }
-            for (from, to) in scratch.y.iter().zip(y.chunks_exact_mut(rows)) {
+        }
+        for (first, sums) in (0..rows).step_by(ROWS).zip(sums.chunks_exact(tokens)) {
+            for (from, to) in sums.iter().zip(y.chunks_exact_mut(rows)) {
                 let to = &mut to[first..rows.min(first + ROWS)];
                 for (from, to) in from.iter().zip(to.chunks_mut(LANES)) {
                     to.copy_from_slice(&from.0[..to.len()]);
