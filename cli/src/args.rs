@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 
+use braise_engine::gguf::Residency;
 use braise_engine::kv::KvTypes;
 use braise_kernels::isa::Isa;
 use braise_kernels::ops::KvType;
@@ -45,18 +46,45 @@ pub struct Compute {
     /// Instruction set to compute with, as `braise info` lists them [default: the best; BRAISE_ISA sets it too]
     #[arg(long, value_name = "NAME")]
     pub isa: Option<String>,
+
+    #[command(flatten)]
+    pub weights: Weights,
 }
 
 impl Compute {
-    /// The level to compute with: the flag's, else that of `BRAISE_ISA`, else the best.
+    /// The level to compute with.
     pub fn isa(&self) -> anyhow::Result<Isa> {
-        let variable = std::env::var_os("BRAISE_ISA").filter(|name| !name.is_empty());
-        let (from, name) = match (&self.isa, &variable) {
-            (Some(name), _) => ("--isa", name.as_str().into()),
-            (None, Some(name)) => ("BRAISE_ISA", name.to_string_lossy()),
-            (None, None) => return Ok(Isa::best()),
-        };
-        Isa::by_name(&name).map_err(|e| Usage(format!("{from}: {e}")).into())
+        isa(self.isa.as_deref())
+    }
+}
+
+/// The level of this name, else that of `BRAISE_ISA`, else the best.
+pub fn isa(name: Option<&str>) -> anyhow::Result<Isa> {
+    let variable = std::env::var_os("BRAISE_ISA").filter(|name| !name.is_empty());
+    let (from, name) = match (name, &variable) {
+        (Some(name), _) => ("--isa", name.into()),
+        (None, Some(name)) => ("BRAISE_ISA", name.to_string_lossy()),
+        (None, None) => return Ok(Isa::best()),
+    };
+    Isa::by_name(&name).map_err(|e| Usage(format!("{from}: {e}")).into())
+}
+
+/// How the weights are kept in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct Weights {
+    /// Copy the weights into memory of their own, in large pages: faster to read, slower to load, not shared
+    #[arg(long)]
+    pub no_mmap: bool,
+
+    /// Keep the weights from being swapped out
+    #[arg(long)]
+    pub mlock: bool,
+}
+
+impl Weights {
+    /// What the engine calls it.
+    pub fn residency(self) -> Residency {
+        Residency { copy: self.no_mmap, lock: self.mlock }
     }
 }
 

@@ -29,7 +29,7 @@ impl Loaded {
     /// Opens the file at `path`.
     pub fn open(path: &Path, compute: &Compute) -> Result<Loaded> {
         let isa = compute.isa()?;
-        let gguf = Gguf::open(path)?;
+        let gguf = Gguf::open_with(path, compute.weights.residency())?;
         let tokenizer = Tokenizer::of(&gguf)?;
         let template = tokenizer.chat_template(&gguf)?;
         Ok(Loaded { model: Model::new(gguf, isa)?, tokenizer, template })

@@ -107,6 +107,7 @@ impl Model {
         let layers = (spec.layers.iter().enumerate())
             .map(|(i, layer)| binder.layer(i, n_embd, &layer.attention, layer.mlp.n_ff))
             .collect::<Result<_>>()?;
+        gguf.read_ahead();
         Ok(Model { spec, kernels, token_embd, layers, output_norm, output, gguf })
     }
 

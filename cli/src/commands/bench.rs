@@ -16,7 +16,7 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 use self::report::{Format, Report, threads};
 use self::row::{Row, cpu_name};
 use self::source::{Loaded, Source, Synthetic};
-use crate::args::{Cache, Compute};
+use crate::args::{Cache, Weights, isa};
 use crate::failure::Usage;
 
 /// Measure how fast models run, beside the limit of this machine
@@ -67,6 +67,9 @@ pub struct BenchArgs {
     /// Instruction set to compute with, as `braise info` lists them [default: the best; BRAISE_ISA sets it too]
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
+
+    #[command(flatten)]
+    weights: Weights,
 
     #[command(flatten)]
     cache: Cache,
@@ -122,7 +125,7 @@ impl BenchArgs {
 
 /// Does what was asked for.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    let isa = Compute { threads: None, isa: args.isa.clone() }.isa()?;
+    let isa = isa(args.isa.as_deref())?;
     let tests = args.tests();
     if tests.is_empty() {
         return Err(
@@ -135,7 +138,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let mut report = Report::new(args.output, args.explain);
     for source in args.sources()? {
-        let bench = Bench::open(&source, isa, args.cache.types(), usize::from(args.reps))?;
+        let bench = Bench::open(&source, isa, args.weights, args.cache.types(), usize::from(args.reps))?;
         for n_threads in &threads {
             bench.run(&tests, *n_threads, &mut report)?;
         }
@@ -152,8 +155,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn open(source: &Source, isa: Isa, kv: KvTypes, reps: usize) -> Result<Bench> {
-        Ok(Bench { loaded: source.load(isa, available_memory()?)?, cpu: cpu_name()?, kv, reps })
+    fn open(source: &Source, isa: Isa, weights: Weights, kv: KvTypes, reps: usize) -> Result<Bench> {
+        Ok(Bench { loaded: source.load(isa, weights, available_memory()?)?, cpu: cpu_name()?, kv, reps })
     }
 
     /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.

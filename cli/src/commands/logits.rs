@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use braise_engine::gguf::Gguf;
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use clap::Args;
@@ -48,7 +49,7 @@ pub struct LogitsArgs {
 pub fn run(args: &LogitsArgs) -> Result<()> {
     let path = resolve(Some(&args.model))?;
     let isa = args.compute.isa()?;
-    let model = Model::open(&path, isa)?;
+    let model = Model::new(Gguf::open_with(&path, args.compute.weights.residency())?, isa)?;
     let options = SessionOptions {
         n_ctx: Some(args.tokens.len()),
         threads: args.compute.threads.map(NonZeroUsize::get),

@@ -4,19 +4,27 @@
 use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::{Advice, Mmap, MmapMut};
+
+use super::Residency;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The bytes of a file, paged in by the operating system when they are first read.
+/// The bytes of a file, paged in by the operating system when they are first read, or read into memory.
 pub(super) struct Map {
     path: PathBuf,
     bytes: Mmap,
+    /// Whether they are a file's pages.
+    mapped: bool,
 }
 
+/// Bytes that a thread pages in or reads at a time.
+const PIECE: usize = 32 << 20;
+
 impl Map {
-    pub(super) fn open(path: &Path) -> Result<Map> {
+    pub(super) fn open(path: &Path, residency: Residency) -> Result<Map> {
         let failed = |e| Error::io(path, "open the file", e).next("check the path and its permissions");
         // Asked before opening: to open a named pipe would wait for its writer.
         if !fs::metadata(path).map_err(failed)?.is_file() {
@@ -35,7 +43,54 @@ impl Map {
         let bytes = unsafe { Mmap::map(&file) }.map_err(|e| {
             Error::io(path, "map the file into memory", e).next("copy it to a local disk and open that copy")
         })?;
-        Ok(Map { path: path.to_path_buf(), bytes })
+        // What is not in the page cache yet comes in large pages: with small ones a core waits longer for addresses than
+        // for data. Not every system can, and none has to.
+        let _ = bytes.advise(Advice::HugePage);
+        let map = match residency.copy {
+            true => Map::copy(path, &bytes)?,
+            false => Map { path: path.to_path_buf(), bytes, mapped: true },
+        };
+        if residency.lock {
+            map.bytes.lock().map_err(|e| {
+                let what = format!("lock {} bytes in memory", map.len());
+                Error::io(path, &what, e).next("raise the limit (`ulimit -l`), or leave out --mlock")
+            })?;
+        }
+        Ok(map)
+    }
+
+    /// The same bytes in memory of their own.
+    fn copy(path: &Path, from: &[u8]) -> Result<Map> {
+        Map::in_memory(&path.display().to_string(), from.len(), |to| {
+            rayon::scope(|scope| {
+                for (to, from) in to.chunks_mut(PIECE).zip(from.chunks(PIECE)) {
+                    scope.spawn(|_| to.copy_from_slice(from));
+                }
+            });
+            Ok(())
+        })
+    }
+
+    /// Pages the file in, on threads of its own that nobody waits for: whoever reads the bytes meanwhile waits only for
+    /// what is not there yet. Files that are larger than the memory are left to the operating system.
+    pub(super) fn read_ahead(self: &Arc<Self>) {
+        const THREADS: usize = 2;
+        if !self.mapped || available_memory().is_some_and(|available| available < self.len() as u64) {
+            return;
+        }
+        for first in 0..THREADS {
+            let map = self.clone();
+            let work = move || {
+                for start in (first * PIECE..map.len()).step_by(THREADS * PIECE) {
+                    let len = PIECE.min(map.len() - start);
+                    if map.bytes.advise_range(Advice::PopulateRead, start, len).is_err() {
+                        return; // an old kernel, or bytes that cannot be read: who needs them will say so
+                    }
+                }
+            };
+            // without the thread, pages come when they are read
+            let _ = std::thread::Builder::new().name(format!("braise-read-{first}")).spawn(work);
+        }
     }
 
     /// `len` bytes of memory that `fill` writes, under a name that stands for the path.
@@ -46,13 +101,22 @@ impl Map {
     ) -> Result<Map> {
         let failed = |e| Error::io(Path::new(name), &format!("take {len} bytes of memory"), e);
         let mut bytes = MmapMut::map_anon(len).map_err(failed)?;
+        let _ = bytes.advise(Advice::HugePage); // as above
         fill(&mut bytes)?;
-        Ok(Map { path: PathBuf::from(name), bytes: bytes.make_read_only().map_err(failed)? })
+        let bytes = bytes.make_read_only().map_err(failed)?;
+        Ok(Map { path: PathBuf::from(name), bytes, mapped: false })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Bytes of memory that can be had without swapping, where the system tells.
+fn available_memory() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 impl Deref for Map {

@@ -57,7 +57,20 @@ impl Gguf {
     /// [`ErrorKind::Unsupported`] for a tensor type that is not known, and [`ErrorKind::Input`] for a part whose
     /// file name does not say so.
     pub fn open(path: &Path) -> Result<Gguf> {
-        Gguf::of_parts(path, split::open(path)?)
+        Gguf::open_with(path, Residency::default())
+    }
+
+    /// As [`Gguf::open`], with the bytes kept as `residency` says.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`], and [`ErrorKind::Io`] if there is not enough memory to copy or lock them.
+    pub fn open_with(path: &Path, residency: Residency) -> Result<Gguf> {
+        Gguf::of_parts(path, split::open(path, residency)?)
+    }
+
+    /// Begins to page in what lies in files, in the background.
+    pub(crate) fn read_ahead(&self) {
+        self.parts.iter().for_each(|part| part.map.read_ahead());
     }
 
     /// The file that `writer` would write, in memory alone; `name` stands for its path in messages.
@@ -160,6 +173,16 @@ impl Gguf {
     }
 }
 
+/// How a file's bytes are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Residency {
+    /// In memory of their own, in large pages where the system has them: read faster than a file's pages, which most
+    /// systems keep small, but they take the time to copy, and are not shared with other programs.
+    pub copy: bool,
+    /// Never swapped out.
+    pub lock: bool,
+}
+
 /// One file of a set, or the only one.
 #[derive(Debug)]
 struct Part {
@@ -170,8 +193,8 @@ struct Part {
 }
 
 impl Part {
-    fn open(path: &Path) -> Result<Part> {
-        Part::read(Arc::new(Map::open(path)?)).map_err(|e| e.file(path))
+    fn open(path: &Path, residency: Residency) -> Result<Part> {
+        Part::read(Arc::new(Map::open(path, residency)?)).map_err(|e| e.file(path))
     }
 
     fn read(map: Arc<Map>) -> Result<Part> {

@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use super::Part;
+use super::{Part, Residency};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Opens the set that the file at `path` belongs to: all parts in order, or the one file.
-pub(super) fn open(path: &Path) -> Result<Vec<Part>> {
-    let opened = Part::open(path)?;
+pub(super) fn open(path: &Path, residency: Residency) -> Result<Vec<Part>> {
+    let opened = Part::open(path, residency)?;
     let Some(split) = Split::of(&opened)? else { return Ok(vec![opened]) };
 
     let suffix = split.suffix(split.no);
@@ -28,7 +28,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<Part>> {
     for no in 0..split.count {
         if no != split.no {
             let sibling = Split { no, ..split };
-            parts.push(sibling.open(&path.with_file_name(format!("{stem}{}", split.suffix(no))))?);
+            parts.push(sibling.open(&path.with_file_name(format!("{stem}{}", split.suffix(no))), residency)?);
         }
     }
     parts.insert(split.no as usize, opened);
@@ -64,13 +64,13 @@ impl Split {
     }
 
     /// Opens the file that should be this part.
-    fn open(&self, path: &Path) -> Result<Part> {
+    fn open(&self, path: &Path, residency: Residency) -> Result<Part> {
         if !path.exists() {
             return Err(Error::new(ErrorKind::Io, format!("{self} is missing"))
                 .file(path)
                 .next("download it, and keep all parts in one folder"));
         }
-        let part = Part::open(path)?;
+        let part = Part::open(path, residency)?;
         let found = Split::of(&part)?;
         if found == Some(*self) {
             return Ok(part);

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use braise_engine::catalogue::Name;
+use braise_engine::gguf::Gguf;
 use braise_engine::measure::{Mix, Shape, synthetic};
 use braise_engine::model::Model;
 use braise_kernels::isa::Isa;
 use indicatif::DecimalBytes;
 
+use crate::args::Weights;
 use crate::catalogue;
 use crate::failure::Usage;
 use crate::models::resolve;
@@ -70,12 +72,12 @@ impl Source {
     }
 
     /// Opens the model, or makes it, of which at most `available` bytes of memory may be taken.
-    pub fn load(&self, isa: Isa, available: u64) -> Result<Loaded> {
+    pub fn load(&self, isa: Isa, weights: Weights, available: u64) -> Result<Loaded> {
         match self {
             Source::Named(name) => {
                 let path = resolve(Some(name))?;
                 let begin = Instant::now();
-                let model = Model::open(&path, isa)?;
+                let model = Model::new(Gguf::open_with(&path, weights.residency())?, isa)?;
                 Ok(Loaded { name: name.clone(), model, synthetic: false, load: begin.elapsed() })
             }
             Source::Synthetic(Synthetic { name, shape, mix }) => {
