@@ -87,18 +87,18 @@ impl Buffers {
         let q8 = room(|matmul| matmul.takes_q8() && matmul.packing().is_none())?;
         let words = packing.map_or(Some(0), |packing| tiles.checked_mul(packing.words(widest)))?;
         Some(Buffers {
-            x: Shared::zeroed(team, n_batch, spec.n_embd)?,
-            q: Shared::zeroed(team, n_batch, q)?,
+            x: Shared::zeroed_in_large_pages(team, n_batch, spec.n_embd)?,
+            q: Shared::zeroed_in_large_pages(team, n_batch, q)?,
             attention: AttentionBuffers::new(team, spec, n_batch, n_ctx)?,
-            h: Shared::zeroed(team, n_batch, n_ff)?,
+            h: Shared::zeroed_in_large_pages(team, n_batch, n_ff)?,
             cos: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
             sin: Shared::zeroed(team, n_batch, spec.rope.n_dims / 2)?,
-            input: Shared::zeroed(team, floats, 1)?,
-            input_q: Shared::zeroed(team, q8, 1)?,
+            input: Shared::zeroed_in_large_pages(team, floats, 1)?,
+            input_q: Shared::zeroed_in_large_pages(team, q8, 1)?,
             input_z: Shared::zeroed(team, q8 / BLOCK, 1)?,
             input_d: Shared::zeroed(team, q8 / BLOCK, 1)?,
             input_sum: Shared::zeroed(team, q8 / SUM_BLOCK, 1)?,
-            input_packed: Shared::zeroed(team, words, 1)?,
+            input_packed: Shared::zeroed_in_large_pages(team, words, 1)?,
             logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
         })
     }

@@ -15,20 +15,45 @@ use crate::quant::mxfp4;
 /// of the K formats.
 const GROUP: usize = 8;
 
-/// How far ahead of their use weights are fetched, in bytes, into the second-level cache and then into the first: they
-/// come from memory once, in order, and a core that waits for each line by itself reads at half the speed.
-const PREFETCH: (usize, usize) = (4096, 1024);
+/// How far ahead of their use weights are fetched, in bytes: they come from memory once, in order, and a core that waits
+/// for each line by itself reads at half the speed.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Into the first-level cache.
+    near: usize,
+    /// Into the second-level cache.
+    far: usize,
+}
+
+impl Ahead {
+    /// Where `rows` rows of `row_bytes` are read side by side.
+    #[inline(always)]
+    fn of(rows: usize, row_bytes: usize) -> Ahead {
+        // What follows a row's end is being read already, by its neighbour: short rows ask for the next ones' bytes in
+        // the same place.
+        let next = rows * row_bytes;
+        let near = if rows == 1 || next > 8192 { 1024 } else { next };
+        Ahead { near, far: near + 4096 }
+    }
+}
+
+/// Asks for memory that follows `w`, where all is read in order.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_after(w: &[u8]) {
+    prefetch(w, Ahead::of(1, 0));
+}
 
 /// Asks for memory that follows `w`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch_after(w: &[u8]) {
+fn prefetch(w: &[u8], ahead: Ahead) {
     use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
     for at in (0..w.len()).step_by(64) {
         // SAFETY: a prefetch reads nothing that the program can see, whatever the address, and cannot fault.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(PREFETCH.0 + at).cast());
-            _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(PREFETCH.1 + at).cast());
+            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(ahead.far + at).cast());
+            _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(ahead.near + at).cast());
         }
     }
 }

@@ -342,13 +342,14 @@ macro_rules! dot_of_blocks {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
         fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
+            let ahead = Ahead::of(2, w[0].len());
             let w = w.map(|w| w.as_chunks::<{ $bytes }>().0);
             let mut acc = super::dot::Rows2::new();
             // whole groups have a length that the compiler knows
             let whole = w.map(|w| w.as_chunks::<GROUP>().0);
             for (g, (first, second)) in whole[0].iter().zip(whole[1]).enumerate() {
-                prefetch_after(first.as_flattened());
-                prefetch_after(second.as_flattened());
+                prefetch(first.as_flattened(), ahead);
+                prefetch(second.as_flattened(), ahead);
                 let bytes = [bytes_of(first), bytes_of(second)];
                 acc.$add(super::dot::group(x, g), scales_of([first, second]), bytes);
             }
@@ -370,12 +371,13 @@ macro_rules! dot_of_superblocks {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
         fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
+            let ahead = Ahead::of(2, w[0].len());
             let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
             let mut acc = super::dot::Rows2::new();
             for g in 0..x[0].len() {
                 let w = [&w[0][g], &w[1][g]];
                 for w in w {
-                    prefetch_after(bytemuck::bytes_of(w));
+                    prefetch(bytemuck::bytes_of(w), ahead);
                 }
                 acc.$add(super::dot::group(x, g), scales_of(w), [bytes_of(w[0]), bytes_of(w[1])]);
             }
@@ -392,10 +394,11 @@ macro_rules! dot_of_halves {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
         fn dot<const N: usize>(w: [&[u8]; 1], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 1] {
+            let ahead = Ahead::of(1, w[0].len());
             let w: &[Block] = bytemuck::cast_slice(w[0]);
             let mut acc = super::dot::Row::new();
             for (g, w) in w.iter().enumerate() {
-                prefetch_after(bytemuck::bytes_of(w));
+                prefetch(bytemuck::bytes_of(w), ahead);
                 acc.add::<$split>(super::dot::group(x, g), scales_of(w), bytes_of(w));
             }
             acc.sum()

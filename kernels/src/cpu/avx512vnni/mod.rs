@@ -20,7 +20,7 @@ pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 
 use super::avx2::{k_scales_and_offsets, unit};
-use super::{GROUP, high_bits_and_nibbles, k_scales, prefetch_after};
+use super::{Ahead, GROUP, high_bits_and_nibbles, k_scales, prefetch};
 use crate::quant::Type;
 use crate::table::PackedMat;
 use crate::table::{MatMulFn, MatMulPacked};
