@@ -19,9 +19,8 @@ use braise_engine::gguf::{Gguf, Writer};
 use braise_engine::measure::Peaks;
 use braise_kernels::isa::Isa;
 use braise_kernels::quant::Type;
-use braise_kernels::quant::packed::{PackedMat, TILE, pack, tile_words};
 use braise_kernels::quant::q8::{self, Q8Buf, Q8Mat};
-use braise_kernels::table::{Acts, F32Mat, Kernels, MatMul};
+use braise_kernels::table::{Acts, F32Mat, Kernels, MatMul, PackedMat};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Rows and columns of a layer's matrices, as models of these sizes have them.
@@ -80,13 +79,31 @@ impl Weights {
     }
 }
 
-/// Activations of `columns` tokens in every form.
+/// Words in a cache line, at which tiles begin.
+const LINE: usize = 16;
+
+/// Packed activations.
+struct Tiles {
+    k: usize,
+    columns: usize,
+    room: Vec<u32>,
+    first: usize,
+    len: usize,
+}
+
+impl Tiles {
+    fn acts(&self) -> Acts<'_> {
+        let tiles = &self.room[self.first..self.first + self.len];
+        Acts::Packed(PackedMat { row_len: self.k, cols: self.columns, tiles })
+    }
+}
+
+/// Activations of `columns` tokens, in floats and quantized.
 struct Activations {
     k: usize,
     columns: usize,
     floats: Vec<f32>,
     q8: Q8Buf,
-    tiles: Vec<u32>,
 }
 
 impl Activations {
@@ -96,17 +113,20 @@ impl Activations {
         let mut q8 = Q8Buf::new(n);
         let (q, z, d, sum) = q8.parts(n);
         q8::quantize(&floats, q, z, d, sum);
-        let mut tiles = vec![0; columns.div_ceil(TILE) * tile_words(k)];
-        let mat = Q8Mat { row_len: k, all: q8.row(n) };
-        for column in 0..columns {
-            let tile = column / TILE * tile_words(k);
-            pack(mat.row(column), column % TILE, &mut tiles[tile..][..tile_words(k)]);
-        }
-        Activations { k, columns, floats, q8, tiles }
+        Activations { k, columns, floats, q8 }
     }
 
-    fn packed(&self) -> Acts<'_> {
-        Acts::Packed(PackedMat { row_len: self.k, cols: self.columns, tiles: &self.tiles })
+    /// Packed for `matmul`, which has a kernel for that.
+    fn packed(&self, matmul: MatMul) -> Tiles {
+        let packing = matmul.packing().expect("a kernel for many tokens");
+        let words = packing.words(self.k);
+        let mut room = vec![0; self.columns.div_ceil(packing.tile()) * words + LINE];
+        let first = room.as_ptr().align_offset(LINE * size_of::<u32>());
+        let tiles = room[first..].chunks_exact_mut(words);
+        for (rows, tile) in self.floats.chunks(packing.tile() * self.k).zip(tiles) {
+            matmul.pack(rows, self.k, tile);
+        }
+        Tiles { k: self.k, columns: self.columns, first, len: room.len() - LINE, room }
     }
 
     fn plain(&self, matmul: MatMul) -> Acts<'_> {
@@ -124,7 +144,7 @@ struct Product<'a> {
     matmul: MatMul,
     rows: usize,
     activations: &'a Activations,
-    packed: bool,
+    packed: Option<Tiles>,
 }
 
 impl Product<'_> {
@@ -150,7 +170,7 @@ impl Product<'_> {
         let mut pieces = None;
         group.bench_function(id, |b| {
             let pieces = pieces.get_or_insert_with(|| weights.pieces(bytes));
-            let x = if *packed { activations.packed() } else { activations.plain(*matmul) };
+            let x = packed.as_ref().map_or_else(|| activations.plain(*matmul), Tiles::acts);
             b.iter_custom(|n| {
                 let begin = Instant::now();
                 for _ in 0..n {
@@ -182,7 +202,7 @@ fn format(c: &mut Criterion, ty: Type, levels: &[Kernels], shapes: &[(&str, usiz
     let weights = LazyCell::new(|| Weights::new(ty, working_set));
     for (model, rows, k) in shapes.iter().filter(|(_, _, k)| ty.row_bytes(*k).is_some()) {
         let one = Activations::new(*k, 1);
-        let prompt = Activations::new(*k, if is_test() { TILE + 1 } else { PROMPT });
+        let prompt = Activations::new(*k, if is_test() { 17 } else { PROMPT });
         for kernels in levels {
             let Some(matmul) = kernels.matmul(ty) else { continue };
             let isa = kernels.isa();
@@ -190,12 +210,12 @@ fn format(c: &mut Criterion, ty: Type, levels: &[Kernels], shapes: &[(&str, usiz
             let rows = if is_test() { CALL_ROWS } else { *rows };
             if matmul.isa() == isa {
                 let id = id("decode");
-                Product { id, matmul, rows, activations: &one, packed: false }.bench(c, *kernels, &weights);
+                Product { id, matmul, rows, activations: &one, packed: None }.bench(c, *kernels, &weights);
             }
             let packed = matmul.packed_isa() == Some(isa);
-            if packed || matmul.isa() == isa && !matmul.takes_packed() {
+            if packed || matmul.isa() == isa && matmul.packing().is_none() {
                 let id = id(if packed { "prefill-packed" } else { "prefill-dot" });
-                let activations = &prompt;
+                let (activations, packed) = (&prompt, packed.then(|| prompt.packed(matmul)));
                 Product { id, matmul, rows: CALL_ROWS, activations, packed }.bench(c, *kernels, &weights);
             }
         }

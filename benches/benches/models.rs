@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use braise_benches::is_test;
 use braise_engine::Result;
 use braise_engine::catalogue::{Catalogue, Tier};
+use braise_engine::kv::KvTypes;
 use braise_engine::measure::{Cost, Limit, Mix, Peaks, Shape, Stats, Test, synthetic_repeating};
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, MAX_CHUNK, Session, SessionOptions};
@@ -63,7 +64,7 @@ impl Loaded {
 
     /// What the machine can do now.
     fn peaks(&self, threads: usize) -> Result<Peaks> {
-        let bytes = Cost::of_pass(&self.model, 0, 1, 1).bytes;
+        let bytes = Cost::of_pass(&self.model, KvTypes::default(), 0, 1, 1).bytes;
         Peaks::measure(self.model.kernels(), threads, bytes, self.available)
     }
 }
@@ -121,7 +122,12 @@ impl<'a> Bench<'a> {
     /// The rate, and its share of the limit.
     fn report(&self) -> Result<String> {
         let Bench { loaded, test, session, before, samples } = self;
-        let limit = Limit::of(&loaded.model, test, &before.best(loaded.peaks(session.threads())?));
+        let limit = Limit::of(
+            &loaded.model,
+            KvTypes::default(),
+            test,
+            &before.best(loaded.peaks(session.threads())?),
+        );
         let rate = Stats::of(samples, test.n_tokens()).median_ts;
         let share = rate * limit.seconds / test.n_tokens() as f64;
         let threads = session.threads();

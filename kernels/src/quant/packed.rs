@@ -1,4 +1,4 @@
-//! Quantized activations of many tokens, in tiles of [`TILE`] tokens, as a matrix kernel reads them: what it broadcasts
+//! Quantized activations of many tokens, in tiles of twelve tokens, as a matrix kernel reads them: what it broadcasts
 //! to all lanes lies side by side for the tokens of a tile.
 //!
 //! Values are unsigned here: `t = u + z`, with `u = q + 128` (1..=255) and a zero point that is 128 less than that of

@@ -114,7 +114,8 @@ pub(super) fn store_block<const HALVES: bool>(
     pair: __m512i,
     to: &mut [u32; TILE_VALUES / 2],
 ) {
-    let block = if b % 2 == 0 { _mm512_castsi512_si256(pair) } else { _mm512_extracti64x4_epi64::<1>(pair) };
+    let block =
+        if b.is_multiple_of(2) { _mm512_castsi512_si256(pair) } else { _mm512_extracti64x4_epi64::<1>(pair) };
     let weights = |bytes: __m128i, i: usize| {
         let (scale, offset) = (_mm512_set1_ps(scales.scales[i]), _mm512_set1_ps(scales.offsets[i]));
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), scale, offset)
@@ -187,9 +188,9 @@ fn store(sums: &[Sums], y: &mut [f32], rows: usize, cols: usize, n_rows: usize) 
     for (i, sums) in sums.iter().enumerate() {
         for v in 0..n_rows.div_ceil(TILE_ROWS) {
             let lanes = TILE_ROWS.min(n_rows - v * TILE_ROWS);
-            for half in 0..2 {
+            for (half, tile) in sums[v].iter().enumerate() {
                 let first = (2 * i + half) * TILE;
-                let tile = sums[v][half].0.map(|row| _mm512_castps_si512(load_floats(&bytemuck::cast(row))));
+                let tile = tile.0.map(|row| _mm512_castps_si512(load_floats(&bytemuck::cast(row))));
                 for (column, c) in transpose(tile).into_iter().zip(first..cols) {
                     let y = &mut y[c * rows + v * TILE_ROWS..][..lanes];
                     // SAFETY: the mask lets the store write the elements of `y` alone.

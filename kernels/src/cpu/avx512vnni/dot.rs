@@ -13,6 +13,11 @@
 //! once for all rows, in the order in which a format's bytes come out of its bits; and two rows share the work on
 //! scales where there are eight of them in a row's group of 256 weights.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "closures that use a level's instructions are not inlined into iterators"
+)]
+
 use std::cell::RefCell;
 
 use super::*;
@@ -96,10 +101,9 @@ pub(super) fn with_prepared(x: Q8Mat<'_>, order: Order, f: impl FnOnce(&[Prepare
     });
 }
 
-/// Group `g` of each column. (Here and in what follows there are loops where iterators would be shorter: closures that
-/// use a level's instructions are not inlined into the standard library's functions.)
+/// Group `g` of each column.
 #[inline(always)]
-pub(super) fn group<'a, const N: usize>(x: [&'a [Prepared]; N], g: usize) -> [&'a Prepared; N] {
+pub(super) fn group<const N: usize>(x: [&[Prepared]; N], g: usize) -> [&Prepared; N] {
     let mut group = [&x[0][g]; N];
     for c in 1..N {
         group[c] = &x[c][g];

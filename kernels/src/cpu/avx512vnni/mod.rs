@@ -221,7 +221,7 @@ fn split_nibbles<'a>(block: impl Fn(usize) -> &'a [u8; 16], v: usize) -> __m512i
     let part = |i: usize| load_128(block(2 * i + odd));
     let two = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(part(i)), part(i + 1));
     let all = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(two(0)), two(2));
-    let moved = if v % 2 == 0 { all } else { _mm512_srli_epi16::<4>(all) };
+    let moved = if v.is_multiple_of(2) { all } else { _mm512_srli_epi16::<4>(all) };
     _mm512_and_si512(moved, _mm512_set1_epi8(0x0f))
 }
 
