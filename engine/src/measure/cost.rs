@@ -133,8 +133,8 @@ mod tests {
     #[test]
     fn attention_of_a_prompt_counts_by_the_rate_of_its_numbers() {
         let model = model("Q8_0", true);
-        let cost = Cost::of_pass(&model, KvTypes::default(), 0, 8, 0);
-        let (matrices, attention) = (2 * 8 * 2 * LAYER, 2 * 2 * 4 * 128 * 36);
+        let cost = Cost::of_pass(&model, KvTypes::default(), 0, 16, 0);
+        let (matrices, attention) = (2 * 16 * 2 * LAYER, 2 * 2 * 4 * 128 * 136);
         let integers = model.kernels().attends_in_integers();
         let want = if integers { (matrices + 2 * attention, 0) } else { (matrices, attention) };
         assert_eq!((cost.int8_ops, cost.f32_ops), want);
