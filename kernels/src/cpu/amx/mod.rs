@@ -15,7 +15,9 @@ use std::arch::x86_64::*;
 use gemm::RowOfTiles;
 
 use super::avx512vnni::Scales;
-use super::avx512vnni::{iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use super::avx512vnni::{
+    iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, table_of_formats,
+};
 use crate::quant::Type;
 use crate::table::MatMulPacked;
 use crate::table::PackedMat;
@@ -55,22 +57,8 @@ macro_rules! packed {
     };
 }
 
-/// Products of many tokens, of all block formats.
-pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = &[
-    packed!(Q4_0, q4_0),
-    packed!(Q4_1, q4_1),
-    packed!(Q5_0, q5_0),
-    packed!(Q5_1, q5_1),
-    packed!(Q8_0, q8_0),
-    packed!(Q2_K, q2_k),
-    packed!(Q3_K, q3_k),
-    packed!(Q4_K, q4_k),
-    packed!(Q5_K, q5_k),
-    packed!(Q6_K, q6_k),
-    packed!(IQ4_NL, iq4_nl),
-    packed!(IQ4_XS, iq4_xs),
-    packed!(MXFP4, mxfp4),
-];
+/// Products of many tokens.
+pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = table_of_formats!(packed);
 
 /// Whether the CPU has the tiles and the operating system lets this process use them, which it asks for.
 pub(crate) fn detected() -> bool {

@@ -27,22 +27,38 @@ use crate::table::{MatMulFn, MatMulPacked};
 use dot::{dot_of_blocks, dot_of_halves, dot_of_superblocks};
 use std::arch::x86_64::*;
 
-/// The formats that this level has a kernel for.
-pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
-    (Type::Q4_0, MatMulFn::Q8(q4_0::matmul)),
-    (Type::Q4_1, MatMulFn::Q8(q4_1::matmul)),
-    (Type::Q5_0, MatMulFn::Q8(q5_0::matmul)),
-    (Type::Q5_1, MatMulFn::Q8(q5_1::matmul)),
-    (Type::Q8_0, MatMulFn::Q8(q8_0::matmul)),
-    (Type::Q2_K, MatMulFn::Q8(q2_k::matmul)),
-    (Type::Q3_K, MatMulFn::Q8(q3_k::matmul)),
-    (Type::Q4_K, MatMulFn::Q8(q4_k::matmul)),
-    (Type::Q5_K, MatMulFn::Q8(q5_k::matmul)),
-    (Type::Q6_K, MatMulFn::Q8(q6_k::matmul)),
-    (Type::IQ4_NL, MatMulFn::Q8(iq4_nl::matmul)),
-    (Type::IQ4_XS, MatMulFn::Q8(iq4_xs::matmul)),
-    (Type::MXFP4, MatMulFn::Q8(mxfp4::matmul)),
-];
+/// A table with a row for each format that has kernels here, which the level above takes over; `$row` makes a row of a
+/// type and a module.
+macro_rules! table_of_formats {
+    ($row:ident) => {
+        &[
+            $row!(Q4_0, q4_0),
+            $row!(Q4_1, q4_1),
+            $row!(Q5_0, q5_0),
+            $row!(Q5_1, q5_1),
+            $row!(Q8_0, q8_0),
+            $row!(Q2_K, q2_k),
+            $row!(Q3_K, q3_k),
+            $row!(Q4_K, q4_k),
+            $row!(Q5_K, q5_k),
+            $row!(Q6_K, q6_k),
+            $row!(IQ4_NL, iq4_nl),
+            $row!(IQ4_XS, iq4_xs),
+            $row!(MXFP4, mxfp4),
+        ]
+    };
+}
+pub(super) use table_of_formats;
+
+/// A row of the table of products of few tokens.
+macro_rules! few {
+    ($type:ident, $format:ident) => {
+        (Type::$type, MatMulFn::Q8($format::matmul))
+    };
+}
+
+/// Products of few tokens.
+pub(crate) const MATMUL: &[(Type, MatMulFn)] = table_of_formats!(few);
 
 /// A row of the table of products of many tokens.
 macro_rules! packed {
@@ -57,22 +73,8 @@ macro_rules! packed {
     };
 }
 
-/// Products of many tokens, of all block formats.
-pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = &[
-    packed!(Q4_0, q4_0),
-    packed!(Q4_1, q4_1),
-    packed!(Q5_0, q5_0),
-    packed!(Q5_1, q5_1),
-    packed!(Q8_0, q8_0),
-    packed!(Q2_K, q2_k),
-    packed!(Q3_K, q3_k),
-    packed!(Q4_K, q4_k),
-    packed!(Q5_K, q5_k),
-    packed!(Q6_K, q6_k),
-    packed!(IQ4_NL, iq4_nl),
-    packed!(IQ4_XS, iq4_xs),
-    packed!(MXFP4, mxfp4),
-];
+/// Products of many tokens.
+pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = table_of_formats!(packed);
 
 // Loads and stores.
 
