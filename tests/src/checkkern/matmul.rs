@@ -122,7 +122,7 @@ impl Problem {
             for weights in weights.chunks_exact(self.k) {
                 let products = || weights.iter().zip(x).map(|(w, x)| round(*w) * round(*x as f32));
                 let (exact, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
-                let roundings = self.k as f64 * f64::from(f32::EPSILON);
+                let roundings = self.k as f64 * f64::from(f32::EPSILON) / 2.0;
                 let step = if exactly { 0.0 } else { 2f64.powi(-8) };
                 wants.push(match exact.is_finite() {
                     true => Want::Within { exact, bound: (roundings + step) * size },
