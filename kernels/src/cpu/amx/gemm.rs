@@ -5,9 +5,10 @@
 
 use std::cell::RefCell;
 
-use super::pack::{TILE, bf16, words};
+use super::pack::{TILE, bf16};
 use super::*;
 use crate::cpu::avx512vnni::{Scales, transpose};
+use crate::ops::{Aligned, Lines};
 
 /// Rows of weights in a panel.
 const ROWS: usize = 2 * TILE_ROWS;
@@ -17,49 +18,43 @@ const ROWS: usize = 2 * TILE_ROWS;
 const SLAB: usize = 256;
 
 /// Tiles of a panel, (half of the rows, k / 32).
-type Panel = [[AlignedTile; SLAB / TILE_VALUES]; 2];
+type Panel = [[Tile; SLAB / TILE_VALUES]; 2];
 
-/// Sums of 32 rows and 32 tokens, (half of the rows, half of the tokens): tiles of (row, token), in f32.
-type Sums = [[AlignedTile; 2]; 2];
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct AlignedTile(pub(super) Tile);
+/// Sums of 32 rows and 32 columns, (half of the rows, half of the columns): tiles of (row, column), the bits of f32.
+pub(super) type Sums = [[Tile; 2]; 2];
 
 /// Where a slab of a row goes: row `r` of its tiles.
 pub(super) struct RowOfTiles<'a> {
-    pub(super) tiles: &'a mut [AlignedTile; SLAB / TILE_VALUES],
+    pub(super) tiles: &'a mut [Tile; SLAB / TILE_VALUES],
     pub(super) r: usize,
 }
 
 /// Turns slab `i` of a row into bf16; needs this level. The scales are memory for it.
 type Dequantize = unsafe fn(&[u8], usize, &mut Scales, RowOfTiles<'_>);
 
-const ZERO: AlignedTile = AlignedTile([[0; 16]; TILE_ROWS]);
-
+#[derive(Default)]
 struct Scratch {
-    panel: Panel,
+    panel: Box<Aligned<Panel>>,
     /// (panel, pair of token tiles)
-    sums: Vec<Sums>,
+    sums: Lines<Sums>,
 }
 
 thread_local! {
     /// Kept from call to call.
-    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// All rows of weights times all tokens (see `table::MatMul`).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
 pub(super) fn matmul(dequantize: Dequantize, w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { panel, sums } = &mut **scratch
-            .get_or_insert_with(|| Box::new(Scratch { panel: [[ZERO; SLAB / TILE_VALUES]; 2], sums: Vec::new() }));
+        let Scratch { panel, sums } = scratch;
         // SAFETY: this function is called where the CPU has the level.
         let tiles = unsafe { Tiles::new() };
         let rows = y.len() / x.cols;
         let row_bytes = w.len() / rows;
         let (panels, pairs) = (rows.div_ceil(ROWS), x.cols.div_ceil(2 * TILE));
-        sums.resize(panels * pairs, [[ZERO; 2]; 2]);
+        sums.resize(panels * pairs);
         let tiles_of_row = x.row_len / TILE_VALUES;
         let all: &[Tile] = x.tiles.as_chunks().0.as_chunks().0;
         let tokens = |tile: usize, slab: usize| -> &[Tile] {
@@ -73,13 +68,21 @@ pub(super) fn matmul(dequantize: Dequantize, w: &[u8], x: PackedMat<'_>, y: &mut
         // the tokens' part of a slab stays in the second-level cache for all panels
         for slab in 0..slabs {
             for (p, (w, sums)) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(pairs)).enumerate() {
-                unpack(dequantize, w, row_bytes, slab, panel);
+                unpack(dequantize, w, row_bytes, slab, &mut panel.0);
                 for (i, sums) in sums.iter_mut().enumerate() {
                     // each panel fetches a part of the next slab
                     for next in pair(i).map(|tile| tokens(tile, slab + 1)) {
                         fetch(&next[next.len() * p / panels..next.len() * (p + 1) / panels]);
                     }
-                    multiply(&tiles, panel, pair(i).map(|tile| tokens(tile, slab)), slab == 0, sums);
+                    let [first, second] = pair(i);
+                    let x = [tokens(first, slab), tokens(second, slab)];
+                    multiply(
+                        &tiles,
+                        [&panel.0[0][..x[0].len()], &panel.0[1][..x[0].len()]],
+                        x,
+                        slab == 0,
+                        sums,
+                    );
                 }
                 if slab + 1 == slabs {
                     store(sums, &mut y[p * ROWS..], rows, x.cols, ROWS.min(rows - p * ROWS));
@@ -133,18 +136,18 @@ pub(super) fn store_block<const HALVES: bool>(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
 #[inline]
-fn load(row: &[u32; 16]) -> __m512i {
+pub(super) fn load(row: &[u32; 16]) -> __m512i {
     // SAFETY: reads the sixteen words of `row`; the load needs no alignment.
     unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }
 }
 
-/// Adds the products of a panel and the tokens of two tiles to `sums`, or puts them there.
+/// Adds the products of two rows of tiles and two columns of tiles to `sums`, or puts them there.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
-fn multiply(_: &Tiles, panel: &Panel, x: [&[Tile]; 2], put: bool, sums: &mut Sums) {
+pub(super) fn multiply(_: &Tiles, w: [&[Tile]; 2], x: [&[Tile]; 2], put: bool, sums: &mut Sums) {
     let steps = x[0].len();
-    assert!(x[1].len() == steps && (1..=SLAB / TILE_VALUES).contains(&steps));
+    assert!(steps > 0 && x[1].len() == steps && w[0].len() == steps && w[1].len() == steps);
     // SAFETY: the tiles are configured to 16 rows of 64 bytes, as there is a `Tiles`. Each step reads a tile of each
-    // half of the panel and of each part of x, and no more than all of them; the sums are read and written whole.
+    // part of w and of x, and no more than all of them; the sums are read and written whole.
     unsafe {
         std::arch::asm!(
             "test {put:e}, {put:e}",
@@ -181,8 +184,8 @@ fn multiply(_: &Tiles, panel: &Panel, x: [&[Tile]; 2], put: bool, sums: &mut Sum
             put = in(reg) u32::from(put),
             stride = in(reg) 64_usize,
             sums = in(reg) sums.as_mut_ptr(),
-            w0 = inout(reg) panel[0].as_ptr() => _,
-            w1 = inout(reg) panel[1].as_ptr() => _,
+            w0 = inout(reg) w[0].as_ptr() => _,
+            w1 = inout(reg) w[1].as_ptr() => _,
             x0 = inout(reg) x[0].as_ptr() => _,
             x1 = inout(reg) x[1].as_ptr() => _,
             steps = inout(reg) steps => _,
@@ -202,7 +205,7 @@ fn store(sums: &[Sums], y: &mut [f32], rows: usize, cols: usize, n_rows: usize) 
             for (half, tile) in sums[v].iter().enumerate() {
                 let first = (2 * i + half) * TILE;
                 let mut rows_of_tile = [_mm512_setzero_si512(); TILE_ROWS];
-                for (to, row) in rows_of_tile.iter_mut().zip(&tile.0) {
+                for (to, row) in rows_of_tile.iter_mut().zip(tile) {
                     *to = load(row);
                 }
                 for (column, c) in transpose(rows_of_tile).into_iter().zip(first..cols) {
