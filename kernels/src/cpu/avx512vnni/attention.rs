@@ -20,6 +20,7 @@
 use std::arch::x86_64::*;
 
 use crate::ops::{Attention, BLOCK, KEY_BLOCK, LOWEST, Lanes, Lines};
+use crate::quant::float::MAGIC;
 
 /// Queries of a tile, in vectors of sixteen.
 const VECTORS: usize = 2;
@@ -379,8 +380,7 @@ fn products(a: &[Row<u32>], b: &[[u32; SUMS]]) -> [[__m512i; VECTORS]; SUMS] {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 pub(crate) fn exp2(x: __m512, factor: f32) -> __m512 {
-    // 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits
-    let shift = _mm512_set1_ps(12_582_912.0);
+    let shift = _mm512_set1_ps(MAGIC);
     // of a NaN and a number it takes the second, the NaN
     let x = _mm512_max_ps(_mm512_set1_ps(-125.0), x);
     let shifted = _mm512_add_ps(x, shift);

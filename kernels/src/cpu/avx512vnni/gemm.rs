@@ -17,6 +17,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::quant::float::MAGIC;
 use crate::quant::packed::{HALF_SUM, LINES, SCALE, SUM, TILE, ZERO, tile_words};
 use crate::quant::q8::BLOCK;
 
@@ -30,9 +31,6 @@ const COLS: usize = 6;
 
 /// Weights of a row in a panel.
 const SLAB: usize = 2 * GROUP * BLOCK;
-
-/// The float whose bits integer sums start at: adding an integer to its bits adds it to its value.
-const MAGIC: f32 = 12_582_912.0;
 
 /// A vector of lanes for each half of a panel's rows.
 type Pair<T> = [Line<T>; 2];
