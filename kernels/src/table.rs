@@ -240,15 +240,15 @@ macro_rules! float_ops {
             }
             #[$attribute]
             fn matmul_f32(w: &[u8], x: crate::table::F32Mat<'_>, y: &mut [f32]) {
-                crate::table::matmul_floats(w, x, y, ops::dot_f32::<$lanes>)
+                ops::matmul_f32::<$lanes>(w, x, y)
             }
             #[$attribute]
             fn matmul_f16(w: &[u8], x: crate::table::F32Mat<'_>, y: &mut [f32]) {
-                crate::table::matmul_floats(w, x, y, ops::dot_f16::<$lanes>)
+                ops::matmul_f16::<$lanes>(w, x, y)
             }
             #[$attribute]
             fn matmul_bf16(w: &[u8], x: crate::table::F32Mat<'_>, y: &mut [f32]) {
-                crate::table::matmul_floats(w, x, y, ops::dot_bf16::<$lanes>)
+                ops::matmul_bf16::<$lanes>(w, x, y)
             }
             crate::table::FloatOps {
                 rms_norm,
@@ -267,18 +267,6 @@ macro_rules! float_ops {
     };
 }
 pub(crate) use float_ops;
-
-/// All rows of float weights times all columns.
-#[inline(always)]
-pub(crate) fn matmul_floats(w: &[u8], x: F32Mat<'_>, y: &mut [f32], dot: impl Fn(&[u8], &[f32]) -> f32) {
-    let cols = x.rows();
-    let rows = y.len() / cols;
-    for (r, w) in w.chunks_exact(w.len() / rows).enumerate() {
-        for c in 0..cols {
-            y[c * rows + r] = dot(w, x.row(c));
-        }
-    }
-}
 
 /// The float operations of one level. See [`Kernels`] for what they compute.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@
 
 mod attention;
 mod elementwise;
-mod float_dot;
+mod float_matmul;
 mod kv;
 mod lines;
 
@@ -13,11 +13,9 @@ pub use attention::{
 };
 pub(crate) use attention::{FloatBlock, LOWEST};
 pub use elementwise::{add, rms_norm, rope, swiglu};
-pub use float_dot::{dot_bf16, dot_f16, dot_f32};
+pub use float_matmul::{matmul_bf16, matmul_f16, matmul_f32};
 pub use kv::{Cached, KEY_BLOCK, KvType, store_key, store_value};
 pub(crate) use lines::{Aligned, Lines};
-
-use half::f16;
 
 /// What differs between ISA levels for the operations of this module.
 pub trait Lanes {
@@ -25,14 +23,14 @@ pub trait Lanes {
     const MANY_REGISTERS: bool;
     /// `a * b + c`, in one rounding where the level has that instruction.
     fn mul_add(a: f32, b: f32, c: f32) -> f32;
-    /// Sixteen half-precision numbers as floats; exact.
-    fn widen(h: &[f16; 16]) -> [f32; 16];
     /// Sixteen floats in registers, for loops whose sums the compiler would not keep there.
     type Vector: Copy;
     /// `a` in registers.
     fn load(a: &[f32; 16]) -> Self::Vector;
     /// Sixteen half-precision numbers, little-endian, as floats in registers.
     fn load_halves(h: &[u8; 32]) -> Self::Vector;
+    /// Sixteen bf16 numbers, little-endian, as floats in registers.
+    fn load_bf16(h: &[u8; 32]) -> Self::Vector;
     /// `x` in memory.
     fn store(a: &mut [f32; 16], x: Self::Vector);
     /// Sixteen times `x`.
@@ -55,11 +53,6 @@ impl Lanes for Portable {
         a * b + c
     }
 
-    #[inline(always)]
-    fn widen(h: &[f16; 16]) -> [f32; 16] {
-        h.map(|h| crate::quant::f16_to_f32(h.to_bits()))
-    }
-
     type Vector = [f32; 16];
 
     #[inline(always)]
@@ -72,6 +65,15 @@ impl Lanes for Portable {
         let mut floats = [0.0; 16];
         for (x, h) in floats.iter_mut().zip(h.as_chunks().0) {
             *x = crate::quant::f16_to_f32(u16::from_le_bytes(*h));
+        }
+        floats
+    }
+
+    #[inline(always)]
+    fn load_bf16(h: &[u8; 32]) -> [f32; 16] {
+        let mut floats = [0.0; 16];
+        for (x, h) in floats.iter_mut().zip(h.as_chunks().0) {
+            *x = f32::from_bits(u32::from(u16::from_le_bytes(*h)) << 16);
         }
         floats
     }

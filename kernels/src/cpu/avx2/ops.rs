@@ -1,7 +1,6 @@
 //! The float operations, compiled for 256-bit vectors.
 
 use crate::ops::Lanes;
-use half::f16;
 use std::arch::x86_64::*;
 
 /// This level's instructions.
@@ -15,40 +14,39 @@ impl Lanes for Level {
         a.mul_add(b, c)
     }
 
-    #[inline(always)]
-    fn widen(h: &[f16; 16]) -> [f32; 16] {
-        // SAFETY: called from functions of this level alone, which the table hands out on CPUs that have it; the loads
-        // read the sixteen numbers of `h` and the stores write those of `f`.
-        unsafe {
-            let mut f = [0.0; 16];
-            for i in [0, 8] {
-                let eight = _mm256_cvtph_ps(_mm_loadu_si128(h[i..].as_ptr().cast()));
-                _mm256_storeu_ps(f[i..].as_mut_ptr(), eight);
-            }
-            f
-        }
-    }
-
     type Vector = [__m256; 2];
 
     #[inline(always)]
     fn load(a: &[f32; 16]) -> [__m256; 2] {
-        // SAFETY: the level as in `widen`; the loads read the sixteen floats of `a`.
+        // SAFETY: called from functions of this level alone, which the table hands out on CPUs that have it; the loads
+        // read the sixteen floats of `a`.
         unsafe { [_mm256_loadu_ps(a.as_ptr()), _mm256_loadu_ps(a[8..].as_ptr())] }
     }
 
     #[inline(always)]
     fn load_halves(h: &[u8; 32]) -> [__m256; 2] {
         let eight = |h: &[u8]| {
-            // SAFETY: the level as in `widen`; both slices have sixteen bytes.
+            // SAFETY: the level as in `load`; both slices have sixteen bytes.
             unsafe { _mm256_cvtph_ps(_mm_loadu_si128(h.as_ptr().cast())) }
         };
         [eight(&h[..16]), eight(&h[16..])]
     }
 
     #[inline(always)]
+    fn load_bf16(h: &[u8; 32]) -> [__m256; 2] {
+        let eight = |h: &[u8]| {
+            // SAFETY: the level as in `load`; both slices have sixteen bytes.
+            unsafe {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(h.as_ptr().cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+            }
+        };
+        [eight(&h[..16]), eight(&h[16..])]
+    }
+
+    #[inline(always)]
     fn store(a: &mut [f32; 16], x: [__m256; 2]) {
-        // SAFETY: the level as in `widen`; the stores write the sixteen floats of `a`.
+        // SAFETY: the level as in `load`; the stores write the sixteen floats of `a`.
         unsafe {
             _mm256_storeu_ps(a.as_mut_ptr(), x[0]);
             _mm256_storeu_ps(a[8..].as_mut_ptr(), x[1]);
@@ -57,13 +55,13 @@ impl Lanes for Level {
 
     #[inline(always)]
     fn splat(x: f32) -> [__m256; 2] {
-        // SAFETY: the level as in `widen`.
+        // SAFETY: the level as in `load`.
         unsafe { [_mm256_set1_ps(x); 2] }
     }
 
     #[inline(always)]
     fn mul_add_16(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: the level as in `widen`.
+        // SAFETY: the level as in `load`.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
 

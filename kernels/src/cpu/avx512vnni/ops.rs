@@ -2,7 +2,6 @@
 
 use crate::ops::Lanes;
 use crate::table::FloatOps;
-use half::f16;
 use std::arch::x86_64::*;
 
 /// This level's instructions.
@@ -16,46 +15,45 @@ impl Lanes for Level {
         a.mul_add(b, c)
     }
 
-    #[inline(always)]
-    fn widen(h: &[f16; 16]) -> [f32; 16] {
-        // SAFETY: called from functions of this level alone, which the table hands out on CPUs that have it; the loads
-        // read the sixteen numbers of `h` and the stores write those of `f`.
-        unsafe {
-            let mut f = [0.0; 16];
-            _mm512_storeu_ps(f.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(h.as_ptr().cast())));
-            f
-        }
-    }
-
     type Vector = __m512;
 
     #[inline(always)]
     fn load(a: &[f32; 16]) -> __m512 {
-        // SAFETY: the level as in `widen`; the load reads the sixteen floats of `a`.
+        // SAFETY: called from functions of this level alone, which the table hands out on CPUs that have it; the load reads
+        // the sixteen floats of `a`.
         unsafe { _mm512_loadu_ps(a.as_ptr()) }
     }
 
     #[inline(always)]
     fn load_halves(h: &[u8; 32]) -> __m512 {
-        // SAFETY: the level as in `widen`; the load reads the 32 bytes of `h`.
+        // SAFETY: the level as in `load`; the load reads the 32 bytes of `h`.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(h.as_ptr().cast())) }
     }
 
     #[inline(always)]
+    fn load_bf16(h: &[u8; 32]) -> __m512 {
+        // SAFETY: the level as in `load`; the load reads the 32 bytes of `h`.
+        unsafe {
+            let words = _mm512_cvtepu16_epi32(_mm256_loadu_si256(h.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+        }
+    }
+
+    #[inline(always)]
     fn store(a: &mut [f32; 16], x: __m512) {
-        // SAFETY: the level as in `widen`; the store writes the sixteen floats of `a`.
+        // SAFETY: the level as in `load`; the store writes the sixteen floats of `a`.
         unsafe { _mm512_storeu_ps(a.as_mut_ptr(), x) }
     }
 
     #[inline(always)]
     fn splat(x: f32) -> __m512 {
-        // SAFETY: the level as in `widen`.
+        // SAFETY: the level as in `load`.
         unsafe { _mm512_set1_ps(x) }
     }
 
     #[inline(always)]
     fn mul_add_16(a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: the level as in `widen`.
+        // SAFETY: the level as in `load`.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 
