@@ -30,7 +30,7 @@ pub mod q8;
 pub mod q8_0;
 mod search;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tq1_0;
 pub mod tq2_0;
 

@@ -1,0 +1,29 @@
+//! IQ2_XS: superblocks of sixteen half blocks with 4-bit scales; w = d (2 s + 1) / 8 code, codes from a codebook.
+
+use super::super::avx2::codebook::{eighth, odd_nibbles};
+use super::codebook::signed;
+use super::*;
+use crate::cpu::codebook::Magnitudes;
+use crate::quant::iq2_xs::Block;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn parts(w: &Block) -> (Halves, impl Fn(usize) -> __m512i) {
+    (Halves::shifted(eighth(w.d), odd_nibbles(&w.scales), Block::MOST), |p| signed(w, p))
+}
+
+unpack_of_superblocks!(true, Some(Block::MOST));
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn scales_of(w: &Block) -> (__m512, __m512) {
+    parts(w).0.products()
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
+    |p| signed(w, p)
+}
+
+dot_of_halves!(natural, false);
