@@ -48,8 +48,8 @@ impl Block {
     /// Point `i` of 32.
     #[inline(always)]
     pub fn point(&self, i: usize) -> &'static [i8; 8] {
-        let high = usize::from(self.qh(i / 4) >> (3 * (i % 4)) & 7);
-        &codebook::IQ1[high << 8 | usize::from(self.qs[i])]
+        let high = usize::from(self.qh(i / 4)) << 8 >> (3 * (i % 4)) & 0x700;
+        &codebook::IQ1[high | usize::from(self.qs[i])]
     }
 }
 

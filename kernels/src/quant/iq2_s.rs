@@ -45,8 +45,8 @@ impl Block {
     /// Point `i` of 32.
     #[inline(always)]
     pub fn point(&self, i: usize) -> &'static [i8; 8] {
-        let high = usize::from(self.qh[i / 4] >> (2 * (i % 4)) & 3);
-        &codebook::IQ2_S[high << 8 | usize::from(self.qs[i])]
+        let high = usize::from(self.qh[i / 4]) << (8 - 2 * (i % 4)) & 0x300;
+        &codebook::IQ2_S[high | usize::from(self.qs[i])]
     }
 }
 

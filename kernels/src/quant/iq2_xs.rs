@@ -36,6 +36,12 @@ impl Block {
     pub fn d(&self) -> f32 {
         f16(self.d)
     }
+
+    /// Point `i` of 32.
+    #[inline(always)]
+    pub fn point(&self, i: usize) -> &'static [i8; 8] {
+        &codebook::IQ2_XS[usize::from(u16::from_le_bytes(self.qs[i]) & 0x1ff)]
+    }
 }
 
 /// Scales of IQ2_XS and IQ2_S.
@@ -48,10 +54,7 @@ pub(super) fn scales(d: f32, packed: &[u8; 8]) -> [f32; 16] {
 impl BlockFormat<256, 16> for Block {
     #[inline(always)]
     fn codes(&self) -> [i8; 256] {
-        codes(|i| {
-            let packed = u16::from_le_bytes(self.qs[i]);
-            signed(&codebook::IQ2_XS[usize::from(packed & 0x1ff)], even_signs((packed >> 9) as u8))
-        })
+        codes(|i| signed(self.point(i), even_signs(self.qs[i][1] >> 1)))
     }
 
     #[inline(always)]

@@ -36,6 +36,12 @@ impl Block {
         f16(self.d)
     }
 
+    /// Point `i` of 32.
+    #[inline(always)]
+    pub fn point(&self, i: usize) -> &'static [i8; 8] {
+        &codebook::IQ2_XXS[usize::from(self.qs[i / 4][i % 4])]
+    }
+
     /// The signs and the scale of group `g`.
     #[inline(always)]
     pub fn signs_and_scale(&self, g: usize) -> u32 {
@@ -48,9 +54,8 @@ impl BlockFormat<256, 8> for Block {
     #[inline(always)]
     fn codes(&self) -> [i8; 256] {
         codes(|i| {
-            let (g, j) = (i / 4, i % 4);
-            let signs = even_signs((self.signs_and_scale(g) >> (7 * j) & 0x7f) as u8);
-            signed(&codebook::IQ2_XXS[usize::from(self.qs[g][j])], signs)
+            let seven = self.signs_and_scale(i / 4) >> (7 * (i % 4)) & 0x7f;
+            signed(self.point(i), even_signs(seven as u8))
         })
     }
 

@@ -46,8 +46,8 @@ impl Block {
     /// Point `i` of 64.
     #[inline(always)]
     pub fn point(&self, i: usize) -> &'static [i8; 4] {
-        let high = usize::from(self.qh[i / 8] >> (i % 8) & 1);
-        &codebook::IQ3_S[high << 8 | usize::from(self.qs[i])]
+        let high = usize::from(self.qh[i / 8]) << (8 - i % 8) & 0x100;
+        &codebook::IQ3_S[high | usize::from(self.qs[i])]
     }
 }
 

@@ -39,6 +39,12 @@ impl Block {
         f16(self.d)
     }
 
+    /// Point `i` of 64.
+    #[inline(always)]
+    pub fn point(&self, i: usize) -> &'static [i8; 4] {
+        &codebook::IQ3_XXS[usize::from(self.qs[i])]
+    }
+
     /// The signs and the scale of group `g`.
     #[inline(always)]
     pub fn signs_and_scale(&self, g: usize) -> u32 {
@@ -50,8 +56,8 @@ impl BlockFormat<256, 8> for Block {
     #[inline(always)]
     fn codes(&self) -> [i8; 256] {
         codes(|i| {
-            let signs = even_signs((self.signs_and_scale(i / 8) >> (7 * (i / 2 % 4)) & 0x7f) as u8);
-            signed(&codebook::IQ3_XXS[usize::from(self.qs[i])], signs >> (4 * (i % 2)))
+            let seven = self.signs_and_scale(i / 8) >> (7 * (i / 2 % 4)) & 0x7f;
+            signed(self.point(i), even_signs(seven as u8) >> (4 * (i % 2)))
         })
     }
 

@@ -3,35 +3,44 @@
 use super::*;
 use crate::cpu::codebook::{Magnitudes, Shifted};
 
-/// Four words.
+/// Block `b` of a format whose points have eight codes.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn vector([a, b, c, d]: [i64; 4]) -> __m256i {
-    _mm256_setr_epi64x(a, b, c, d)
+pub(super) fn points_of_eight(point: impl Fn(usize) -> &'static [i8; 8], b: usize) -> __m256i {
+    let word = |j: usize| bytemuck::cast(*point(4 * b + j));
+    _mm256_setr_epi64x(word(0), word(1), word(2), word(3))
 }
 
-/// The codes of block `b`.
+/// Block `b` of a format whose points have four codes.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn signed<B: Magnitudes>(w: &B, b: usize) -> __m256i {
-    let signs = (w.signs(b / 2) >> (32 * (b % 2))) as u32;
+pub(super) fn points_of_four(point: impl Fn(usize) -> &'static [i8; 4], b: usize) -> __m256i {
+    let word = |j: usize| bytemuck::cast(*point(8 * b + j));
+    _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7))
+}
+
+/// The codes of block `b`, given its magnitudes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn signed(w: &impl Magnitudes, b: usize, points: __m256i) -> __m256i {
     // of each code the byte that holds its sign, then the sign
     let byte = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
     let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    let signs = _mm256_shuffle_epi8(_mm256_set1_epi32(signs.cast_signed()), byte);
+    let signs = _mm256_shuffle_epi8(_mm256_set1_epi32(w.signs(b).cast_signed()), byte);
     let minus = _mm256_cmpeq_epi8(_mm256_and_si256(signs, bit), bit);
-    _mm256_sub_epi8(_mm256_xor_si256(vector(w.words(b)), minus), minus)
+    _mm256_sub_epi8(_mm256_xor_si256(points, minus), minus)
 }
 
-/// The codes of block `b`.
+/// The codes of block `b`, given its points.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn shifted<B: Shifted>(w: &B, b: usize) -> __m256i {
-    let [low, high] = const { [B::DOWN.as_chunks::<4>().0[0], B::DOWN.as_chunks::<4>().0[1]] };
-    let bit = vector(if b.is_multiple_of(2) { low } else { high });
-    let is_down = _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(w.shifts(b / 2)), bit), bit);
+pub(super) fn shifted<B: Shifted>(w: &B, b: usize, points: __m256i) -> __m256i {
+    let half = 4 * (b % 2);
+    let bit = |j: usize| B::DOWN[half + j];
+    let bits = _mm256_setr_epi64x(bit(0), bit(1), bit(2), bit(3));
+    let is_down = _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(w.shifts(b / 2)), bits), bits);
     let shift = _mm256_or_si256(is_down, _mm256_set1_epi8(1)); // -1 or 1
-    _mm256_add_epi8(vector(w.words(b)), shift)
+    _mm256_add_epi8(points, shift)
 }
 
 /// Scales `d (2 s + 1) part` of eight blocks, given s in the low bits of each number.

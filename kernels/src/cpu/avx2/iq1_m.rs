@@ -1,6 +1,6 @@
 //! IQ1_M: superblocks of sixteen half blocks with 3-bit scales; w = d (2 s + 1) / 8 code, codes from a codebook.
 
-use super::codebook::{half_scales, shifted};
+use super::codebook::{half_scales, points_of_eight, shifted};
 use super::*;
 use crate::quant::iq1_m::Block;
 
@@ -39,7 +39,8 @@ pub(crate) fn unit_and_scales(w: &Block) -> ([u8; 2], __m128i) {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn codes(w: &[u8], b: usize) -> __m256i {
-    shifted::<Block>(bytemuck::from_bytes(w), b)
+    let w: &Block = bytemuck::from_bytes(w);
+    shifted(w, b, points_of_eight(|i| w.point(i), b))
 }
 
 kernels!(wide_halves, BYTES, [9]);

@@ -1,6 +1,6 @@
 //! IQ1_S: superblocks of eight blocks with 3-bit scales; w = d (2 s + 1) / 8 code, codes from a codebook.
 
-use super::codebook::{odd_scales, shifted};
+use super::codebook::{odd_scales, points_of_eight, shifted};
 use super::*;
 use crate::quant::iq1_s::Block;
 
@@ -25,7 +25,8 @@ pub(crate) fn block_scales(w: &Block) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn codes(w: &[u8], b: usize) -> __m256i {
-    shifted::<Block>(bytemuck::from_bytes(w), b)
+    let w: &Block = bytemuck::from_bytes(w);
+    shifted(w, b, points_of_eight(|i| w.point(i), b))
 }
 
 kernels!(wide, BYTES, [9]);

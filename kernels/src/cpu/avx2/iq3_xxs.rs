@@ -1,6 +1,6 @@
 //! IQ3_XXS: superblocks of eight blocks with 4-bit scales; w = d (2 s + 1) / 4 code, codes from a codebook.
 
-use super::codebook::{odd_scales, signed};
+use super::codebook::{odd_scales, points_of_four, signed};
 use super::*;
 use crate::quant::iq3_xxs::Block;
 
@@ -25,7 +25,8 @@ pub(crate) fn block_scales(w: &Block) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn codes(w: &[u8], b: usize) -> __m256i {
-    signed::<Block>(bytemuck::from_bytes(w), b)
+    let w: &Block = bytemuck::from_bytes(w);
+    signed(w, b, points_of_four(|i| w.point(i), b))
 }
 
 kernels!(wide, BYTES, [62]);

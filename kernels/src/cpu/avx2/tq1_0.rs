@@ -36,7 +36,7 @@ fn digits(fractions: __m256i, powers: __m256i) -> __m256i {
 /// The codes of block `b`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(crate) fn block(w: &Block, b: usize) -> __m256i {
+fn block(w: &Block, b: usize) -> __m256i {
     let (five, rest) = w.qs.split_first_chunk::<32>().expect("48 bytes");
     let sixteen = load_128(rest.try_into().expect("16 bytes"));
     let powers = |low: i16, high: i16| _mm256_set_m128i(_mm_set1_epi16(high), _mm_set1_epi16(low));
