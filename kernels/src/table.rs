@@ -4,7 +4,7 @@
 
 use crate::cpu;
 use crate::isa::{Isa, IsaError};
-use crate::ops::{Attention, Scratch, Total};
+use crate::ops::{Attention, Numbers, Scratch, Total};
 #[cfg(target_arch = "x86_64")]
 use crate::quant::packed;
 use crate::quant::q8::Q8Mat;
@@ -340,7 +340,7 @@ const LEVELS: &[Level] = &[
         }),
     },
     Level {
-        ops: &cpu::avx512vnni::ops::OPS,
+        ops: &cpu::amx::OPS,
         matmul: &[],
         packed: Some(PackedLevel {
             packing: Packing {
@@ -451,9 +451,13 @@ impl Kernels {
         unsafe { (self.ops().rope)(x, cos, sin, halves) }
     }
 
-    /// Whether [`Kernels::attention`] multiplies integers of 16 bits, not floats.
-    pub fn attends_in_integers(self) -> bool {
-        self.isa >= Isa::Avx512Vnni
+    /// What [`Kernels::attention`] multiplies.
+    pub fn attends_in(self) -> Numbers {
+        match self.isa {
+            Isa::Amx => Numbers::Tiles,
+            Isa::Avx512Vnni => Numbers::Integers,
+            _ => Numbers::Floats,
+        }
     }
 
     /// See [`crate::ops::attention`].

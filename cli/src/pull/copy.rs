@@ -61,19 +61,22 @@ enum Side {
     Write(io::Error),
 }
 
+/// Bytes that are written at a time, a large page: a file system that keeps files in large pages makes them of large
+/// writes, and weights in large pages are read faster.
+const WRITE: usize = 2 << 20;
+
 fn pump(from: &mut dyn Read, to: &mut dyn Write, progress: &mut Progress) -> Result<Copied, Side> {
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = Vec::with_capacity(WRITE);
     let mut hash = Sha256::new();
     let mut bytes = 0;
     loop {
-        let n = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Side::Read(e)),
-        };
-        hash.update(&buffer[..n]);
-        to.write_all(&buffer[..n]).map_err(Side::Write)?;
+        let n = from.take(WRITE as u64).read_to_end(&mut buffer).map_err(Side::Read)?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&buffer);
+        to.write_all(&buffer).map_err(Side::Write)?;
+        buffer.clear();
         bytes += n as u64;
         progress.set(bytes);
     }

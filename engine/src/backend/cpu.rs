@@ -29,7 +29,7 @@ pub(crate) const PRIVATE_ROWS: usize = 8;
 const UNIT: usize = 32;
 
 /// Results of a matrix product that are computed at a time: as many as stay in cache.
-const TILE_RESULTS: usize = 64 * 1024;
+const TILE_RESULTS: usize = 128 * 1024;
 
 /// Chunks for each worker: enough to even out what slows one of them down.
 const CHUNKS_PER_WORKER: usize = 6;
@@ -500,25 +500,36 @@ impl Backend for CpuWorker<'_, '_> {
             let mut keys = self.kv.keys(layer, &chunk, heads(spec.n_head, 1));
             let mut values = self.kv.values(layer, &chunk, heads(spec.n_head + spec.n_head_kv, 1));
             let first_query = queries.range().start;
-            for head in chunk.range(total) {
-                if head < spec.n_head {
-                    multiply(self.model, q, head * d_k..(head + 1) * d_k, inputs, n, &mut s.tile);
-                    for (t, y) in s.tile.chunks_exact_mut(d_k).enumerate() {
-                        rotate(t, y);
-                        queries.row(t)[head * d_k - first_query..][..d_k].copy_from_slice(y);
+            let heads = chunk.range(total);
+            let mut head = heads.start;
+            while head < heads.end {
+                let (weight, first, n_heads, dim) = match head {
+                    _ if head < spec.n_head => (q, 0, spec.n_head, d_k),
+                    _ if head < spec.n_head + spec.n_head_kv => (k, spec.n_head, spec.n_head_kv, d_k),
+                    _ => (v, spec.n_head + spec.n_head_kv, spec.n_head_kv, d_v),
+                };
+                let at_a_time = (TILE_RESULTS / (n * dim)).max(1);
+                let some = head..heads.end.min(first + n_heads).min(head + at_a_time);
+                let rows = (some.start - first) * dim..(some.end - first) * dim;
+                multiply(self.model, weight, rows.clone(), inputs, n, &mut s.tile);
+                for at in (0..rows.len()).step_by(dim) {
+                    if first < spec.n_head + spec.n_head_kv {
+                        for (t, y) in s.tile.chunks_exact_mut(rows.len()).enumerate() {
+                            rotate(t, &mut y[at..at + dim]);
+                        }
                     }
-                } else if head < spec.n_head + spec.n_head_kv {
-                    let head = head - spec.n_head;
-                    multiply(self.model, k, head * d_k..(head + 1) * d_k, inputs, n, &mut s.tile);
-                    for (t, y) in s.tile.chunks_exact_mut(d_k).enumerate() {
-                        rotate(t, y);
+                    let results = s.tile.chunks_exact(rows.len()).map(|y| &y[at..at + dim]);
+                    if first == 0 {
+                        for (t, y) in results.enumerate() {
+                            queries.row(t)[rows.start + at - first_query..][..dim].copy_from_slice(y);
+                        }
+                    } else if first == spec.n_head {
+                        keys.store_keys(self.batch.first, results);
+                    } else {
+                        values.store_values(self.batch.first, results);
                     }
-                    keys.store_keys(self.batch.first, &s.tile);
-                } else {
-                    let head = head - spec.n_head - spec.n_head_kv;
-                    multiply(self.model, v, head * d_v..(head + 1) * d_v, inputs, n, &mut s.tile);
-                    values.store_values(self.batch.first, &s.tile);
                 }
+                head = some.end;
             }
         }
         self.worker.barrier();

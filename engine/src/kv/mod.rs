@@ -67,19 +67,14 @@ impl KvCache {
 
     /// The chunk's key heads of a layer, to be written.
     pub(crate) fn keys<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { keys, head_dim, .. } = &self.layers[layer];
-        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty: self.types.k, dim: *head_dim }
+        let keys = &self.layers[layer].keys;
+        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty: self.types.k }
     }
 
     /// The chunk's value heads of a layer, to be written.
     pub(crate) fn values<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { values, head_dim_v, .. } = &self.layers[layer];
-        Heads {
-            all: values.rows(chunk, heads),
-            head_len: values.row_len(),
-            ty: self.types.v,
-            dim: *head_dim_v,
-        }
+        let values = &self.layers[layer].values;
+        Heads { all: values.rows(chunk, heads), head_len: values.row_len(), ty: self.types.v }
     }
 
     /// Keys and values of a head.
@@ -103,24 +98,27 @@ pub(crate) struct Heads<'a> {
     /// Bytes of a head's part of the cache.
     head_len: usize,
     ty: KvType,
-    /// Values of one token in a head.
-    dim: usize,
 }
 
 impl Heads<'_> {
-    /// Writes the next head's keys (tokens, head_dim) for the positions from `first` on.
-    pub(crate) fn store_keys(&mut self, first: usize, keys: &[f32]) {
+    /// Writes the next head's keys, of the positions from `first` on.
+    pub(crate) fn store_keys<'k>(&mut self, first: usize, keys: impl Iterator<Item = &'k [f32]>) {
         self.store(first, keys, store_key);
     }
 
-    /// Writes the next head's values (tokens, head_dim_v) for the positions from `first` on.
-    pub(crate) fn store_values(&mut self, first: usize, values: &[f32]) {
+    /// Writes the next head's values, of the positions from `first` on.
+    pub(crate) fn store_values<'v>(&mut self, first: usize, values: impl Iterator<Item = &'v [f32]>) {
         self.store(first, values, store_value);
     }
 
-    fn store(&mut self, first: usize, rows: &[f32], store: fn(KvType, &mut [u8], usize, &[f32])) {
+    fn store<'r>(
+        &mut self,
+        first: usize,
+        rows: impl Iterator<Item = &'r [f32]>,
+        store: fn(KvType, &mut [u8], usize, &[f32]),
+    ) {
         let head = self.all.split_off_mut(..self.head_len).expect("a head of the chunk");
-        for (t, row) in rows.chunks_exact(self.dim).enumerate() {
+        for (t, row) in rows.enumerate() {
             store(self.ty, head, first + t, row);
         }
     }

@@ -6,6 +6,7 @@ use crate::backend::cpu::PRIVATE_ROWS;
 use crate::kv::KvTypes;
 use crate::model::{Model, Weight};
 use crate::session::default_chunk;
+use braise_kernels::ops::Numbers;
 
 /// What a forward pass must at least read and compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,10 +40,11 @@ impl Cost {
             let dims = (a.head_dim + a.head_dim_v) as u64;
             cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(first + n);
             let ops = 2 * a.n_head as u64 * dims * looks;
-            if n > PRIVATE_ROWS as u64 && model.kernels().attends_in_integers() {
-                cost.int8_ops += 2 * ops; // those of 16 bits take twice the time
-            } else {
-                cost.f32_ops += ops;
+            match model.kernels().attends_in() {
+                Numbers::Tiles if n > PRIVATE_ROWS as u64 => cost.int8_ops += ops,
+                // those of 16 bits take twice the time
+                Numbers::Integers if n > PRIVATE_ROWS as u64 => cost.int8_ops += 2 * ops,
+                _ => cost.f32_ops += ops,
             }
         }
         cost
@@ -135,8 +137,11 @@ mod tests {
         let model = model("Q8_0", true);
         let cost = Cost::of_pass(&model, KvTypes::default(), 0, 16, 0);
         let (matrices, attention) = (2 * 16 * 2 * LAYER, 2 * 2 * 4 * 128 * 136);
-        let integers = model.kernels().attends_in_integers();
-        let want = if integers { (matrices + 2 * attention, 0) } else { (matrices, attention) };
+        let want = match model.kernels().attends_in() {
+            Numbers::Floats => (matrices, attention),
+            Numbers::Integers => (matrices + 2 * attention, 0),
+            Numbers::Tiles => (matrices + attention, 0),
+        };
         assert_eq!((cost.int8_ops, cost.f32_ops), want);
     }
 

@@ -33,6 +33,17 @@ const VECTORS: usize = 2;
 /// In place of a score where nothing was seen yet. The number is finite, so that its distance from itself is 0.
 pub(crate) const LOWEST: f32 = f32::MIN;
 
+/// The numbers that attention of many tokens multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbers {
+    /// f32.
+    Floats,
+    /// 16 bits.
+    Integers,
+    /// bf16.
+    Tiles,
+}
+
 /// The operands of attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
@@ -127,9 +138,11 @@ pub struct Scratch {
     /// Of each query: its part of a span, and what the spans before came to.
     parts: Vec<f32>,
     totals: Vec<Total>,
-    /// For kernels that compute in integers.
+    /// For kernels that compute in integers, or in tiles.
     #[cfg(target_arch = "x86_64")]
     pub(crate) integers: crate::cpu::avx512vnni::attention::Scratch,
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) tiles: crate::cpu::amx::attention::Scratch,
 }
 
 /// Keys and values of a block of positions, in floats.

@@ -8,12 +8,14 @@ mod float_dot;
 mod kv;
 mod lines;
 
-pub(crate) use attention::LOWEST;
-pub use attention::{Attention, BLOCK, SPAN, Scratch, Total, attention, attention_span, merge, spans};
+pub use attention::{
+    Attention, BLOCK, Numbers, SPAN, Scratch, Total, attention, attention_span, merge, spans,
+};
+pub(crate) use attention::{FloatBlock, LOWEST};
 pub use elementwise::{add, rms_norm, rope, swiglu};
 pub use float_dot::{dot_bf16, dot_f16, dot_f32};
 pub use kv::{Cached, KEY_BLOCK, KvType, store_key, store_value};
-pub(crate) use lines::Lines;
+pub(crate) use lines::{Aligned, Lines};
 
 use half::f16;
 

@@ -131,13 +131,15 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(value | u32::from(bits & 0x8000) << 16)
 }
 
+/// 1.5 * 2^23: adding it rounds to an integer, which is then in the low bits.
+pub(crate) const MAGIC: f32 = 12_582_912.0;
+
 /// The nearest whole number, ties to even, for |x| < 2^22.
 ///
 /// `f32::round_ties_even` is a library call on x86-64 without SSE4.1; this is two additions: numbers near 1.5 * 2^23
 /// have no fractional bits.
 #[inline(always)]
 pub(super) fn round(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC) - MAGIC
 }
 

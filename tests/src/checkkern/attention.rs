@@ -5,7 +5,7 @@ use super::inputs::shifted;
 use super::ops::{EXP, SENTINEL, U, expect_all, guarded, normals, of_sum};
 use super::report::Cases;
 use braise_kernels::ops::{
-    self, Attention, BLOCK, Cached, KEY_BLOCK, KvType, SPAN, Scratch, Total, store_key, store_value,
+    self, Attention, BLOCK, Cached, KEY_BLOCK, KvType, Numbers, SPAN, Scratch, Total, store_key, store_value,
 };
 use braise_kernels::quant::block::BlockFormat;
 use braise_kernels::quant::q8_0;
@@ -208,7 +208,7 @@ impl Heads {
             Heads { n_tokens: 1, n_kv, q, k, v, ..*self }.call(kernels, by, scale, &mut unheard)
         });
         same_bits(one_by_one.collect(), "tokens by themselves");
-        if by == By::Spans && !kernels.attends_in_integers() {
+        if by == By::Spans && kernels.attends_in() == Numbers::Floats {
             same_bits(self.call(kernels, By::Many, scale, &mut unheard), "the kernel for many tokens");
         }
     }
@@ -222,7 +222,7 @@ impl Heads {
     }
 
     fn check(&self, kernels: Kernels, by: By, cases: &mut Cases) {
-        let integers = by == By::Many && kernels.attends_in_integers();
+        let numbers = if by == By::Many { kernels.attends_in() } else { Numbers::Floats };
         // as models do it, and so large that one position takes nearly all
         for scale in [1.0 / (self.head_dim as f32).sqrt(), 4.0] {
             let got = self.call(kernels, by, scale, cases);
@@ -230,7 +230,7 @@ impl Heads {
                 .flat_map(|(i, q)| {
                     let end = self.n_kv - (self.n_tokens - 1 - i / self.group);
                     let start = self.window.map_or(0, |window| end.saturating_sub(window));
-                    self.want(q, start..end, scale, integers)
+                    self.want(q, start..end, scale, numbers)
                 })
                 .collect();
             expect_all(&self.what(by, scale), &got, want, cases);
@@ -242,12 +242,16 @@ impl Heads {
     /// A score, a sum of head_dim products in order, is off by at most delta = (head_dim + 2) u sum |q k| scale, and by
     /// the rounding of its distance from the largest; e^x turns that into a relative error of a probability, in the
     /// numerator and in the sum. Each block scales what was there by another e^x, whose arguments add up to the same
-    /// distance. A probability that e^x cuts off at e^-87.3 is off by that.
+    /// distance. A probability that e^x cuts off, at e^-86.6 or less, is off by that.
     ///
     /// In integers, queries and keys are off by half a step of a `limit`-th of the largest of each, and 2^x by 2^-18. A
     /// value is off by half a step of its power of two, and its weight by half of a 4095th of the largest weight of the
     /// block, each with the power of two of its value.
-    fn want(&self, q: &[f32], seen: Range<usize>, scale: f32, integers: bool) -> Vec<Want> {
+    ///
+    /// In bf16, queries, keys, values and weights are each off by up to 2^-8 of them.
+    fn want(&self, q: &[f32], seen: Range<usize>, scale: f32, numbers: Numbers) -> Vec<Want> {
+        const BF16: f64 = 1.0 / 256.0;
+        let integers = numbers == Numbers::Integers;
         let mut delta: f64 = 0.0;
         let largest = |x: &[f32]| x.iter().fold(0.0, |max, x| f64::from(x.abs()).max(max));
         let limit = (f64::from(i32::MAX) / self.head_dim as f64).sqrt().floor().min(f64::from(i16::MAX));
@@ -256,6 +260,9 @@ impl Heads {
             .map(|k| {
                 let products = || q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k));
                 let mut off = (self.head_dim + 2) as f64 * U * products().map(f64::abs).sum::<f64>();
+                if numbers == Numbers::Tiles {
+                    off += (2.0 * BF16 + BF16 * BF16) * products().map(f64::abs).sum::<f64>();
+                }
                 if integers {
                     let (half_q, half_k) = (largest(q) / limit / 2.0, largest(k) / limit / 2.0);
                     let sum = |x: &[f32]| x.iter().map(|x| f64::from(x.abs())).sum::<f64>();
@@ -272,12 +279,19 @@ impl Heads {
         let p: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum: f64 = p.iter().sum();
         let (n, blocks) = (seen.len(), (seen.len() / BLOCK + seen.len() / SPAN + 4) as f64);
-        let exp = if integers { 2f64.powi(-18) } else { EXP };
-        // x of the integer kernel is a sum with an exponent of at most 40, in units of ln 2
-        let distance = if integers { 3.0 * (max.abs().max(min.abs()) + 40.0) * U } else { (max - min) * U };
+        let (exp, distance) = match numbers {
+            Numbers::Floats => (EXP, (max - min) * U),
+            // x is a sum with an exponent of at most 40, in units of ln 2
+            Numbers::Integers => (2f64.powi(-18), 3.0 * (max.abs().max(min.abs()) + 40.0) * U),
+            // x is in units of ln 2
+            Numbers::Tiles => (2f64.powi(-18), 3.0 * max.abs().max(min.abs()) * U),
+        };
         // the largest score moves all of them alike, so that it cancels; 1 / sum and p / sum round, then the sum over v
-        let relative = 2.0 * (delta + 2.0 * distance + exp + blocks * (exp + 3.0 * U))
+        let mut relative = (2.0 * (delta + 2.0 * distance + exp + blocks * (exp + 3.0 * U))).exp_m1()
             + (of_sum(n) + 2.0 + n as f64 + 1.0) * U;
+        if numbers == Numbers::Tiles {
+            relative += (1.0 + relative) * (2.0 * BF16 + BF16 * BF16);
+        }
         let mut results = vec![(0.0, 0.0, 0.0); self.v_dim];
         let values: Vec<_> = self.v.chunks_exact(self.v_dim).take(seen.end).skip(seen.start).collect();
         let steps: Vec<f64> =
@@ -291,7 +305,7 @@ impl Heads {
                 let v = f64::from(*v);
                 *exact += p[j] / sum * v;
                 *size += (p[j] / sum * v).abs();
-                *off += (-87.3f64).exp() * v.abs() * blocks;
+                *off += (-86.6f64).exp() * v.abs() * blocks;
                 if integers {
                     *off += (peak / 4095.0 / 2.0 * v.abs() / steps[j] + p[j] * steps[j] / 2.0) / sum;
                 }

@@ -1,107 +1,114 @@
 //! Quantized weights of any format times the activations of many tokens, in tiles of bf16.
 //!
-//! 32 rows of weights, 512 values of each, become a panel of tiles in bf16, which stays in the caches next to the core
+//! 32 rows of weights, 256 values of each, become a panel of tiles in bf16, which stays in the cache next to the core
 //! while all tokens pass, 32 at a time: four tiles of sums, each of the four tiles loaded serves two of them.
 
 use std::cell::RefCell;
 
-use super::pack::{TILE, bf16, words};
+use super::pack::{TILE, bf16};
 use super::*;
-use crate::cpu::avx512vnni::{Scales, load_floats, transpose};
+use crate::cpu::avx512vnni::{Scales, transpose};
+use crate::ops::{Aligned, Lines};
 
 /// Rows of weights in a panel.
 const ROWS: usize = 2 * TILE_ROWS;
 
-/// Weights of a row in a panel.
-const SLAB: usize = 512;
-
-/// Weights of a row that are unpacked at a time.
-const GROUP: usize = 256;
+/// Weights of a row in a panel: as many as are unpacked at a time. The panel takes a third of the first-level cache, past
+/// which the tokens stream.
+const SLAB: usize = 256;
 
 /// Tiles of a panel, (half of the rows, k / 32).
-type Panel = [[AlignedTile; SLAB / TILE_VALUES]; 2];
+type Panel = [[Tile; SLAB / TILE_VALUES]; 2];
 
-/// Sums of 32 rows and 32 tokens, (half of the rows, half of the tokens): tiles of (row, token), in f32.
-type Sums = [[AlignedTile; 2]; 2];
+/// Sums of 32 rows and 32 columns, (half of the rows, half of the columns): tiles of (row, column), the bits of f32.
+pub(super) type Sums = [[Tile; 2]; 2];
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct AlignedTile(pub(super) Tile);
-
-/// Where 256 weights of a row go: row `r` of eight tiles.
+/// Where a slab of a row goes: row `r` of its tiles.
 pub(super) struct RowOfTiles<'a> {
-    pub(super) tiles: &'a mut [AlignedTile; GROUP / TILE_VALUES],
+    pub(super) tiles: &'a mut [Tile; SLAB / TILE_VALUES],
     pub(super) r: usize,
 }
 
-/// Turns group `i` of 256 weights of a row into bf16; needs this level. The scales are memory for it.
+/// Turns slab `i` of a row into bf16; needs this level. The scales are memory for it.
 type Dequantize = unsafe fn(&[u8], usize, &mut Scales, RowOfTiles<'_>);
 
-const ZERO: AlignedTile = AlignedTile([[0; 16]; TILE_ROWS]);
-
+#[derive(Default)]
 struct Scratch {
-    panel: Panel,
+    panel: Box<Aligned<Panel>>,
     /// (panel, pair of token tiles)
-    sums: Vec<Sums>,
+    sums: Lines<Sums>,
 }
 
 thread_local! {
     /// Kept from call to call.
-    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// All rows of weights times all tokens (see `table::MatMul`).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
 pub(super) fn matmul(dequantize: Dequantize, w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
-        let Scratch { panel, sums } = &mut **scratch.get_or_insert_with(|| {
-            let panel = [[ZERO; SLAB / TILE_VALUES]; 2];
-            Box::new(Scratch { panel, sums: Vec::new() })
-        });
+        let Scratch { panel, sums } = scratch;
         // SAFETY: this function is called where the CPU has the level.
         let tiles = unsafe { Tiles::new() };
         let rows = y.len() / x.cols;
         let row_bytes = w.len() / rows;
         let (panels, pairs) = (rows.div_ceil(ROWS), x.cols.div_ceil(2 * TILE));
-        sums.resize(panels * pairs, [[ZERO; 2]; 2]);
+        sums.resize(panels * pairs);
+        let tiles_of_row = x.row_len / TILE_VALUES;
+        let all: &[Tile] = x.tiles.as_chunks().0.as_chunks().0;
+        let tokens = |tile: usize, slab: usize| -> &[Tile] {
+            let tile = &all[tile * tiles_of_row..(tile + 1) * tiles_of_row];
+            let start = slab * (SLAB / TILE_VALUES);
+            &tile[start.min(tile.len())..tile.len().min(start + SLAB / TILE_VALUES)]
+        };
+        // an odd tile at the end meets the panel twice
+        let pair = |i: usize| [2 * i, (2 * i + 1).min(x.cols.div_ceil(TILE) - 1)];
+        let slabs = x.row_len.div_ceil(SLAB);
         // the tokens' part of a slab stays in the second-level cache for all panels
-        for start in (0..x.row_len).step_by(SLAB) {
-            let n = SLAB.min(x.row_len - start);
-            for (w, sums) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(pairs)) {
-                unpack(dequantize, w, row_bytes, start / GROUP..(start + n).div_ceil(GROUP), panel);
+        for slab in 0..slabs {
+            for (p, (w, sums)) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(pairs)).enumerate() {
+                unpack(dequantize, w, row_bytes, slab, &mut panel.0);
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let tokens = |tile: usize| -> &[Tile] {
-                        let tile = &x.tiles[tile * words(x.row_len)..(tile + 1) * words(x.row_len)];
-                        &tile.as_chunks().0.as_chunks().0[start / TILE_VALUES..(start + n) / TILE_VALUES]
-                    };
-                    // an odd tile at the end meets the panel twice
-                    let second = (2 * i + 1).min(x.cols.div_ceil(TILE) - 1);
-                    multiply(&tiles, panel, [tokens(2 * i), tokens(second)], start == 0, sums);
+                    // each panel fetches a part of the next slab
+                    for next in pair(i).map(|tile| tokens(tile, slab + 1)) {
+                        fetch(&next[next.len() * p / panels..next.len() * (p + 1) / panels]);
+                    }
+                    let [first, second] = pair(i);
+                    let x = [tokens(first, slab), tokens(second, slab)];
+                    multiply(
+                        &tiles,
+                        [&panel.0[0][..x[0].len()], &panel.0[1][..x[0].len()]],
+                        x,
+                        slab == 0,
+                        sums,
+                    );
+                }
+                if slab + 1 == slabs {
+                    store(sums, &mut y[p * ROWS..], rows, x.cols, ROWS.min(rows - p * ROWS));
                 }
             }
-        }
-        for (i, sums) in sums.chunks_exact(pairs).enumerate() {
-            store(sums, &mut y[i * ROWS..], rows, x.cols, ROWS.min(rows - i * ROWS));
         }
     });
 }
 
-/// Makes a panel of up to 32 rows. Of rows that are missing nothing is written: nobody reads their results.
+/// Brings tiles to the second-level cache.
+fn fetch(tiles: &[Tile]) {
+    for line in tiles.as_flattened() {
+        // SAFETY: a prefetch reads nothing that the program can see, and cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
+
+/// Makes a panel of slab number `slab` of up to 32 rows. Of rows that are missing nothing is written: nobody reads their
+/// results.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
-fn unpack(
-    dequantize: Dequantize,
-    w: &[u8],
-    row_bytes: usize,
-    groups: std::ops::Range<usize>,
-    panel: &mut Panel,
-) {
+fn unpack(dequantize: Dequantize, w: &[u8], row_bytes: usize, slab: usize, panel: &mut Panel) {
     let mut scales = Scales::default();
     for (r, row) in w.chunks_exact(row_bytes).enumerate() {
-        let parts = panel[r / TILE_ROWS].as_chunks_mut().0.iter_mut();
-        for (group, tiles) in groups.clone().zip(parts) {
-            // SAFETY: `dequantize` needs this level.
-            unsafe { dequantize(row, group, &mut scales, RowOfTiles { tiles, r: r % TILE_ROWS }) };
-        }
+        let tiles = &mut panel[r / TILE_ROWS];
+        // SAFETY: `dequantize` needs this level.
+        unsafe { dequantize(row, slab, &mut scales, RowOfTiles { tiles, r: r % TILE_ROWS }) };
     }
 }
 
@@ -127,13 +134,20 @@ pub(super) fn store_block<const HALVES: bool>(
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), bf16(low, high)) };
 }
 
-/// Adds the products of a panel and the tokens of two tiles to `sums`, or puts them there.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
-fn multiply(_: &Tiles, panel: &Panel, x: [&[Tile]; 2], put: bool, sums: &mut Sums) {
+#[inline]
+pub(super) fn load(row: &[u32; 16]) -> __m512i {
+    // SAFETY: reads the sixteen words of `row`; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(row.as_ptr().cast()) }
+}
+
+/// Adds the products of two rows of tiles and two columns of tiles to `sums`, or puts them there.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+pub(super) fn multiply(_: &Tiles, w: [&[Tile]; 2], x: [&[Tile]; 2], put: bool, sums: &mut Sums) {
     let steps = x[0].len();
-    assert!(x[1].len() == steps && (1..=SLAB / TILE_VALUES).contains(&steps));
+    assert!(steps > 0 && x[1].len() == steps && w[0].len() == steps && w[1].len() == steps);
     // SAFETY: the tiles are configured to 16 rows of 64 bytes, as there is a `Tiles`. Each step reads a tile of each
-    // half of the panel and of each part of x, and no more than all of them; the sums are read and written whole.
+    // part of w and of x, and no more than all of them; the sums are read and written whole.
     unsafe {
         std::arch::asm!(
             "test {put:e}, {put:e}",
@@ -170,8 +184,8 @@ fn multiply(_: &Tiles, panel: &Panel, x: [&[Tile]; 2], put: bool, sums: &mut Sum
             put = in(reg) u32::from(put),
             stride = in(reg) 64_usize,
             sums = in(reg) sums.as_mut_ptr(),
-            w0 = inout(reg) panel[0].as_ptr() => _,
-            w1 = inout(reg) panel[1].as_ptr() => _,
+            w0 = inout(reg) w[0].as_ptr() => _,
+            w1 = inout(reg) w[1].as_ptr() => _,
             x0 = inout(reg) x[0].as_ptr() => _,
             x1 = inout(reg) x[1].as_ptr() => _,
             steps = inout(reg) steps => _,
@@ -190,8 +204,11 @@ fn store(sums: &[Sums], y: &mut [f32], rows: usize, cols: usize, n_rows: usize) 
             let lanes = TILE_ROWS.min(n_rows - v * TILE_ROWS);
             for (half, tile) in sums[v].iter().enumerate() {
                 let first = (2 * i + half) * TILE;
-                let tile = tile.0.map(|row| _mm512_castps_si512(load_floats(&bytemuck::cast(row))));
-                for (column, c) in transpose(tile).into_iter().zip(first..cols) {
+                let mut rows_of_tile = [_mm512_setzero_si512(); TILE_ROWS];
+                for (to, row) in rows_of_tile.iter_mut().zip(tile) {
+                    *to = load(row);
+                }
+                for (column, c) in transpose(rows_of_tile).into_iter().zip(first..cols) {
                     let y = &mut y[c * rows + v * TILE_ROWS..][..lanes];
                     // SAFETY: the mask lets the store write the elements of `y` alone.
                     unsafe {

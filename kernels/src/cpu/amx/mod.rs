@@ -6,6 +6,7 @@
 //!
 //! The tile instructions stand in `asm!`: the compiler never uses the tile registers by itself.
 
+pub(crate) mod attention;
 mod gemm;
 pub(crate) mod pack;
 pub(crate) mod peak;
@@ -14,12 +15,13 @@ use std::arch::x86_64::*;
 
 use gemm::RowOfTiles;
 
-use super::avx512vnni::Scales;
+use super::avx512vnni::{self, Scales};
 use super::avx512vnni::{
     iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q2_k, q3_k, q4_0,
     q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, table_of_formats, tq1_0, tq2_0,
 };
 use crate::quant::Type;
+use crate::table::FloatOps;
 use crate::table::MatMulPacked;
 use crate::table::PackedMat;
 
@@ -43,7 +45,7 @@ macro_rules! packed {
                 let RowOfTiles { tiles, r } = to;
                 $format::each_pair(row, i, scales, |scales, p, bytes| {
                     for (half, tile) in tiles[2 * p..2 * p + 2].iter_mut().enumerate() {
-                        gemm::store_block::<{ $format::HALVES }>(scales, 2 * p + half, bytes, &mut tile.0[r]);
+                        gemm::store_block::<{ $format::HALVES }>(scales, 2 * p + half, bytes, &mut tile[r]);
                     }
                 });
             }
@@ -60,6 +62,10 @@ macro_rules! packed {
 
 /// Products of many tokens.
 pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = table_of_formats!(packed);
+
+/// The float operations: those of the level below, but attention.
+pub(crate) const OPS: FloatOps =
+    FloatOps { attention: attention::attention::<avx512vnni::ops::Level>, ..avx512vnni::ops::OPS };
 
 /// Whether the CPU has the tiles and the operating system lets this process use them, which it asks for.
 pub(crate) fn detected() -> bool {

@@ -20,15 +20,15 @@ pub(crate) fn words(k: usize) -> usize {
 pub(crate) fn pack(x: &[f32], k: usize, tile: &mut [u32]) {
     assert!(k.is_multiple_of(TILE_VALUES) && x.len() <= TILE * k && tile.len() == words(k));
     for (i, tile) in tile.as_chunks_mut::<{ TILE * TILE }>().0.iter_mut().enumerate() {
-        let rows: [__m512i; TILE] = std::array::from_fn(|r| {
-            let Some(row) = x.get(r * k..(r + 1) * k) else { return _mm512_setzero_si512() };
-            let values: &[f32; TILE_VALUES] = &row.as_chunks().0[i];
+        let mut rows = [_mm512_setzero_si512(); TILE];
+        for (row, x) in rows.iter_mut().zip(x.chunks_exact(k)) {
+            let values: &[f32; TILE_VALUES] = &x.as_chunks().0[i];
             // SAFETY: reads the 32 floats of `values`; the loads need no alignment.
             let (low, high) = unsafe {
                 (_mm512_loadu_ps(values.as_ptr()), _mm512_loadu_ps(values[TILE_VALUES / 2..].as_ptr()))
             };
-            bf16(low, high)
-        });
+            *row = bf16(low, high);
+        }
         for (words, column) in tile.as_chunks_mut::<TILE>().0.iter_mut().zip(transpose(rows)) {
             // SAFETY: writes the sixteen words; the store needs no alignment.
             unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), column) };

@@ -17,6 +17,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::quant::float::MAGIC;
 use crate::quant::packed::{HALF_SUM, LINES, SCALE, SUM, TILE, ZERO, tile_words};
 use crate::quant::q8::BLOCK;
 
@@ -30,9 +31,6 @@ const COLS: usize = 6;
 
 /// Weights of a row in a panel.
 const SLAB: usize = 2 * GROUP * BLOCK;
-
-/// The float whose bits integer sums start at: adding an integer to its bits adds it to its value.
-const MAGIC: f32 = 12_582_912.0;
 
 /// A vector of lanes for each half of a panel's rows.
 type Pair<T> = [Line<T>; 2];
@@ -110,10 +108,10 @@ pub(super) fn matmul(format: &Format, w: &[u8], x: PackedMat<'_>, y: &mut [f32])
                     let x = x.tiles[tile * tile_words(x.row_len)..][..tile_words(x.row_len)].as_chunks().0;
                     let x = &x[slab.clone()];
                     match (format.halves, format.shift) {
-                        (false, Some(_)) => multiply::<false, false>(panel, x, half * COLS, y),
-                        (false, None) => multiply::<false, true>(panel, x, half * COLS, y),
-                        (true, Some(_)) => multiply::<true, false>(panel, x, half * COLS, y),
-                        (true, None) => multiply::<true, true>(panel, x, half * COLS, y),
+                        (false, Some(_)) => multiply::<false, false>(panel, x, half, y),
+                        (false, None) => multiply::<false, true>(panel, x, half, y),
+                        (true, Some(_)) => multiply::<true, false>(panel, x, half, y),
+                        (true, None) => multiply::<true, true>(panel, x, half, y),
                     }
                 }
             }
@@ -151,23 +149,26 @@ fn unpack(
                 unsafe { (format.unpack)(row, group, unpacked) };
             }
             for p in 0..4 {
-                let bytes: [__m512i; LANES] =
-                    std::array::from_fn(|r| load_512(bytemuck::cast_ref(&rows[r].bytes[p])));
-                let codes = transpose(bytes.map(|bytes| _mm512_sub_epi8(bytes, shift)));
-                for (line, codes) in to.codes[(4 * i + p) * LANES..].iter_mut().zip(codes) {
+                let mut codes = [shift; LANES];
+                for (codes, row) in codes.iter_mut().zip(&*rows) {
+                    *codes = _mm512_sub_epi8(load_512(bytemuck::cast_ref(&row.bytes[p])), shift);
+                }
+                for (line, codes) in to.codes[(4 * i + p) * LANES..].iter_mut().zip(transpose(codes)) {
                     store_words(codes, &mut line[v].0);
                 }
             }
-            let floats = |of: fn(&Unpacked) -> &[f32; 16]| -> [__m512; 16] {
-                let words = std::array::from_fn(|r| _mm512_castps_si512(load_floats(of(&rows[r]))));
-                transpose(words).map(|x| _mm512_castsi512_ps(x))
-            };
-            let (scales, offsets) = (floats(|u| &u.scales.scales), floats(|u| &u.scales.offsets));
+            let (mut scales, mut offsets) = ([shift; LANES], [shift; LANES]);
+            for (r, row) in rows.iter().enumerate() {
+                scales[r] = load_words(bytemuck::cast_ref(&row.scales.scales));
+                offsets[r] = load_words(bytemuck::cast_ref(&row.scales.offsets));
+            }
+            let (scales, offsets) = (transpose(scales), transpose(offsets));
             for j in 0..scales_in_group {
                 let at = i * scales_in_group + j;
-                store_floats(scales[j], &mut to.scales[at].0[v].0);
-                store_floats(_mm512_mul_ps(scales[j], _mm512_set1_ps(-MAGIC)), &mut to.scales[at].1[v].0);
-                store_floats(offsets[j], &mut to.offsets[at][v].0);
+                let (scale, offset) = (_mm512_castsi512_ps(scales[j]), _mm512_castsi512_ps(offsets[j]));
+                store_floats(scale, &mut to.scales[at].0[v].0);
+                store_floats(_mm512_mul_ps(scale, _mm512_set1_ps(-MAGIC)), &mut to.scales[at].1[v].0);
+                store_floats(offset, &mut to.offsets[at][v].0);
             }
             let lines = &to.codes[i * GROUP * 8..];
             let sums = &mut to.sums[i * scales_in_group..][..scales_in_group];
@@ -182,26 +183,29 @@ fn unpack(
     }
 }
 
-/// A panel times six tokens of a tile, from token `c` on, added to y.
+/// A panel times the six tokens of part `half` of a tile, added to y.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn multiply<const HALVES: bool, const OFFSETS: bool>(
     panel: &Panel,
     x: &[[u32; LINES * TILE]],
-    c: usize,
+    half: usize,
     y: &mut [Pair<f32>; COLS],
 ) {
     let per_block = if HALVES { 2 } else { 1 };
-    let mut acc = y.each_ref().map(|y| [load_floats(&y[0].0), load_floats(&y[1].0)]);
+    let mut acc = [[_mm512_setzero_ps(); 2]; COLS];
+    for (acc, y) in acc.iter_mut().zip(&*y) {
+        *acc = [load_floats(&y[0].0), load_floats(&y[1].0)];
+    }
     for (b, (codes, x)) in panel.codes.as_chunks::<8>().0.iter().zip(x).enumerate() {
-        let x: [&[u32; COLS]; LINES] =
-            std::array::from_fn(|line| x[line * TILE + c..].first_chunk().expect("six of a tile"));
-        let float = |line: usize, c: usize| _mm512_set1_ps(f32::from_bits(x[line][c]));
+        let lines: &[[[u32; COLS]; TILE / COLS]] = x.as_chunks().0.as_chunks().0;
+        let x: &[_; LINES] = lines.as_array().expect("a block of a tile");
+        let float = |line: usize, c: usize| _mm512_set1_ps(f32::from_bits(x[line][half][c]));
         for (h, codes) in codes.chunks_exact(8 / per_block).enumerate() {
             let mut sums = [[_mm512_castps_si512(_mm512_set1_ps(MAGIC)); 2]; COLS];
             for (codes, x) in codes.iter().zip(&x[h * 4..]) {
                 let codes = [load_words(&codes[0].0), load_words(&codes[1].0)];
-                for (sums, u) in sums.iter_mut().zip(*x) {
-                    let u = _mm512_set1_epi32(*u as i32);
+                for (sums, u) in sums.iter_mut().zip(x[half]) {
+                    let u = _mm512_set1_epi32(u as i32);
                     for v in 0..2 {
                         sums[v] = _mm512_dpbusd_epi32(sums[v], u, codes[v]);
                     }
@@ -214,7 +218,7 @@ fn multiply<const HALVES: bool, const OFFSETS: bool>(
                 let (scale, magic) = (load_floats(&scale[v].0), load_floats(&magic[v].0));
                 let (offset, codes) = (load_floats(&offset[v].0), load_words(&codes[v].0));
                 for c in 0..COLS {
-                    let z = _mm512_set1_epi32(x[ZERO][c] as i32);
+                    let z = _mm512_set1_epi32(x[ZERO][half][c] as i32);
                     let sum = _mm512_castsi512_ps(_mm512_dpwssd_epi32(sums[c][v], codes, z));
                     let scaled = _mm512_fmadd_ps(sum, scale, magic);
                     if OFFSETS {

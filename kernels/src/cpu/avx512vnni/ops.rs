@@ -6,7 +6,7 @@ use half::f16;
 use std::arch::x86_64::*;
 
 /// This level's instructions.
-enum Level {}
+pub(crate) enum Level {}
 
 impl Lanes for Level {
     const MANY_REGISTERS: bool = true;
