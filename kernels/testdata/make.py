@@ -25,13 +25,60 @@ F16_AT = {
     Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2], Type.Q8_0: [0],
     Type.Q2_K: [80, 82], Type.Q3_K: [108], Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],
     Type.IQ4_NL: [0], Type.IQ4_XS: [0], Type.MXFP4: [],
+    Type.IQ1_S: [0], Type.IQ1_M: [], Type.IQ2_XXS: [0], Type.IQ2_XS: [0], Type.IQ2_S: [0], Type.IQ3_XXS: [0],
+    Type.IQ3_S: [0], Type.TQ1_0: [52], Type.TQ2_0: [64], Type.NVFP4: [],
 }  # fmt: skip
+# Weights are whole numbers times the f16 divided by this.
+PARTS = {Type.IQ1_S: 8, Type.IQ1_M: 8, Type.IQ2_XXS: 8, Type.IQ2_XS: 8, Type.IQ2_S: 8, Type.IQ3_XXS: 4}
 FLOATS = [Type.F32, Type.F16, Type.BF16]
-QUANTIZERS = [*FLOATS, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.MXFP4]
+QUANTIZERS = [
+    *FLOATS, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.MXFP4, Type.TQ1_0, Type.TQ2_0,
+]  # fmt: skip
+
+
+def extreme_points(type, blocks):
+    """In each group a point of the codebook with the largest code; the extreme scale in the first group."""
+    if type == Type.IQ2_XXS:
+        blocks[:, 2::8] = 0xFF
+        blocks[:, 9] |= 0xF0
+    if type == Type.IQ2_XS:
+        blocks[:, 2:66:4] = 0xFF
+        blocks[:, 3:66:4] |= 0x01
+        blocks[:, 66] |= 0x0F
+    if type == Type.IQ2_S:
+        blocks[:, 2:34:2] = 0xFF
+        blocks[:, 66:74] |= 0x33
+        blocks[:, 74] |= 0x0F
+    if type == Type.IQ3_XXS:
+        blocks[:, 2:66:8] = 0xFF
+        blocks[:, 69] |= 0xF0
+    if type == Type.IQ3_S:
+        blocks[:, 2:66:8] = 0xFF
+        blocks[:, 66:74] |= 0x01
+        blocks[:, 106] |= 0x0F
+    # The first point is all -1, the last one all 1: the shift goes the same way.
+    if type == Type.IQ1_S:
+        down = blocks[:, 35:50:2] >> 7 == 1
+        blocks[:, 2:34:4] = np.where(down, 0x00, 0xFF)
+        blocks[:, 34:50:2] = blocks[:, 34:50:2] & 0xF8 | np.where(down, 0, 7)
+        blocks[:, 35] |= 0x70
+    if type == Type.IQ1_M:
+        down = blocks[:, 32:48] >> 3 & 1 == 1
+        blocks[:, 0:32:2] = np.where(down, 0x00, 0xFF)
+        blocks[:, 32:48] = blocks[:, 32:48] & 0xF8 | np.where(down, 0, 7)
+        blocks[:, 48] |= 0x07
+    # Ternary weights.
+    if type == Type.TQ2_0:
+        qs = blocks[:, :64]
+        qs &= ~(qs >> 1 & 0x55)
+    if type == Type.NVFP4:
+        blocks[:, 4::8] = 0xF7
 
 
 def extreme_codes(type, blocks):
     """The lowest code first in each group and the highest second; the extreme scale in the first group."""
+    if type in PARTS or type in (Type.IQ3_S, Type.TQ1_0, Type.TQ2_0, Type.NVFP4):
+        return extreme_points(type, blocks)
     codes = {
         Type.Q5_0: range(6, 22), Type.Q5_1: range(8, 24), Type.Q8_0: range(2, 34), Type.Q2_K: range(16, 80),
         Type.Q3_K: range(96), Type.Q4_K: range(16, 144), Type.Q5_K: range(16, 176), Type.Q6_K: range(192),
@@ -64,6 +111,13 @@ def f16(x):
     return np.frombuffer(np.float16(x).tobytes(), np.uint8)
 
 
+def set_f16_of_iq1_m(block, two_bytes):
+    """The f16 of an IQ1_M block is in the upper halves of four bytes."""
+    low, high = two_bytes
+    nibbles = np.array([low & 15, low >> 4, high & 15, high >> 4], np.uint8)
+    block[49::2] = block[49::2] & 0x0F | nibbles << 4
+
+
 def block_vectors(type, random):
     block, size = GGML_QUANT_SIZES[type]
     n_exact, n_random = (2, 2) if block == 256 else (8, 8)
@@ -72,7 +126,11 @@ def block_vectors(type, random):
     extreme_codes(type, exact)
     for i, b in enumerate(exact):
         for at, scale in zip(F16_AT[type], [2.0**-4, 2.0**-3]):
-            b[at : at + 2] = f16(scale * 2.0 ** -(i % 2))
+            b[at : at + 2] = f16(scale * PARTS.get(type, 1) * 2.0 ** -(i % 2))
+        if type == Type.IQ1_M:
+            set_f16_of_iq1_m(b, f16(2.0**-4 * PARTS[type] * 2.0 ** -(i % 2)))
+        if type == Type.NVFP4:
+            b[:4] = (7 - 3 - i % 2) << 3
         if type == Type.MXFP4:
             b[0] = 128 - 4 - i % 2
         if type in (Type.Q4_1, Type.Q5_1):
@@ -82,6 +140,8 @@ def block_vectors(type, random):
     usual = random.integers(0, 256, (n_random, size), np.uint8)
     for at in F16_AT[type]:
         usual[:, at + 1] &= 0xBB
+    if type == Type.IQ1_M:
+        usual[:, [53, 55]] &= 0xBF
 
     bits = [0x7C00, 0xFC00, 0x7E00, 0xFE01, 0x7C01, 0x0001, 0x83FF, 0x0000, 0x8000, 0x7BFF, 0xFBFF]
     bits = [0x7C00, 0xFE01, 0x0001, 0x8000, 0xFBFF] if block == 256 else bits
@@ -89,6 +149,10 @@ def block_vectors(type, random):
     for b, scale in zip(extreme, bits):
         for at in F16_AT[type]:
             b[at : at + 2] = np.frombuffer(struct.pack("<H", scale), np.uint8)
+        if type == Type.IQ1_M:
+            set_f16_of_iq1_m(b, struct.pack("<H", scale))
+    if type == Type.NVFP4:
+        extreme[:, :4] = np.array([[0x00, 0x01, 0x07, 0x08], [0x38, 0x7E, 0x7F, 0x80], [0x81, 0xB8, 0xFE, 0xFF]] * 4)[:11]
     if type == Type.MXFP4:
         extreme[:, 0] = [0, 1, 2, 3, 127, 128, 129, 252, 253, 254, 255]
     fills = np.array([[0x00] * size, [0xFF] * size], np.uint8)
@@ -128,6 +192,8 @@ def to_quantize(type, random):
     x[9] = np.arange(32) * 4 - 62.5  # ties of 8-bit codes
     x[9, 0] = 127
     x[10] = np.resize([0.5, -0.5], 32)  # which of two is the largest
+    if type in (Type.TQ1_0, Type.TQ2_0):
+        x = np.tile(x[:11], 8)[:, : GGML_QUANT_SIZES[type][0]]
     return x.astype(np.float32).ravel()
 
 

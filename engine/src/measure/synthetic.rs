@@ -63,12 +63,12 @@ impl Shape {
         let Shape { layers, dim, ffn, heads, kv_heads, head_dim, .. } = *self;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
         [
-            ("attn_q", q, dim, Part::Other),
-            ("attn_k", kv, dim, Part::Other),
+            ("attn_q", q, dim, Part::AttnQk),
+            ("attn_k", kv, dim, Part::AttnQk),
             ("attn_v", kv, dim, Part::AttnV),
             ("attn_output", dim, q, Part::AttnOutput),
-            ("ffn_gate", ffn, dim, Part::Other),
-            ("ffn_up", ffn, dim, Part::Other),
+            ("ffn_gate", ffn, dim, Part::FfnGateUp),
+            ("ffn_up", ffn, dim, Part::FfnGateUp),
             ("ffn_down", dim, ffn, Part::FfnDown),
         ]
         .map(|(name, rows, cols, part)| {

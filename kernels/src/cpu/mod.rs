@@ -6,6 +6,8 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod codebook;
 pub mod peak;
 pub(crate) mod portable;
 

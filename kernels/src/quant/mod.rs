@@ -3,10 +3,19 @@
 //! To add a format: write `quant/<fmt>.rs` with its [`Scalar`], and name it in the table below.
 
 pub mod block;
+pub mod codebook;
 pub mod float;
+pub mod iq1_m;
+pub mod iq1_s;
+pub mod iq2_s;
+pub mod iq2_xs;
+pub mod iq2_xxs;
+pub mod iq3_s;
+pub mod iq3_xxs;
 pub mod iq4_nl;
 pub mod iq4_xs;
 pub mod mxfp4;
+pub mod nvfp4;
 pub mod packed;
 pub mod q2_k;
 pub mod q3_k;
@@ -21,7 +30,9 @@ pub mod q8;
 pub mod q8_0;
 mod search;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+pub mod tq1_0;
+pub mod tq2_0;
 
 use block::BlockFormat;
 pub use float::f16_to_f32;
@@ -121,25 +132,25 @@ types! {
     Q5_K    = 13, "Q5_K",    256, 176, Some(&q5_k::SCALAR);
     Q6_K    = 14, "Q6_K",    256, 210, Some(&q6_k::SCALAR);
     Q8_K    = 15, "Q8_K",    256, 292, None;
-    IQ2_XXS = 16, "IQ2_XXS", 256, 66,  None;
-    IQ2_XS  = 17, "IQ2_XS",  256, 74,  None;
-    IQ3_XXS = 18, "IQ3_XXS", 256, 98,  None;
-    IQ1_S   = 19, "IQ1_S",   256, 50,  None;
+    IQ2_XXS = 16, "IQ2_XXS", 256, 66,  Some(&iq2_xxs::SCALAR);
+    IQ2_XS  = 17, "IQ2_XS",  256, 74,  Some(&iq2_xs::SCALAR);
+    IQ3_XXS = 18, "IQ3_XXS", 256, 98,  Some(&iq3_xxs::SCALAR);
+    IQ1_S   = 19, "IQ1_S",   256, 50,  Some(&iq1_s::SCALAR);
     IQ4_NL  = 20, "IQ4_NL",  32,  18,  Some(&iq4_nl::SCALAR);
-    IQ3_S   = 21, "IQ3_S",   256, 110, None;
-    IQ2_S   = 22, "IQ2_S",   256, 82,  None;
+    IQ3_S   = 21, "IQ3_S",   256, 110, Some(&iq3_s::SCALAR);
+    IQ2_S   = 22, "IQ2_S",   256, 82,  Some(&iq2_s::SCALAR);
     IQ4_XS  = 23, "IQ4_XS",  256, 136, Some(&iq4_xs::SCALAR);
     I8      = 24, "I8",      1,   1,   None;
     I16     = 25, "I16",     1,   2,   None;
     I32     = 26, "I32",     1,   4,   None;
     I64     = 27, "I64",     1,   8,   None;
     F64     = 28, "F64",     1,   8,   None;
-    IQ1_M   = 29, "IQ1_M",   256, 56,  None;
+    IQ1_M   = 29, "IQ1_M",   256, 56,  Some(&iq1_m::SCALAR);
     BF16    = 30, "BF16",    1,   2,   Some(&float::BF16);
-    TQ1_0   = 34, "TQ1_0",   256, 54,  None;
-    TQ2_0   = 35, "TQ2_0",   256, 66,  None;
+    TQ1_0   = 34, "TQ1_0",   256, 54,  Some(&tq1_0::SCALAR);
+    TQ2_0   = 35, "TQ2_0",   256, 66,  Some(&tq2_0::SCALAR);
     MXFP4   = 39, "MXFP4",   32,  17,  Some(&mxfp4::SCALAR);
-    NVFP4   = 40, "NVFP4",   64,  36,  None;
+    NVFP4   = 40, "NVFP4",   64,  36,  Some(&nvfp4::SCALAR);
     Q1_0    = 41, "Q1_0",    128, 18,  None;
     Q2_0    = 42, "Q2_0",    64,  18,  None;
 }

@@ -172,7 +172,7 @@ pub(super) fn affine<const TOP: i16, const SCALE_TOP: i16, const N: usize, const
 }
 
 /// The sum of each group's importances: an error of a group's scale counts for all its weights.
-fn group_sums<const N: usize, const G: usize>(w: &[f32; N]) -> [f32; G] {
+pub(super) fn group_sums<const N: usize, const G: usize>(w: &[f32; N]) -> [f32; G] {
     std::array::from_fn(|g| w[g * N / G..(g + 1) * N / G].iter().sum())
 }
 

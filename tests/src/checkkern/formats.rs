@@ -3,7 +3,8 @@
 
 use braise_kernels::quant::block::BlockFormat;
 use braise_kernels::quant::{
-    Type, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+    Type, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q2_k, q3_k,
+    q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0,
 };
 use std::mem::offset_of;
 
@@ -12,15 +13,31 @@ use std::mem::offset_of;
 pub enum Field {
     /// Two bytes at this offset.
     F16(usize),
+    /// The upper halves of four 16-bit numbers from this offset on.
+    F16Nibbles(usize),
     /// An exponent at this offset: 2^(e - 128).
     E8M0(usize),
+    /// Half of a number of 4 bits of exponent and 3 of mantissa at this offset.
+    E4M3(usize),
 }
 
 impl Field {
-    /// Writes the field. An exponent takes the power of two below |x|, or 1 where there is none (0, infinity, NaN).
+    /// Writes the field. Where there is an exponent, the field takes the power of two below |x|, as far as the exponent
+    /// reaches, or 1 where there is none (0, infinity, NaN).
     pub fn set(self, block: &mut [u8], x: f32) {
         match self {
             Field::F16(at) => block[at..at + 2].copy_from_slice(&half::f16::from_f32(x).to_le_bytes()),
+            Field::F16Nibbles(at) => {
+                let bits = half::f16::from_f32(x).to_bits();
+                for j in 0..4 {
+                    let high = &mut block[at + 2 * j + 1];
+                    *high = *high & 0x0f | ((bits >> (4 * j)) as u8) << 4;
+                }
+            }
+            Field::E4M3(at) if x.is_normal() => {
+                block[at] = (((x.abs().to_bits() >> 23) as i32 - 127 + 8).clamp(1, 15) as u8) << 3;
+            }
+            Field::E4M3(at) => block[at] = 8 << 3,
             Field::E8M0(at) if x.is_normal() => block[at] = (x.abs().to_bits() >> 23) as u8 + 1,
             Field::E8M0(at) => block[at] = 128,
         }
@@ -34,6 +51,8 @@ pub struct Format {
     pub ty: Type,
     /// The floating-point fields of its blocks.
     pub scales: &'static [Field],
+    /// What weights are multiples of, where all these fields are 1.
+    pub unit: f32,
     /// Its least and its greatest code.
     codes: (i8, i8),
     sizes: fn(&[u8], (i8, i8)) -> Vec<f64>,
@@ -46,7 +65,12 @@ impl Format {
         scales: &'static [Field],
         codes: (i8, i8),
     ) -> Self {
-        Format { ty, scales, codes, sizes: sizes::<B, N, G>, code_range: code_range::<B, N, G> }
+        Format { ty, scales, unit: 1.0, codes, sizes: sizes::<B, N, G>, code_range: code_range::<B, N, G> }
+    }
+
+    /// The same with weights in parts of the fields.
+    const fn in_parts(self, unit: f32) -> Self {
+        Format { unit, ..self }
     }
 
     /// The format of this type, if it has blocks.
@@ -106,6 +130,28 @@ pub const FORMATS: &[Format] = &[
     Format::of::<iq4_nl::Block, 32, 1>(Type::IQ4_NL, f16_at!(iq4_nl::Block: d), (-127, 113)),
     Format::of::<iq4_xs::Block, 256, 8>(Type::IQ4_XS, f16_at!(iq4_xs::Block: d), (-127, 113)),
     Format::of::<mxfp4::Block, 32, 1>(Type::MXFP4, &[Field::E8M0(offset_of!(mxfp4::Block, e))], (-12, 12)),
+    Format::of::<nvfp4::Block, 64, 4>(
+        Type::NVFP4,
+        &[Field::E4M3(0), Field::E4M3(1), Field::E4M3(2), Field::E4M3(3)],
+        (-12, 12),
+    ),
+    Format::of::<iq1_s::Block, 256, 8>(Type::IQ1_S, f16_at!(iq1_s::Block: d), (-9, 9)).in_parts(1.0 / 8.0),
+    Format::of::<iq1_m::Block, 256, 16>(
+        Type::IQ1_M,
+        &[Field::F16Nibbles(offset_of!(iq1_m::Block, scales))],
+        (-9, 9),
+    )
+    .in_parts(1.0 / 8.0),
+    Format::of::<iq2_xxs::Block, 256, 8>(Type::IQ2_XXS, f16_at!(iq2_xxs::Block: d), (-43, 43))
+        .in_parts(1.0 / 8.0),
+    Format::of::<iq2_xs::Block, 256, 16>(Type::IQ2_XS, f16_at!(iq2_xs::Block: d), (-43, 43))
+        .in_parts(1.0 / 8.0),
+    Format::of::<iq2_s::Block, 256, 16>(Type::IQ2_S, f16_at!(iq2_s::Block: d), (-43, 43)).in_parts(1.0 / 8.0),
+    Format::of::<iq3_xxs::Block, 256, 8>(Type::IQ3_XXS, f16_at!(iq3_xxs::Block: d), (-62, 62))
+        .in_parts(1.0 / 4.0),
+    Format::of::<iq3_s::Block, 256, 8>(Type::IQ3_S, f16_at!(iq3_s::Block: d), (-15, 15)),
+    Format::of::<tq1_0::Block, 256, 1>(Type::TQ1_0, f16_at!(tq1_0::Block: d), (-1, 1)),
+    Format::of::<tq2_0::Block, 256, 1>(Type::TQ2_0, f16_at!(tq2_0::Block: d), (-1, 2)),
 ];
 
 #[cfg(test)]
@@ -158,7 +204,7 @@ mod tests {
         for format in FORMATS {
             let (ty, scalar) = (format.ty, format.ty.scalar().expect("a format with a row"));
             for field in format.scales {
-                // all scales 1, then one of them 2: the weights must change
+                // all scales 1, then one of them 2: the weights must change, or those of a group that it is for
                 let [one, two] = [1.0, 2.0].map(|x| {
                     let mut block = vec![0x77; ty.bytes()];
                     format.scales.iter().for_each(|scale| scale.set(&mut block, 1.0));
@@ -167,7 +213,9 @@ mod tests {
                     (scalar.dequantize)(&block, &mut weights);
                     weights
                 });
-                assert!(one.iter().zip(&two).all(|(one, two)| one != two), "{ty} {field:?}");
+                let same = one.iter().zip(&two).filter(|(one, two)| one == two && **one != 0.0).count();
+                let of_other_groups = if ty == Type::NVFP4 { 48 } else { 0 };
+                assert!(one != two && same == of_other_groups, "{ty} {field:?}: {same} weights are the same");
             }
         }
     }

@@ -114,14 +114,14 @@ fn pick<T: Copy>(random: &mut Rng, from: &[T]) -> T {
     from[random.usize(..from.len())]
 }
 
-/// The steps in which values of the exact tier are counted: a weight's scale is 1 or 1/2, and so is an activation's.
+/// The steps in which values of the exact tier are counted: a weight is a multiple of 1 or 1/2, and so is an activation.
 pub const EXACT_UNIT: f64 = 0.25;
 
 /// Weights whose scales are powers of two.
 pub fn exact_weights(ty: Type, n: usize, random: &mut Rng) -> Vec<u8> {
     let scale = |random: &mut Rng| pick(random, &[1.0, -1.0, 0.5, -0.5]);
     match Format::find(ty) {
-        Some(_) => random_blocks(ty, n, random, scale),
+        Some(format) => random_blocks(ty, n, random, |random| scale(random) / format.unit),
         None => {
             let x: Vec<f32> = (0..n).map(|_| scale(random) * f32::from(random.i8(-128..=127))).collect();
             quantize(ty, &x)

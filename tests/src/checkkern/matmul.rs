@@ -13,8 +13,9 @@ use braise_kernels::table::{Acts, Rounding};
 use fastrand::Rng;
 use half::bf16;
 
-/// Row lengths of formats with blocks of 256 weights, of 32, and of one: short ones, layers of real models, tails.
+/// Row lengths of formats with blocks of 256 weights, of 64, of 32, and of one: short ones, layers of real models, tails.
 const K_256: &[usize] = &[256, 512, 768, 2048, 4096];
+const K_64: &[usize] = &[64, 128, 192, 256, 320, 576, 1536, 2048, 4096 + 64];
 const K_32: &[usize] = &[32, 64, 96, 256, 288, 576, 1536, 2048, 4096 + 32];
 const K_1: &[usize] = &[1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 576, 1000, 2048, 4096 + 13];
 
@@ -206,12 +207,14 @@ pub fn check(ty: Type, rounding: Rounding, kernel: impl Fn(&[u8], Acts<'_>, &mut
     let lengths = match ty.block() {
         1 => K_1,
         32 => K_32,
+        64 => K_64,
         _ => K_256,
     };
     for &k in lengths {
         exact(ty, rounding, k, &mut random).check(&kernel, cases);
         realistic(ty, rounding, k, &mut random).check(&kernel, cases);
         special(ty, rounding, k, &mut random).check(&kernel, cases);
+        any_bytes(ty, k, &mut random, &kernel, cases);
     }
     for &k in &lengths[lengths.len() - 3..] {
         extremes(ty, rounding, k).iter().for_each(|problem| problem.check(&kernel, cases));
@@ -264,6 +267,24 @@ fn special(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem 
         }
     }
     Problem::new("special scales", ty, rounding, k, w, x)
+}
+
+/// Bytes that nobody made as weights: what comes out of them is unspecified, but it must come out.
+fn any_bytes(
+    ty: Type,
+    k: usize,
+    random: &mut Rng,
+    kernel: &impl Fn(&[u8], Acts<'_>, &mut [f32]),
+    cases: &mut Cases,
+) {
+    let (rows, columns) = (17, 16);
+    let mut w = vec![0; rows * ty.row_bytes(k).expect("whole blocks")];
+    random.fill(&mut w);
+    let x = realistic_activations(ty, columns * k, random);
+    for columns in [1, columns] {
+        let got = call_guarded(kernel, &w, x.columns(k, 0..columns, 0), rows * columns);
+        cases.expect(got.is_ok(), || format!("any bytes, k {k}, {columns} columns: {got:?}"));
+    }
 }
 
 /// Codes, scales and activations all at an end of their range: what an integer kernel must not saturate at.

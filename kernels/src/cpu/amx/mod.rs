@@ -17,7 +17,8 @@ use gemm::RowOfTiles;
 
 use super::avx512vnni::{self, Scales};
 use super::avx512vnni::{
-    iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, table_of_formats,
+    iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q2_k, q3_k, q4_0,
+    q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, table_of_formats, tq1_0, tq2_0,
 };
 use crate::quant::Type;
 use crate::table::FloatOps;

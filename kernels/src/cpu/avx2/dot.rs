@@ -2,7 +2,7 @@
 //! their activations in integers, so exactly; a sum of one block becomes a float, once, and is scaled.
 //!
 //! Activations are first laid out as the kernels read them, at the price of one row of weights for each call, in groups
-//! of eight blocks, the last of which may be filled up with zeros. There are three kinds of formats:
+//! of eight blocks, the last of which may be filled up with zeros. There are four kinds of formats:
 //!
 //! - [`pairs`]: codes that leave room in an i16 for a sum of eight products. The first halves of two blocks share a
 //!   vector and the second halves another, so that both meet in one sum, which holds two blocks:
@@ -13,7 +13,9 @@
 //!   ```
 //!
 //! - [`halves`]: blocks whose halves have integer scales, which meet the i16 sums of the halves.
-//! - [`wide()`]: codes of eight bits, whose products an i16 cannot add up; codes and activations become i16.
+//! - [`wide()`]: codes of so many bits that an i16 cannot add up their products, or with signs; codes and activations
+//!   become i16.
+//! - [`wide_halves`]: the same of blocks whose halves have scales.
 
 use super::*;
 use crate::cpu::prefetch_after;
@@ -91,7 +93,7 @@ impl Prepared for Halves {
     }
 }
 
-/// For [`wide()`].
+/// For [`wide()`] and [`wide_halves`].
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Wide {
@@ -206,6 +208,11 @@ matmul_of!(
 matmul_of!(
     /// Formats with a scale a block; codes of a block, signed.
     wide, Wide, WideSums, __m256, __m256i
+);
+
+matmul_of!(
+    /// Formats with a scale for each half block; codes of a block, signed.
+    wide_halves, Wide, WideHalfSums, [__m256; 2], __m256i
 );
 
 /// Running sums of N dot products.
@@ -361,6 +368,52 @@ impl<const N: usize> WideSums<N> {
     fn sum(self) -> [f32; N] {
         let [even, odd] = self.0;
         std::array::from_fn(|c| sum_lanes(_mm256_add_ps(even[c], odd[c])))
+    }
+}
+
+/// Running sums of N dot products, those of first halves of blocks and those of second ones.
+struct WideHalfSums<const N: usize>([[__m256; N]; 2]);
+
+impl<const N: usize> WideHalfSums<N> {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    fn new() -> Self {
+        WideHalfSums([[_mm256_setzero_ps(); N]; 2])
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    fn add(&mut self, x: [&Wide; N], blocks: usize, d: [__m256; 2], codes: impl Fn(usize) -> __m256i) {
+        let mut scale = [[[0.0; GROUP]; 2]; N];
+        for c in 0..N {
+            let d_x = load_ps(&x[c].d);
+            let twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+            let four_on = _mm256_add_epi32(twice, _mm256_set1_epi32(4));
+            scale[c][0] = floats(_mm256_mul_ps(d[0], _mm256_permutevar8x32_ps(d_x, twice)));
+            scale[c][1] = floats(_mm256_mul_ps(d[1], _mm256_permutevar8x32_ps(d_x, four_on)));
+        }
+        for b in 0..blocks {
+            let codes = codes(b);
+            let halves = [
+                _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes)),
+                _mm256_cvtepi8_epi16(_mm256_extracti128_si256::<1>(codes)),
+            ];
+            for c in 0..N {
+                for (h, codes) in halves.iter().enumerate() {
+                    let sums = _mm256_madd_epi16(*codes, load_256(bytemuck::cast_ref(&x[c].t[2 * b + h])));
+                    let scale = _mm256_set1_ps(scale[c].as_flattened()[2 * b + h]);
+                    let acc = &mut self.0[h][c];
+                    *acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, *acc);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    #[inline]
+    fn sum(self) -> [f32; N] {
+        let [first, second] = self.0;
+        std::array::from_fn(|c| sum_lanes(_mm256_add_ps(first[c], second[c])))
     }
 }
 

@@ -158,34 +158,95 @@ pub(super) fn halves<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
     }
 }
 
-/// The product of weights of formats of [`dot::wide`].
+/// The product of weights of formats of [`dot::wide`], whose codes have magnitudes of at most `MOST`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-pub(super) fn wide<const BYTES: usize>(
+pub(super) fn wide<const BYTES: usize, const MOST: usize>(
     w: &[u8],
     x: PackedMat<'_>,
     y: &mut [f32],
     scales: impl Fn(&[u8]) -> __m256,
     codes: impl Fn(&[u8], usize) -> __m256i,
 ) {
-    let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<2>]| {
-        let mut d = [_mm256_setzero_ps(); ROWS];
-        for r in 0..ROWS {
-            d[r] = scales(rows[r]);
+    match MOST {
+        0..16 => {
+            let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
+                unpack_wide(rows, to, &scales, &codes, |codes| [codes]);
+            };
+            matmul::<BYTES, 1, 6, 4, false, false>(w, x, y, unpack);
         }
-        let d = transposed_ps(d);
+        16..64 => {
+            let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
+                unpack_wide(rows, to, &scales, &codes, |codes| [codes]);
+            };
+            matmul::<BYTES, 1, 6, 1, false, false>(w, x, y, unpack);
+        }
+        _ => {
+            let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<2>]| {
+                unpack_wide(rows, to, &scales, &codes, |codes| low_and_high(codes));
+            };
+            matmul::<BYTES, 2, 4, 8, false, false>(w, x, y, unpack);
+        }
+    }
+}
+
+/// Makes a group's blocks; `parts` makes the parts of codes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn unpack_wide<const PARTS: usize>(
+    rows: [&[u8]; ROWS],
+    to: &mut [Block<PARTS>],
+    scales: &impl Fn(&[u8]) -> __m256,
+    codes: &impl Fn(&[u8], usize) -> __m256i,
+    parts: impl Fn(__m256i) -> [__m256i; PARTS],
+) {
+    let mut d = [_mm256_setzero_ps(); ROWS];
+    for r in 0..ROWS {
+        d[r] = scales(rows[r]);
+    }
+    let d = transposed_ps(d);
+    for (b, to) in to.iter_mut().enumerate() {
+        let mut all = [_mm256_setzero_si256(); ROWS];
+        for r in 0..ROWS {
+            all[r] = codes(rows[r], b);
+        }
+        let all = transposed(all);
+        to.scales[0] = d[b];
+        to.sums = sums_of::<false>(&all.map(|codes| [codes]));
+        to.codes = all.map(&parts);
+    }
+}
+
+/// The product of weights of formats of [`dot::wide_halves`], whose codes have magnitudes of at most `MOST`, less than 64.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn wide_halves<const BYTES: usize, const MOST: usize>(
+    w: &[u8],
+    x: PackedMat<'_>,
+    y: &mut [f32],
+    scales: impl Fn(&[u8]) -> [__m256; 2],
+    codes: impl Fn(&[u8], usize) -> __m256i,
+) {
+    let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
+        let mut d = [[_mm256_setzero_ps(); ROWS]; 2]; // of the first and the last eight groups
+        for r in 0..ROWS {
+            [d[0][r], d[1][r]] = scales(rows[r]);
+        }
+        let d = d.map(|eight| transposed_ps(eight));
         for (b, to) in to.iter_mut().enumerate() {
             let mut all = [_mm256_setzero_si256(); ROWS];
             for r in 0..ROWS {
                 all[r] = codes(rows[r], b);
             }
-            let all = transposed(all);
-            to.scales[0] = d[b];
-            to.sums = sums_of::<false>(&all.map(|codes| [codes]));
-            to.codes = all.map(|codes| low_and_high(codes));
+            to.codes = transposed(all).map(|codes| [codes]);
+            to.scales.copy_from_slice(&d[b / 4][2 * (b % 4)..2 * (b % 4) + 2]);
+            to.sums = sums_of::<true>(&to.codes);
         }
     };
-    matmul::<BYTES, 2, 4, 8, false, false>(w, x, y, unpack);
+    match chain(MOST) {
+        1 => matmul::<BYTES, 1, 6, 1, true, false>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 6, 4, true, false>(w, x, y, unpack),
+    }
 }
 
 /// Signed bytes as `16 high + low`, with low in -8..8 and high in -8..=8.

@@ -21,4 +21,4 @@ fn codes(w: &[u8], b: usize) -> __m256i {
     look_up(&TABLE, 0, nibbles(block.last_chunk().expect("16 bytes of nibbles")))
 }
 
-kernels!(wide, GROUP * BYTES, []);
+kernels!(wide, GROUP * BYTES, [128]);

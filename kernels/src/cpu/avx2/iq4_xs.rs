@@ -36,4 +36,4 @@ fn codes(w: &[u8], b: usize) -> __m256i {
     look_up(&TABLE, 0, nibbles(&w.qs.as_chunks().0[b]))
 }
 
-kernels!(wide, BYTES, []);
+kernels!(wide, BYTES, [128]);

@@ -3,11 +3,20 @@
 //! A format's file takes a group of eight blocks apart, or what is left of them at the end of a row: [`dot`] and [`gemm`]
 //! say into what.
 
+pub(crate) mod codebook;
 mod dot;
 pub(crate) mod gemm;
+pub(crate) mod iq1_m;
+pub(crate) mod iq1_s;
+pub(crate) mod iq2_s;
+pub(crate) mod iq2_xs;
+pub(crate) mod iq2_xxs;
+pub(crate) mod iq3_s;
+pub(crate) mod iq3_xxs;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 pub(crate) mod mxfp4;
+pub(crate) mod nvfp4;
 pub(crate) mod ops;
 pub(crate) mod peak;
 pub(crate) mod q2_k;
@@ -20,6 +29,8 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+pub(crate) mod tq1_0;
+pub(crate) mod tq2_0;
 
 use super::{GROUP, high_bits_and_nibbles, k_scales};
 use crate::quant::Type;
@@ -41,6 +52,16 @@ pub(crate) const MATMUL: &[(Type, MatMulFn)] = &[
     (Type::IQ4_NL, MatMulFn::Q8(iq4_nl::matmul)),
     (Type::IQ4_XS, MatMulFn::Q8(iq4_xs::matmul)),
     (Type::MXFP4, MatMulFn::Q8(mxfp4::matmul)),
+    (Type::IQ2_XXS, MatMulFn::Q8(iq2_xxs::matmul)),
+    (Type::IQ2_XS, MatMulFn::Q8(iq2_xs::matmul)),
+    (Type::IQ2_S, MatMulFn::Q8(iq2_s::matmul)),
+    (Type::IQ3_XXS, MatMulFn::Q8(iq3_xxs::matmul)),
+    (Type::IQ3_S, MatMulFn::Q8(iq3_s::matmul)),
+    (Type::IQ1_S, MatMulFn::Q8(iq1_s::matmul)),
+    (Type::IQ1_M, MatMulFn::Q8(iq1_m::matmul)),
+    (Type::TQ1_0, MatMulFn::Q8(tq1_0::matmul)),
+    (Type::TQ2_0, MatMulFn::Q8(tq2_0::matmul)),
+    (Type::NVFP4, MatMulFn::Q8(nvfp4::matmul)),
 ];
 
 /// Products of many tokens, of all block formats.
@@ -58,6 +79,16 @@ pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = &[
     (Type::IQ4_NL, iq4_nl::matmul_packed),
     (Type::IQ4_XS, iq4_xs::matmul_packed),
     (Type::MXFP4, mxfp4::matmul_packed),
+    (Type::IQ2_XXS, iq2_xxs::matmul_packed),
+    (Type::IQ2_XS, iq2_xs::matmul_packed),
+    (Type::IQ2_S, iq2_s::matmul_packed),
+    (Type::IQ3_XXS, iq3_xxs::matmul_packed),
+    (Type::IQ3_S, iq3_s::matmul_packed),
+    (Type::IQ1_S, iq1_s::matmul_packed),
+    (Type::IQ1_M, iq1_m::matmul_packed),
+    (Type::TQ1_0, tq1_0::matmul_packed),
+    (Type::TQ2_0, tq2_0::matmul_packed),
+    (Type::NVFP4, nvfp4::matmul_packed),
 ];
 
 // Loads: the only unsafe code of the kernels in this folder.
@@ -162,6 +193,13 @@ fn pair_nibbles(a: &[u8; 16], b: &[u8; 16]) -> [__m256i; 2] {
     let both = load_both(a, b);
     let mask = _mm256_set1_epi8(0x0f);
     [_mm256_and_si256(both, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(both), mask)]
+}
+
+/// The codes of two blocks: first halves, second halves.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn pair(a: __m256i, b: __m256i) -> [__m256i; 2] {
+    [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
 }
 
 /// The nibbles of pair `p` of a Q4_K or Q5_K superblock, first halves and second halves: of 32 bytes, the low nibbles are

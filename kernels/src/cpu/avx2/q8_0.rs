@@ -19,4 +19,4 @@ fn codes(w: &[u8], b: usize) -> __m256i {
     load_256(w.as_chunks::<BYTES>().0[b].last_chunk().expect("32 bytes of weights"))
 }
 
-kernels!(wide, GROUP * BYTES, []);
+kernels!(wide, GROUP * BYTES, [128]);

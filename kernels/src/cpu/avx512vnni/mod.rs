@@ -1,11 +1,20 @@
 //! 512-bit vectors with `vpdpbusd` (u8 x s8 products, four to an i32).
 
 pub(crate) mod attention;
+mod codebook;
 mod dot;
 pub(crate) mod gemm;
+pub(crate) mod iq1_m;
+pub(crate) mod iq1_s;
+pub(crate) mod iq2_s;
+pub(crate) mod iq2_xs;
+pub(crate) mod iq2_xxs;
+pub(crate) mod iq3_s;
+pub(crate) mod iq3_xxs;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 pub(crate) mod mxfp4;
+pub(crate) mod nvfp4;
 pub(crate) mod ops;
 pub(crate) mod peak;
 pub(crate) mod q2_k;
@@ -18,6 +27,8 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+pub(crate) mod tq1_0;
+pub(crate) mod tq2_0;
 
 use super::avx2::{k_scales_and_offsets, unit};
 use super::{Ahead, GROUP, high_bits_and_nibbles, k_scales, prefetch};
@@ -45,6 +56,16 @@ macro_rules! table_of_formats {
             $row!(IQ4_NL, iq4_nl),
             $row!(IQ4_XS, iq4_xs),
             $row!(MXFP4, mxfp4),
+            $row!(IQ2_XXS, iq2_xxs),
+            $row!(IQ2_XS, iq2_xs),
+            $row!(IQ2_S, iq2_s),
+            $row!(IQ3_XXS, iq3_xxs),
+            $row!(IQ3_S, iq3_s),
+            $row!(IQ1_S, iq1_s),
+            $row!(IQ1_M, iq1_m),
+            $row!(TQ1_0, tq1_0),
+            $row!(TQ2_0, tq2_0),
+            $row!(NVFP4, nvfp4),
         ]
     };
 }

@@ -22,7 +22,17 @@ fn scalar(ty: Type, w: &[u8], x: Acts<'_>, y: &mut [f32]) {
     }
 }
 
-const TYPES: [Type; 6] = [Type::Q4_0, Type::Q4_1, Type::Q8_0, Type::Q4_K, Type::Q6_K, Type::MXFP4];
+const TYPES: [Type; 9] = [
+    Type::Q4_0,
+    Type::Q4_1,
+    Type::Q8_0,
+    Type::Q4_K,
+    Type::Q6_K,
+    Type::MXFP4,
+    Type::NVFP4,
+    Type::IQ2_XS,
+    Type::TQ1_0,
+];
 
 fn tiers(ty: Type) -> [Problem; 2] {
     let mut random = Rng::with_seed(1);

@@ -1,0 +1,32 @@
+//! IQ3_XXS: superblocks of eight blocks with 4-bit scales; w = d (2 s + 1) / 4 code, codes from a codebook.
+
+use super::codebook::{odd_scales, points_of_four, signed};
+use super::*;
+use crate::quant::iq3_xxs::Block;
+
+/// Bytes in a superblock.
+const BYTES: usize = size_of::<Block>();
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn scales(w: &[u8]) -> __m256 {
+    block_scales(bytemuck::from_bytes(w))
+}
+
+/// The scales of the blocks.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(crate) fn block_scales(w: &Block) -> __m256 {
+    let words = load_256(bytemuck::cast_ref(&w.signs_and_scales));
+    odd_scales(w.d, 1.0 / 4.0, _mm256_srli_epi32::<28>(words))
+}
+
+/// The codes of block `b`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn codes(w: &[u8], b: usize) -> __m256i {
+    let w: &Block = bytemuck::from_bytes(w);
+    signed(w, b, points_of_four(|i| w.point(i), b))
+}
+
+kernels!(wide, BYTES, [62]);
