@@ -238,7 +238,8 @@ fn a_contradictory_vocabulary_is_refused() {
     assert_eq!(kind(Vocab { types: vec![1; 3], ..bpe() }), Some(ErrorKind::Malformed));
     assert_eq!(kind(Vocab { scores: Vec::new(), ..spm() }), Some(ErrorKind::Malformed));
     assert_eq!(kind(Vocab { add_eos: Some(true), eos: None, ..bpe() }), Some(ErrorKind::Malformed));
-    assert_eq!(kind(Vocab { model: "bert", ..bpe() }), Some(ErrorKind::Unsupported));
+    assert_eq!(kind(Vocab { model: "unheard-of", ..bpe() }), Some(ErrorKind::Unsupported));
+    assert_eq!(kind(Vocab { model: "no_vocab", ..bpe() }), Some(ErrorKind::Unsupported));
     assert_eq!(kind(Vocab { pre: Some("unheard-of"), ..bpe() }), Some(ErrorKind::Unsupported));
     // Odd, but not a contradiction: texts twice, not UTF-8, a merge that is none.
     assert_eq!(
