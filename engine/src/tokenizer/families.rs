@@ -1,9 +1,8 @@
 //! The pre-tokenizers by the names that files give them, as data: which patterns cut a text into words, and what
 //! else depends on the name.
 //!
-//! Patterns are written for [`super::pretokenizer`]: `\p{L}`, `\p{M}`, `\p{N}`, `\p{P}` and `\p{S}` are those of one
-//! version of Unicode, and the look-ahead of white space is in the kind of the step. To add a name: in a row of
-//! [`FAMILIES`], or a row of its own.
+//! In patterns `\p{L}`, `\p{M}`, `\p{N}`, `\p{P}` and `\p{S}` are those of one version of Unicode (`unicode`), and the
+//! look-ahead of white space is in the kind of the cut. To add a name: in a row of [`FAMILIES`], or a row of its own.
 
 /// A cut of all the pieces that the step before has left.
 #[derive(Debug, Clone, Copy)]

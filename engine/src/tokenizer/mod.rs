@@ -29,6 +29,7 @@ mod rwkv;
 mod special;
 mod spm;
 mod text_table;
+mod unicode;
 mod unigram;
 mod vocab;
 mod wordpiece;

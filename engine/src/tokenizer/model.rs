@@ -1,5 +1,7 @@
 //! The kinds of tokenizers behind one interface.
 
+use std::borrow::Cow;
+
 use super::bpe::Bpe;
 use super::bytes::ByteTokens;
 use super::plamo2::Plamo2;
@@ -7,6 +9,7 @@ use super::pretokenizer::PreTokenizer;
 use super::rwkv::{self, Rwkv};
 use super::spm::{SPACE, Spm};
 use super::text_table::TextTable;
+use super::unicode::{Replacer, lower};
 use super::unigram::{Cleaning, Unigram};
 use super::vocab::{TokenType, Vocab};
 use super::wordpiece::{Normalizer, WordPiece};
@@ -53,7 +56,7 @@ pub(super) enum Model {
     /// BPE of the characters that are not white space.
     Whitespace {
         bpe: Box<Bpe>,
-        lowercase: bool,
+        lowercase: Option<Replacer>,
     },
     Spm(Box<Spm>),
     Unigram(Box<Unigram>),
@@ -79,7 +82,10 @@ impl Model {
             "whitespace" => {
                 // With the pre-tokenizer of this name a file must say so, else text is lower case.
                 let lowercase = vocab.lowercase.unwrap_or(vocab.pre != Some("whitespace"));
-                Self::Whitespace { bpe: bpe(vocab.pre)?, lowercase }
+                Self::Whitespace {
+                    bpe: bpe(vocab.pre)?,
+                    lowercase: lowercase.then(Replacer::new).transpose()?,
+                }
             }
             "llama" => {
                 let prefix = vocab.add_space_prefix.unwrap_or(true);
@@ -114,13 +120,11 @@ impl Model {
         match self {
             Self::Bpe(bpe) => bpe.encode(texts, text, ids),
             Self::Whitespace { bpe, lowercase } => {
-                for word in text.split_whitespace() {
-                    let lower = |c: char| c.to_lowercase().next().unwrap_or(c);
-                    match lowercase {
-                        true => bpe.encode(texts, &word.chars().map(lower).collect::<String>(), ids),
-                        false => bpe.encode(texts, word, ids),
-                    }
-                }
+                let text = match lowercase {
+                    Some(replacer) => Cow::Owned(replacer.replace(text, lower)),
+                    None => Cow::Borrowed(text),
+                };
+                text.split_whitespace().for_each(|word| bpe.encode(texts, word, ids));
             }
             Self::Spm(spm) => spm.encode(texts, text, start, ids),
             Self::Unigram(unigram) => unigram.encode(text, ids),

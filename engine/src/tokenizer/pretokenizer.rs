@@ -11,6 +11,7 @@ use regex_automata::meta::Regex;
 use regex_automata::{Input, PatternID};
 
 use super::families::{Cut, FAMILIES, Family};
+use super::unicode::regex;
 use crate::{Error, ErrorKind, Result};
 
 /// Stands for `\s+(?!\S)|\s+` as the last pattern of a cut.
@@ -18,27 +19,6 @@ const SPACES: &str = r"\s+";
 
 /// The longest of the pieces that halved spaces are cut into, in characters.
 const LONGEST_SPACES: usize = 512;
-
-/// The categories of characters that patterns may name, and what they are replaced with: those of Unicode 15.1,
-/// which llama.cpp has, whatever version the library knows. Ids of a model must not change with a library.
-const CATEGORIES: [(&str, &str); 5] = [
-    (r"\p{L}", r"[\p{L}&&\p{age:15.1}]"),
-    (r"\p{M}", r"[\p{M}&&\p{age:15.1}]"),
-    (r"\p{N}", r"[\p{N}&&\p{age:15.1}]"),
-    (r"\p{P}", r"[\p{P}&&\p{age:15.1}]"),
-    (r"\p{S}", r"[\p{S}&&\p{age:15.1}]"),
-];
-
-/// An automaton of patterns of which the first that matches wins.
-pub(super) fn regex(patterns: &[&str]) -> Result<Regex> {
-    let patterns: Vec<String> = patterns.iter().map(|pattern| of_one_unicode(pattern)).collect();
-    Regex::new_many(&patterns)
-        .map_err(|e| Error::new(ErrorKind::Unsupported, format!("pre-tokenizer pattern: {e}")))
-}
-
-fn of_one_unicode(pattern: &str) -> String {
-    CATEGORIES.iter().fold(pattern.to_owned(), |pattern, (any, dated)| pattern.replace(any, dated))
-}
 
 /// A pre-tokenizer, ready to cut.
 pub(super) struct PreTokenizer {

@@ -8,7 +8,7 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::SPACE;
 use super::prefix::PrefixIndex;
-use super::pretokenizer::regex;
+use super::unicode::{Replacer, lower, regex};
 use crate::Result;
 
 /// What a match of the patterns of [`WordPiece::new`] is, by the number of the pattern.
@@ -27,6 +27,7 @@ pub(super) struct Normalizer {
 pub(super) struct WordPiece {
     pieces: PrefixIndex,
     parts: Regex,
+    replacer: Replacer,
     normalizer: Normalizer,
     unknown: u32,
 }
@@ -51,38 +52,32 @@ impl WordPiece {
             ),
             r"(?s:.)",
         ])?;
-        Ok(Self { pieces: PrefixIndex::new(tokens), parts, normalizer, unknown })
+        Ok(Self { pieces: PrefixIndex::new(tokens), parts, replacer: Replacer::new()?, normalizer, unknown })
     }
 
     /// Appends the ids of `text` to `ids`.
     pub(super) fn encode(&self, text: &str, ids: &mut Vec<u32>) {
-        let text: String = match self.normalizer.strip_accents {
-            true => text.chars().map(base).collect(),
-            false => text.to_owned(),
-        };
+        let Normalizer { lowercase, strip_accents } = self.normalizer;
+        let text = self.replacer.replace(text, |c| {
+            let base = if strip_accents { base(c) } else { c };
+            if lowercase { lower(base) } else { base }
+        });
         let mut word = String::new();
         for found in self.parts.find_iter(&text) {
             let part = &text[found.range()];
             match found.pattern().as_usize() {
                 SPACES => self.end_word(&mut word, ids),
                 DROPPED => {}
-                MARK if self.normalizer.strip_accents => {}
+                MARK if strip_accents => {}
                 WORD_BY_ITSELF => {
                     self.end_word(&mut word, ids);
-                    self.push(&mut word, part);
+                    word.push_str(part);
                     self.end_word(&mut word, ids);
                 }
-                _ => self.push(&mut word, part),
+                _ => word.push_str(part),
             }
         }
         self.end_word(&mut word, ids);
-    }
-
-    fn push(&self, word: &mut String, part: &str) {
-        match self.normalizer.lowercase {
-            true => word.extend(part.chars().map(lower)),
-            false => word.push_str(part),
-        }
     }
 
     fn end_word(&self, word: &mut String, ids: &mut Vec<u32>) {
@@ -107,10 +102,6 @@ impl WordPiece {
 /// The first character of what `c` decomposes to: a letter without its accents.
 fn base(c: char) -> char {
     c.nfd().next().unwrap_or(c)
-}
-
-fn lower(c: char) -> char {
-    c.to_lowercase().next().unwrap_or(c)
 }
 
 #[cfg(test)]
