@@ -1,104 +1,18 @@
 //! Token ids against llama.cpp's, on real vocabularies.
 //!
 //! `BRAISE_TEST_MODEL` names a GGUF file of SmolLM2-135M-Instruct, `BRAISE_LLAMA_CPP` the root of a llama.cpp
-//! source tree, whose `models/` holds vocabularies with texts and ids. To add a vocabulary: a file made by
-//! `testdata/tokenizer/make.py`, or a name in `llama_cpp_vocabularies_give_their_ids`.
+//! source tree, whose `models/` holds vocabularies with texts and ids, and `BRAISE_TOKEN_FACTS` a folder of vocabularies
+//! with ids of random texts, made by `testdata/tokenizer/make.py`. To add a vocabulary: a file of either folder.
 
-use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
-use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer, Vocab};
+use braise_engine::gguf::Gguf;
+use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
 
-/// The metadata of a GGUF file, read in the simplest way; panics on anything unexpected.
-#[derive(Default)]
-struct Metadata {
-    scalars: HashMap<String, u64>,
-    /// Texts and arrays of texts.
-    texts: HashMap<String, Vec<Vec<u8>>>,
-    /// Arrays of 4-byte numbers, as their bits.
-    numbers: HashMap<String, Vec<u32>>,
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn bytes(&mut self, n: usize) -> Vec<u8> {
-        let (bytes, rest) = self.0.split_at(n);
-        self.0 = rest;
-        bytes.to_vec()
-    }
-
-    /// A little-endian unsigned number of `n` bytes.
-    fn number(&mut self, n: usize) -> u64 {
-        let mut bytes = self.bytes(n);
-        bytes.resize(8, 0);
-        u64::from_le_bytes(bytes.try_into().unwrap())
-    }
-
-    fn text(&mut self) -> Vec<u8> {
-        let n = self.number(8) as usize;
-        self.bytes(n)
-    }
-
-    /// A scalar of GGUF's type `kind`, as its bits.
-    fn scalar(&mut self, kind: u64) -> u64 {
-        self.number([1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8][kind as usize])
-    }
-}
-
-impl Metadata {
-    fn read(path: &Path) -> Self {
-        let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let mut reader = Reader(&file);
-        assert_eq!(reader.bytes(4), b"GGUF", "{}", path.display());
-        let (_version, _n_tensors, n_keys) = (reader.number(4), reader.number(8), reader.number(8));
-        let mut metadata = Self::default();
-        for _ in 0..n_keys {
-            let key = String::from_utf8(reader.text()).unwrap();
-            match reader.number(4) {
-                8 => drop(metadata.texts.insert(key, vec![reader.text()])),
-                9 => match (reader.number(4), reader.number(8)) {
-                    (8, n) => drop(metadata.texts.insert(key, (0..n).map(|_| reader.text()).collect())),
-                    (kind, n) => {
-                        let numbers = (0..n).map(|_| reader.scalar(kind) as u32).collect();
-                        metadata.numbers.insert(key, numbers);
-                    }
-                },
-                kind => drop(metadata.scalars.insert(key, reader.scalar(kind))),
-            }
-        }
-        metadata
-    }
-
-    fn tokenizer(&self) -> Tokenizer {
-        let key = |name: &str| format!("tokenizer.ggml.{name}");
-        let texts = |name: &str| -> Vec<&[u8]> {
-            self.texts
-                .get(&key(name))
-                .map_or_else(Vec::new, |texts| texts.iter().map(Vec::as_slice).collect())
-        };
-        let text = |name: &str| texts(name).first().map(|text| str::from_utf8(text).unwrap());
-        let numbers = |name: &str| self.numbers.get(&key(name)).cloned().unwrap_or_default();
-        let id = |name: &str| self.scalars.get(&key(name)).map(|&id| id as u32);
-        let flag = |name: &str| self.scalars.get(&key(name)).map(|&flag| flag != 0);
-        let vocab = Vocab {
-            model: text("model").unwrap(),
-            pre: text("pre"),
-            tokens: texts("tokens"),
-            types: numbers("token_type").into_iter().map(|number| number as i32).collect(),
-            scores: numbers("scores").into_iter().map(f32::from_bits).collect(),
-            merges: texts("merges"),
-            bos: id("bos_token_id"),
-            eos: id("eos_token_id"),
-            eot: id("eot_token_id"),
-            eom: id("eom_token_id"),
-            unknown: id("unknown_token_id"),
-            add_bos: flag("add_bos_token"),
-            add_eos: flag("add_eos_token"),
-            add_space_prefix: flag("add_space_prefix"),
-        };
-        Tokenizer::new(&vocab).unwrap()
-    }
+fn tokenizer(path: &Path) -> Tokenizer {
+    Tokenizer::of(&Gguf::open(path).unwrap()).unwrap()
 }
 
 /// The path in the environment variable `name`, or a printed reason to skip `test`.
@@ -113,7 +27,7 @@ fn path_from(name: &str, test: &str) -> Option<PathBuf> {
 #[test]
 fn smollm2_gives_the_ids_of_llama_cpp() {
     let Some(model) = path_from("BRAISE_TEST_MODEL", "ids on SmolLM2's vocabulary") else { return };
-    let tokenizer = Metadata::read(&model).tokenizer();
+    let tokenizer = tokenizer(&model);
     assert_eq!(tokenizer.n_tokens(), 49_152);
     let cases = include_str!("../testdata/tokenizer/smollm2.jsonl");
     for line in cases.lines() {
@@ -132,14 +46,25 @@ fn smollm2_gives_the_ids_of_llama_cpp() {
     assert_eq!(tokenizer.encode_prompt("Hello", Special::Parse), [19_556], "the file asks for no BOS");
 }
 
+/// The files of `dir` whose names end in `.EXTENSION`, in order.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|other| other == extension));
+    files.sort();
+    files
+}
+
 #[test]
 fn llama_cpp_vocabularies_give_their_ids() {
     let Some(root) = path_from("BRAISE_LLAMA_CPP", "ids on llama.cpp's test vocabularies") else { return };
-    for name in ["gpt-2", "llama-bpe", "llama-spm", "qwen2"] {
-        let vocab = root.join("models").join(format!("ggml-vocab-{name}.gguf"));
-        let tokenizer = Metadata::read(&vocab).tokenizer();
+    let outputs = files(&root.join("models"), "out");
+    for output in &outputs {
+        let name = output.display();
+        let vocab = output.with_extension("");
+        let tokenizer = tokenizer(&vocab);
         let texts = std::fs::read_to_string(vocab.with_extension("gguf.inp")).unwrap();
-        let ids = std::fs::read_to_string(vocab.with_extension("gguf.out")).unwrap();
+        let ids = std::fs::read_to_string(output).unwrap();
         let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
         let ids: Vec<&str> = ids.lines().collect();
         assert!(
@@ -148,10 +73,58 @@ fn llama_cpp_vocabularies_give_their_ids() {
             texts.len(),
             ids.len()
         );
+        let is_wordpiece = output.to_string_lossy().contains("bert");
         for (text, ids) in texts.iter().zip(ids) {
             let ids: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
             assert_eq!(tokenizer.encode(text, Special::AsText), ids, "{name}: {text:?}");
-            assert_eq!(tokenizer.decode(&ids, ControlTokens::Show).unwrap(), *text, "{name}");
+            if !is_wordpiece {
+                assert_eq!(tokenizer.decode(&ids, ControlTokens::Show).unwrap(), *text, "{name}");
+            }
         }
     }
+    assert!(outputs.len() >= 15, "{} vocabularies", outputs.len());
+}
+
+/// The first line of a file of facts.
+#[derive(serde::Deserialize)]
+struct Head {
+    ends: Vec<u32>,
+    /// The ids of [`PROMPT`] with what the file adds.
+    prompt: Vec<u32>,
+}
+
+const PROMPT: &str = "Hello, wörld";
+
+#[test]
+fn random_texts_give_the_ids_of_llama_cpp() {
+    let Some(dir) = path_from("BRAISE_TOKEN_FACTS", "ids of random texts") else { return };
+    let facts = files(&dir, "jsonl");
+    assert!(!facts.is_empty(), "no .jsonl in {}", dir.display());
+    let mut failures = Vec::new();
+    for path in facts {
+        let tokenizer = tokenizer(&path.with_extension("gguf"));
+        let mut lines = BufReader::new(File::open(&path).unwrap()).lines().map(Result::unwrap);
+        let head: Head = serde_json::from_str(&lines.next().unwrap()).unwrap();
+        let mut differences = Vec::new();
+        if tokenizer.end_tokens() != head.ends {
+            differences.push(format!("ends {:?}, not {:?}", tokenizer.end_tokens(), head.ends));
+        }
+        if tokenizer.encode_prompt(PROMPT, Special::Parse) != head.prompt {
+            differences.push(format!("prompt, not {:?}", head.prompt));
+        }
+        let mut n_lines = 0;
+        for line in lines {
+            n_lines += 1;
+            let (text, plain, special): (String, Vec<u32>, Vec<u32>) = serde_json::from_str(&line).unwrap();
+            for (how, wanted) in [(Special::AsText, plain), (Special::Parse, special)] {
+                let ids = tokenizer.encode(&text, how);
+                if ids != wanted {
+                    differences.push(format!("{text:?} {how:?}: {ids:?}, not {wanted:?}"));
+                }
+            }
+        }
+        println!("{}: {n_lines} texts, {} differences", path.display(), differences.len());
+        failures.extend(differences.into_iter().take(5).map(|line| format!("{}: {line}", path.display())));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

@@ -1,5 +1,9 @@
-//! Byte-level BPE, as GPT-2 has it: bytes are written as printable characters, words are merged by rank.
+//! BPE with merges: words are written in an alphabet, and merged by rank. Byte-level BPE, as GPT-2 has it, writes
+//! bytes as printable characters; some later vocabularies write text as it is, and spell in bytes what they lack.
 
+use super::SPACE;
+use super::bytes::ByteTokens;
+use super::families::{Alphabet, Family};
 use super::merge::Merger;
 use super::pretokenizer::PreTokenizer;
 use super::text_table::TextTable;
@@ -29,7 +33,7 @@ const fn byte_chars() -> [char; 256] {
 }
 
 /// The bytes that a token text stands for; a character outside the byte alphabet stands for itself.
-pub(super) fn decode(text: &str) -> Vec<u8> {
+fn decode(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -48,44 +52,89 @@ pub(super) struct Bpe {
     pre: PreTokenizer,
     /// "left right", numbered by rank; no text that is merged has a space in it.
     merges: TextTable,
+    /// Tokens such as `<0xE2>`, where the alphabet is text.
+    bytes: ByteTokens,
 }
 
 impl Bpe {
     /// Takes merges as "left right", best first.
-    pub(super) fn new(merges: &[&[u8]], pre: PreTokenizer) -> Result<Self> {
-        Ok(Self { pre, merges: TextTable::new(merges)? })
+    pub(super) fn new(tokens: &TextTable, merges: &[&[u8]], pre: PreTokenizer) -> Result<Self> {
+        let bytes = ByteTokens::new(tokens);
+        Ok(Self { pre, merges: TextTable::new(merges)?, bytes })
+    }
+
+    /// What the pre-tokenizer's name says.
+    pub(super) fn family(&self) -> &'static Family {
+        self.pre.family
+    }
+
+    fn alphabet(&self) -> Alphabet {
+        self.family().alphabet
     }
 
     /// Appends the ids of `text` to `ids`. Bytes that the vocabulary has no token for are left out.
     pub(super) fn encode(&self, tokens: &TextTable, text: &str, ids: &mut Vec<u32>) {
         let mut merger = Merger::default();
-        let mut word = String::new();
         let mut key = Vec::new();
-        self.pre.split(text, &mut |bytes| {
-            word.clear();
-            word.extend(bytes.bytes().map(|byte| BYTE_CHARS[usize::from(byte)]));
-            if self.pre.ignore_merges
-                && let Some(id) = tokens.get(word.as_bytes())
-            {
-                ids.push(id);
-                return;
+        match self.alphabet() {
+            Alphabet::Bytes => {
+                let mut word = String::new();
+                self.pre.split(text, &mut |bytes| {
+                    word.clear();
+                    word.extend(bytes.bytes().map(|byte| BYTE_CHARS[usize::from(byte)]));
+                    self.encode_word(tokens, &word, &mut merger, &mut key, ids);
+                });
             }
-            let rank = |pair: &str, middle: usize| {
-                key.clear();
-                key.extend_from_slice(&pair.as_bytes()[..middle]);
-                key.push(b' ');
-                key.extend_from_slice(&pair.as_bytes()[middle..]);
-                self.merges.get(&key)
-            };
-            for part in merger.merge(&word, rank) {
-                match tokens.get(part.as_bytes()) {
-                    Some(id) => ids.push(id),
-                    None => ids.extend(
-                        part.chars().filter_map(|c| tokens.get(c.encode_utf8(&mut [0; 4]).as_bytes())),
-                    ),
+            Alphabet::SpacedText => {
+                let text = text.replace(' ', SPACE);
+                self.pre.split(&text, &mut |word| self.encode_word(tokens, word, &mut merger, &mut key, ids));
+            }
+            Alphabet::Text => {
+                self.pre.split(text, &mut |word| self.encode_word(tokens, word, &mut merger, &mut key, ids));
+            }
+        }
+    }
+
+    fn encode_word(
+        &self,
+        tokens: &TextTable,
+        word: &str,
+        merger: &mut Merger,
+        key: &mut Vec<u8>,
+        ids: &mut Vec<u32>,
+    ) {
+        let Family { ignore_merges, whole_lines, .. } = self.pre.family;
+        if (*ignore_merges || *whole_lines && word.bytes().all(|byte| byte == b'\n'))
+            && let Some(id) = tokens.get(word.as_bytes())
+        {
+            ids.push(id);
+            return;
+        }
+        let rank = |pair: &str, middle: usize| {
+            key.clear();
+            key.extend_from_slice(&pair.as_bytes()[..middle]);
+            key.push(b' ');
+            key.extend_from_slice(&pair.as_bytes()[middle..]);
+            self.merges.get(key)
+        };
+        for part in merger.merge(word, rank) {
+            match tokens.get(part.as_bytes()) {
+                Some(id) => ids.push(id),
+                None if self.alphabet() == Alphabet::Bytes => {
+                    ids.extend(part.chars().filter_map(|c| tokens.get(c.encode_utf8(&mut [0; 4]).as_bytes())))
                 }
+                None => ids.extend(part.bytes().filter_map(|byte| self.bytes.get(byte))),
             }
-        });
+        }
+    }
+
+    /// The bytes that the text of a normal token stands for.
+    pub(super) fn decode(&self, text: &str) -> Vec<u8> {
+        match self.alphabet() {
+            Alphabet::Bytes => decode(text),
+            Alphabet::Text => text.as_bytes().to_vec(),
+            Alphabet::SpacedText => text.replace(SPACE, " ").into_bytes(),
+        }
     }
 }
 

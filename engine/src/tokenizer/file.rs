@@ -1,8 +1,8 @@
 //! The tokenizer and the chat template that a GGUF file carries.
 
-use super::{Tokenizer, Vocab};
+use super::{Segment, Special, Tokenizer, Vocab};
 use crate::chat::ChatTemplate;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Metadata};
 use crate::{Error, ErrorKind, Result};
 
 impl Tokenizer {
@@ -18,22 +18,45 @@ impl Tokenizer {
                 .file(gguf.path())
                 .next("use `braise logits` with token ids, or a file with a vocabulary"));
         }
+        let id = |name| meta.u32(&key(name));
+        // Some files have the old names.
+        let id_or = |name, old| Ok::<_, Error>(id(name)?.or(id(old)?));
         let vocab = Vocab {
             model: meta.require_str(&key("model"))?,
-            pre: meta.str(&key("pre"))?,
-            tokens: meta.require_byte_strs(&key("tokens"))?,
+            pre: meta.str(&key("pre"))?.filter(|pre| !pre.is_empty()),
+            name: meta.str("general.name")?.unwrap_or_default(),
+            arch: meta.str("general.architecture")?.unwrap_or_default(),
+            tokens: meta.byte_strs(&key("tokens"))?.unwrap_or_default(),
             types: meta.i32s(&key("token_type"))?.unwrap_or_default(),
-            scores: meta.f32s(&key("scores"))?.unwrap_or_default(),
+            scores: scores(meta, &key("scores"))?,
             merges: meta.byte_strs(&key("merges"))?.unwrap_or_default(),
-            bos: meta.u32(&key("bos_token_id"))?,
-            eos: meta.u32(&key("eos_token_id"))?,
-            eot: meta.u32(&key("eot_token_id"))?,
-            eom: meta.u32(&key("eom_token_id"))?,
-            unknown: meta.u32(&key("unknown_token_id"))?,
+            bos: id("bos_token_id")?,
+            cls: id("cls_token_id")?,
+            eos: id("eos_token_id")?,
+            separator: id("seperator_token_id")?,
+            eot: id("eot_token_id")?,
+            eom: id("eom_token_id")?,
+            unknown: id("unknown_token_id")?,
+            fim_prefix: id_or("fim_pre_token_id", "prefix_token_id")?,
+            fim_suffix: id_or("fim_suf_token_id", "suffix_token_id")?,
+            fim_middle: id_or("fim_mid_token_id", "middle_token_id")?,
+            fim_pad: id("fim_pad_token_id")?,
+            fim_repository: id("fim_rep_token_id")?,
+            fim_separator: id("fim_sep_token_id")?,
             add_bos: meta.bool(&key("add_bos_token"))?,
             add_eos: meta.bool(&key("add_eos_token"))?,
             add_space_prefix: meta.bool(&key("add_space_prefix"))?,
+            remove_extra_whitespaces: meta.bool(&key("remove_extra_whitespaces"))?,
+            charsmap: bytes(meta, &key("precompiled_charsmap"))?,
+            lowercase: meta.bool(&key("normalizer.lowercase"))?,
+            strip_accents: meta.bool(&key("normalizer.strip_accents"))?,
         };
+        let needs_merges =
+            matches!(vocab.model, "gpt2" | "gemma4" | "whitespace") && vocab.pre != Some("kimi-k2");
+        if needs_merges && meta.get(&key("merges")).is_none() {
+            let what = "the vocabulary has no merges (`tokenizer.ggml.merges` is missing)";
+            return Err(super::malformed(what.into()).file(gguf.path()));
+        }
         Tokenizer::new(&vocab).map_err(|e| e.file(gguf.path()))
     }
 
@@ -54,10 +77,30 @@ impl Tokenizer {
     /// The ids of a prompt that a chat template wrote: with BOS, where the file asks for it and the template has not
     /// written it.
     pub fn encode_chat(&self, text: &str) -> Vec<u32> {
-        let mut ids = self.encode(text, super::Special::Parse);
+        self.encode_chat_segments(&[Segment { text, special: Special::Parse }])
+    }
+
+    /// Like [`encode_chat`](Self::encode_chat), for a prompt whose parts are known: what users and tools wrote in it
+    /// is [`Special::AsText`].
+    pub fn encode_chat_segments(&self, segments: &[Segment<'_>]) -> Vec<u32> {
+        let mut ids = self.encode_segments(segments);
         if let Some(bos) = self.add_bos.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
         ids
     }
+}
+
+/// Scores, which some files have as integers.
+fn scores(meta: &Metadata, key: &str) -> Result<Vec<f32>> {
+    match meta.i32s(key) {
+        Ok(scores) => Ok(scores.unwrap_or_default().into_iter().map(|score| score as f32).collect()),
+        Err(_) => Ok(meta.f32s(key)?.unwrap_or_default()),
+    }
+}
+
+/// An array of bytes, which some files have as signed ones.
+fn bytes(meta: &Metadata, key: &str) -> Result<Vec<u8>> {
+    let bytes = meta.i32s(key)?.unwrap_or_default();
+    Ok(bytes.into_iter().map(|byte| byte as u8).collect())
 }

@@ -1,10 +1,12 @@
 //! Text to token ids and back, from the vocabulary that a GGUF file carries.
 //!
-//! Two families: byte-level BPE (`tokenizer.ggml.model` = `gpt2`), whose text is first cut into words by a
-//! pre-tokenizer named in the file, and SentencePiece BPE (`llama`), which merges by score and falls back
-//! to bytes. The ids are those of llama.cpp. What the parts do: [`Vocab`] is the plain data taken from the
-//! file, `text_table` finds a token by its text, `added` cuts out special tokens, `pretokenizer` cuts words,
-//! `merge` is the one merge loop of both families, and [`Decoder`] turns a stream of ids into text.
+//! Six kinds, by `tokenizer.ggml.model`: BPE with merges (`gpt2` and its relatives), whose text is first cut into words
+//! by a pre-tokenizer named in the file; SentencePiece BPE (`llama`), which merges by score and falls back to bytes;
+//! SentencePiece unigram (`t5`); WordPiece (`bert`); and the ones of RWKV and PLaMo 2. The ids are those of llama.cpp.
+//! What the parts do: [`Vocab`] is the plain data taken from the file, `special` corrects what it says of special
+//! tokens, `text_table` finds a token by its text and `prefix` the tokens that a text begins with, `added` cuts out
+//! special tokens, `pretokenizer` cuts words as `families` says, `merge` is the one merge loop, and [`Decoder`] turns a
+//! stream of ids into text.
 //!
 //! Why not the `tokenizers` crate: a process has 250 ms to its first token, and building takes the crate
 //! (0.22.2) 26 ms for SmolLM2's 49 152 tokens and 48 900 merges and 175 ms for Llama 3's 128 256 and 280 147,
@@ -13,24 +15,39 @@
 
 mod added;
 mod bpe;
+mod bytes;
+mod charsmap;
 mod decoder;
+mod families;
 mod file;
 mod merge;
+mod model;
+mod plamo2;
+mod prefix;
 mod pretokenizer;
+mod rwkv;
+mod special;
 mod spm;
 mod text_table;
+mod unicode;
+mod unigram;
 mod vocab;
+mod wordpiece;
 
 pub use decoder::{ControlTokens, Decoder};
 pub use vocab::Vocab;
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use crate::{Error, ErrorKind, Result};
 use added::{AddedTokens, Fragment};
-use bpe::Bpe;
-use pretokenizer::PreTokenizer;
-use spm::Spm;
+use bytes::hex_byte;
+use model::{Defaults, Model};
+use special::{Special as Corrections, Strips};
+use spm::SPACE;
 use text_table::TextTable;
-use vocab::{CONTROL_TEXTS, END_TEXTS, TokenType};
+use vocab::TokenType;
 
 /// How the text of control tokens is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,9 +58,13 @@ pub enum Special {
     AsText,
 }
 
-enum Model {
-    Bpe(Bpe),
-    Spm(Box<Spm>),
+/// A part of a text with one way of reading control tokens: what a chat template wrote, or what a user did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment<'t> {
+    /// The text.
+    pub text: &'t str,
+    /// How control tokens in it are read.
+    pub special: Special,
 }
 
 /// A vocabulary, ready to encode and decode.
@@ -73,42 +94,33 @@ impl Tokenizer {
             return Err(malformed("the vocabulary has no tokens".into()));
         }
         let texts = TextTable::new(&vocab.tokens)?;
-        let known = |list: &[&str]| -> Vec<u32> {
-            list.iter().filter_map(|text| texts.get(text.as_bytes())).collect()
-        };
-        let mut ends = known(END_TEXTS);
-        let mut types = types(vocab)?;
-        for id in known(CONTROL_TEXTS).iter().chain(&ends) {
-            types[*id as usize] = TokenType::Control;
-        }
-        let all = (0..).zip(&vocab.tokens).zip(&types).map(|((id, &text), &kind)| (id, text, kind));
-        let added = AddedTokens::new(all)?;
-
+        let defaults = Defaults::of(vocab.model)?;
         let valid = |id: Option<u32>| id.filter(|&id| (id as usize) < n_tokens);
-        let (model, bos, eos, add_bos) = match vocab.model {
-            "gpt2" => {
-                let pre = PreTokenizer::new(vocab.pre)?;
-                let add_bos = pre.add_bos;
-                (Model::Bpe(Bpe::new(&vocab.merges, pre)?), vocab.bos, vocab.eos, add_bos)
+        let or_default = |id, default| valid(id).or(valid(default));
+        let bos = or_default(vocab.bos, vocab.cls.filter(|_| vocab.model == "bert").or(defaults.bos));
+        let eos = or_default(vocab.eos, defaults.eos);
+        let Corrections { types, ends } = Corrections::new(vocab, &texts, types(vocab)?, eos);
+        let strips = Strips::new(vocab, &texts);
+        let all = (0..).zip(&vocab.tokens).zip(&types);
+        let added = AddedTokens::new(all.map(|((id, &text), &kind)| (id, text, kind, strips.of(id))))?;
+        let unknown = or_default(vocab.unknown, defaults.unknown);
+        let model = Model::new(vocab, &texts, &types, unknown)?;
+
+        let (add_bos, add_eos) = match &model {
+            Model::WordPiece(_) => {
+                let separator = or_default(vocab.separator, defaults.separator);
+                (to_add("begin-of-text", true, bos)?, to_add("separator", true, separator)?)
             }
-            "llama" => {
-                one_each("scores", n_tokens, vocab.scores.len())?;
-                let unknown = valid(vocab.unknown.or(Some(0)));
-                let spm = Spm::new(&texts, &vocab.scores, unknown, vocab.add_space_prefix.unwrap_or(true))?;
-                (Model::Spm(Box::new(spm)), vocab.bos.or(Some(1)), vocab.eos.or(Some(2)), true)
-            }
-            other => {
-                let what = format!("the tokenizer \"{other}\" is not known");
-                return Err(Error::new(ErrorKind::Unsupported, what)
-                    .next("known are gpt2 (byte-level BPE) and llama (SentencePiece)"));
+            Model::Rwkv(_) | Model::Plamo2(_) => (None, None),
+            model => {
+                let add_bos = vocab.add_bos.filter(|_| !model.always_adds_bos());
+                let default = bos.filter(|_| defaults.add_bos || model.adds_bos());
+                (
+                    add_bos.map_or(Ok(default), |add| to_add("BOS", add, bos))?,
+                    to_add("EOS", vocab.add_eos.unwrap_or(defaults.add_eos), eos)?,
+                )
             }
         };
-        let (bos, eos) = (valid(bos), valid(eos));
-        ends.extend([eos, valid(vocab.eot), valid(vocab.eom)].into_iter().flatten());
-        ends.sort_unstable();
-        ends.dedup();
-        let add_bos = to_add("BOS", vocab.add_bos.unwrap_or(add_bos), bos)?;
-        let add_eos = to_add("EOS", vocab.add_eos.unwrap_or(false), eos)?;
         Ok(Self { texts, types, added, model, bos, eos, add_bos, add_eos, ends })
     }
 
@@ -152,26 +164,32 @@ impl Tokenizer {
     /// The ids of `text` alone. Byte-level vocabularies without a token for some byte (SmolLM2's has none for
     /// a few control characters) leave that byte out.
     pub fn encode(&self, text: &str, special: Special) -> Vec<u32> {
+        self.encode_segments(&[Segment { text, special }])
+    }
+
+    /// The ids of the segments as one text: words go on over a border, and so would user-defined tokens; a control
+    /// token is read only where it stands whole in segments that say so.
+    pub fn encode_segments(&self, segments: &[Segment<'_>]) -> Vec<u32> {
         let mut ids = Vec::new();
-        self.encode_into(text, special, &mut ids);
+        self.encode_into(segments, &mut ids);
         ids
     }
 
     /// The ids of `text` as a whole prompt: with BOS before and EOS after it where the file asks for them.
     pub fn encode_prompt(&self, text: &str, special: Special) -> Vec<u32> {
         let mut ids = Vec::from_iter(self.add_bos);
-        self.encode_into(text, special, &mut ids);
+        self.encode_into(&[Segment { text, special }], &mut ids);
         ids.extend(self.add_eos);
         ids
     }
 
-    fn encode_into(&self, text: &str, special: Special, ids: &mut Vec<u32>) {
+    fn encode_into(&self, segments: &[Segment<'_>], ids: &mut Vec<u32>) {
+        let (text, parsed) = join(segments);
         let mut start = true;
-        for fragment in self.added.partition(text, special) {
-            match (fragment, &self.model) {
-                (Fragment::Token(id), _) => ids.push(id),
-                (Fragment::Text(text), Model::Bpe(bpe)) => bpe.encode(&self.texts, text, ids),
-                (Fragment::Text(text), Model::Spm(spm)) => spm.encode(&self.texts, text, start, ids),
+        for fragment in self.added.partition(&text, &parsed) {
+            match fragment {
+                Fragment::Token(id) => ids.push(id),
+                Fragment::Text(text) => self.model.encode(&self.texts, text, start, ids),
             }
             start = matches!(fragment, Fragment::Token(_));
         }
@@ -182,8 +200,7 @@ impl Tokenizer {
     /// # Errors
     /// `Input` if an id is outside the vocabulary.
     pub fn decode(&self, ids: &[u32], control: ControlTokens) -> Result<String> {
-        let prefixed = matches!(&self.model, Model::Spm(spm) if spm.add_space_prefix);
-        let mut decoder = Decoder::new(self, control, prefixed);
+        let mut decoder = Decoder::new(self, control, self.model.has_space_prefix());
         let mut text = String::new();
         for &id in ids {
             text.push_str(&decoder.push(id)?);
@@ -207,20 +224,42 @@ impl Tokenizer {
             return Err(Error::new(ErrorKind::Input, what)
                 .next(format!("ids of this model go from 0 to {}", self.n_tokens() - 1)));
         };
-        let readable = String::from_utf8_lossy(text);
-        Ok(match (kind, &self.model) {
-            (TokenType::Unused, _) => Vec::new(),
-            (TokenType::Control | TokenType::Unknown, _) if control == ControlTokens::Hide => Vec::new(),
-            (TokenType::Control | TokenType::Unknown | TokenType::UserDefined, _) => text.to_vec(),
-            (TokenType::Byte, _) => hex_byte(&readable).map_or_else(|| text.to_vec(), |byte| vec![byte]),
-            (TokenType::Normal, Model::Bpe(_)) => bpe::decode(&readable),
-            (TokenType::Normal, Model::Spm(_)) => readable.replace(spm::SPACE, " ").into_bytes(),
+        let is_hidden = control == ControlTokens::Hide && self.is_control(id);
+        Ok(match kind {
+            _ if is_hidden => Vec::new(),
+            TokenType::Unused => Vec::new(),
+            TokenType::Byte => match hex_byte(&String::from_utf8_lossy(text)) {
+                Some(byte) => vec![byte],
+                None => text.to_vec(),
+            },
+            TokenType::Normal => self.model.decode(text),
+            _ => text.to_vec(),
         })
     }
 
     fn is_control(&self, id: u32) -> bool {
         matches!(self.types.get(id as usize), Some(TokenType::Control | TokenType::Unknown))
     }
+}
+
+/// The text of all segments, and the ranges of it in which control tokens are read.
+fn join<'t>(segments: &[Segment<'t>]) -> (Cow<'t, str>, Vec<Range<usize>>) {
+    let text = match segments {
+        [one] => Cow::Borrowed(one.text),
+        segments => segments.iter().map(|segment| segment.text).collect(),
+    };
+    let mut parsed: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    for segment in segments {
+        let range = at..at + segment.text.len();
+        at = range.end;
+        match (segment.special, parsed.last_mut()) {
+            (Special::Parse, Some(last)) if last.end == range.start => last.end = range.end,
+            (Special::Parse, _) => parsed.push(range),
+            (Special::AsText, _) => {}
+        }
+    }
+    (text, parsed)
 }
 
 fn types(vocab: &Vocab<'_>) -> Result<Vec<TokenType>> {
@@ -230,11 +269,6 @@ fn types(vocab: &Vocab<'_>) -> Result<Vec<TokenType>> {
     }
     one_each("token_type", n_tokens, vocab.types.len())?;
     Ok(vocab.types.iter().map(|&number| TokenType::new(number)).collect())
-}
-
-/// The byte that a byte token, `<0xE2>`, stands for.
-fn hex_byte(text: &str) -> Option<u8> {
-    u8::from_str_radix(text.strip_prefix("<0x")?.strip_suffix('>')?, 16).ok()
 }
 
 fn to_add(name: &str, add: bool, id: Option<u32>) -> Result<Option<u32>> {

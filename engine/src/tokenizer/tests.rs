@@ -89,6 +89,29 @@ fn special_tokens_only_where_asked_and_user_defined_ones_always() {
 }
 
 #[test]
+fn segments_are_one_text_in_which_users_write_no_control_tokens() {
+    let tokenizer = new(&bpe());
+    let parse = |text| Segment { text, special: Special::Parse };
+    let user = |text| Segment { text, special: Special::AsText };
+    let encode = |segments: &[Segment<'_>]| tokenizer.encode_segments(segments);
+    assert_eq!(encode(&[parse("hel"), user("lo")]), [11], "words go on");
+    assert_eq!(
+        encode(&[parse("h<|im_end|>"), user("h<|im_end|>"), parse("<|im_end|>")]),
+        [0, 13, 0, 1, 7, 13]
+    );
+    assert_eq!(encode(&[parse("<|im_"), user("end|>")]), [1, 7], "nor half of one");
+    assert_eq!(encode(&[user("<|im_"), parse("end|>")]), [1, 7]);
+    assert_eq!(encode(&[parse("<|im_"), parse("end|>")]), [13]);
+    assert_eq!(encode(&[user("<to"), parse("ol>")]), [14], "user-defined ones are text");
+    assert!(encode(&[]).is_empty());
+
+    let with_bos = new(&Vocab { add_bos: Some(true), ..bpe() });
+    let bos = tokenizer.encode_chat_segments(&[user("e")]);
+    assert_eq!((bos, with_bos.encode_chat_segments(&[user("e")])), (vec![1], vec![0, 1]));
+    assert_eq!(with_bos.encode_chat_segments(&[parse("he")]), [0, 9]);
+}
+
+#[test]
 fn bos_and_eos_as_the_file_says() {
     let mut vocab = bpe();
     assert_eq!(new(&vocab).encode_prompt("e", Special::Parse), [1], "by default none");
@@ -144,11 +167,17 @@ fn spm_takes_its_own_leading_space_away() {
 
 /// A byte-level vocabulary in which token b is the byte b.
 fn with_bytes<R>(run: impl FnOnce(&Tokenizer) -> R) -> R {
+    with_bytes_and(Some("qwen2"), run)
+}
+
+/// The same with a pre-tokenizer.
+fn with_bytes_and<R>(pre: Option<&str>, run: impl FnOnce(&Tokenizer) -> R) -> R {
     let texts: Vec<String> = bpe::BYTE_CHARS.iter().map(char::to_string).collect();
     let merges = ["a a", "aa aa", "Ã ©"];
     run(&new(&Vocab {
         model: "gpt2",
-        pre: Some("qwen2"),
+        pre,
+        add_bos: Some(false),
         tokens: texts.iter().map(String::as_bytes).chain(["aa", "aaaa", "Ã©"].map(str::as_bytes)).collect(),
         merges: merges.map(str::as_bytes).to_vec(),
         ..Vocab::default()
@@ -163,6 +192,35 @@ fn decoding_undoes_encoding() {
             assert_eq!(tokenizer.decode(&ids, ControlTokens::Show).unwrap(), text);
         }
     });
+}
+
+#[test]
+fn decoding_undoes_encoding_of_random_text_with_every_pre_tokenizer() {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut text = || -> String {
+        let n_parts = rng.usize(0..12);
+        let parts = (0..n_parts).map(|_| match rng.u8(0..4) {
+            0 => rng.char(..).to_string(),
+            1 => rng.char(' '..='\u{2ff}').to_string().repeat(rng.usize(1..5)),
+            2 => rng
+                .choice([" ", "\n", "\r\n", "\t", "\u{3000}", "12345", "'S", "Ab", "一", "é"])
+                .unwrap_or("")
+                .into(),
+            _ => rng.alphanumeric().to_string(),
+        });
+        parts.collect()
+    };
+    let families = families::FAMILIES.iter().filter(|family| family.alphabet == families::Alphabet::Bytes);
+    for family in families {
+        with_bytes_and(family.names.first().copied(), |tokenizer| {
+            for _ in 0..300 {
+                let text = text();
+                let ids = tokenizer.encode(&text, Special::AsText);
+                let decoded = tokenizer.decode(&ids, ControlTokens::Show).unwrap();
+                assert_eq!(decoded, text, "{:?}", family.names);
+            }
+        });
+    }
 }
 
 #[test]
@@ -197,15 +255,40 @@ fn a_megabyte_of_one_letter_takes_no_quadratic_time() {
     let text = "a".repeat(1 << 20);
     with_bytes(|tokenizer| assert_eq!(tokenizer.encode(&text, Special::Parse), vec![257; 1 << 18]));
     let texts = ["<unk>", "▁", "a", "aa", "aaaa"].map(str::as_bytes);
-    let vocab = Vocab {
-        model: "llama",
+    let vocab = |model| Vocab {
+        model,
         tokens: texts.to_vec(),
+        types: vec![2, 1, 1, 1, 1],
         scores: vec![0.0, -1.0, -2.0, -3.0, -4.0],
+        unknown: Some(0),
         add_bos: Some(false),
+        add_eos: Some(false),
         ..Vocab::default()
     };
-    let ids = new(&vocab).encode(&text, Special::AsText);
-    assert_eq!((ids[0], ids[1], ids.len()), (1, 4, 1 + (1 << 18)));
+    let encode = |model| new(&vocab(model)).encode(&text, Special::AsText);
+    let mut with_prefix = vec![4; 1 + (1 << 18)];
+    with_prefix[0] = 1;
+    assert_eq!(encode("llama"), with_prefix);
+    assert_eq!(encode("t5"), with_prefix[1..]);
+    assert_eq!(encode("rwkv"), with_prefix[1..]);
+    let merges = ["a a", "aa aa"].map(str::as_bytes).to_vec();
+    assert_eq!(new(&Vocab { merges, ..vocab("gemma4") }).encode(&text, Special::AsText), with_prefix[1..]);
+
+    let bytes: Vec<String> = (0..256).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let plamo2 = Vocab {
+        tokens: texts.iter().copied().chain(bytes.iter().map(String::as_bytes)).collect(),
+        types: [vec![2, 1, 1, 1, 1], vec![6; 256]].concat(),
+        scores: [vec![0.0, -1.0, -2.0, -3.0, -4.0], vec![0.0; 256]].concat(),
+        ..vocab("plamo2")
+    };
+    assert_eq!(new(&plamo2).encode(&text, Special::AsText), with_prefix[1..]);
+
+    let mut tokens = vec![&b"[PAD]"[..]; 103];
+    tokens.extend(texts);
+    let bert = new(&Vocab { model: "bert", tokens, ..Vocab::default() });
+    let ids: Vec<u32> = with_prefix.iter().map(|id| id + 103).collect();
+    assert_eq!(bert.encode(&text, Special::AsText), ids);
+    assert_eq!(bert.encode_prompt("a", Special::AsText), [101, 104, 105, 102], "in its special tokens");
 }
 
 #[test]
@@ -215,7 +298,8 @@ fn a_contradictory_vocabulary_is_refused() {
     assert_eq!(kind(Vocab { types: vec![1; 3], ..bpe() }), Some(ErrorKind::Malformed));
     assert_eq!(kind(Vocab { scores: Vec::new(), ..spm() }), Some(ErrorKind::Malformed));
     assert_eq!(kind(Vocab { add_eos: Some(true), eos: None, ..bpe() }), Some(ErrorKind::Malformed));
-    assert_eq!(kind(Vocab { model: "bert", ..bpe() }), Some(ErrorKind::Unsupported));
+    assert_eq!(kind(Vocab { model: "unheard-of", ..bpe() }), Some(ErrorKind::Unsupported));
+    assert_eq!(kind(Vocab { model: "no_vocab", ..bpe() }), Some(ErrorKind::Unsupported));
     assert_eq!(kind(Vocab { pre: Some("unheard-of"), ..bpe() }), Some(ErrorKind::Unsupported));
     // Odd, but not a contradiction: texts twice, not UTF-8, a merge that is none.
     assert_eq!(
