@@ -1,6 +1,6 @@
 //! The tokenizer and the chat template that a GGUF file carries.
 
-use super::{Tokenizer, Vocab};
+use super::{Segment, Special, Tokenizer, Vocab};
 use crate::chat::ChatTemplate;
 use crate::gguf::Gguf;
 use crate::{Error, ErrorKind, Result};
@@ -54,7 +54,13 @@ impl Tokenizer {
     /// The ids of a prompt that a chat template wrote: with BOS, where the file asks for it and the template has not
     /// written it.
     pub fn encode_chat(&self, text: &str) -> Vec<u32> {
-        let mut ids = self.encode(text, super::Special::Parse);
+        self.encode_chat_segments(&[Segment { text, special: Special::Parse }])
+    }
+
+    /// Like [`encode_chat`](Self::encode_chat), for a prompt whose parts are known: what users and tools wrote in it
+    /// is [`Special::AsText`].
+    pub fn encode_chat_segments(&self, segments: &[Segment<'_>]) -> Vec<u32> {
+        let mut ids = self.encode_segments(segments);
         if let Some(bos) = self.add_bos.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }

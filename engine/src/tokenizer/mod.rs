@@ -24,8 +24,11 @@ mod vocab;
 pub use decoder::{ControlTokens, Decoder};
 pub use vocab::Vocab;
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use crate::{Error, ErrorKind, Result};
-use added::{AddedTokens, Fragment};
+use added::{AddedTokens, Fragment, Strip};
 use bpe::Bpe;
 use pretokenizer::PreTokenizer;
 use spm::Spm;
@@ -39,6 +42,15 @@ pub enum Special {
     Parse,
     /// As any other text: what a user typed cannot end his turn.
     AsText,
+}
+
+/// A part of a text with one way of reading control tokens: what a chat template wrote, or what a user did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment<'t> {
+    /// The text.
+    pub text: &'t str,
+    /// How control tokens in it are read.
+    pub special: Special,
 }
 
 enum Model {
@@ -81,7 +93,10 @@ impl Tokenizer {
         for id in known(CONTROL_TEXTS).iter().chain(&ends) {
             types[*id as usize] = TokenType::Control;
         }
-        let all = (0..).zip(&vocab.tokens).zip(&types).map(|((id, &text), &kind)| (id, text, kind));
+        let all = (0..)
+            .zip(&vocab.tokens)
+            .zip(&types)
+            .map(|((id, &text), &kind)| (id, text, kind, Strip::default()));
         let added = AddedTokens::new(all)?;
 
         let valid = |id: Option<u32>| id.filter(|&id| (id as usize) < n_tokens);
@@ -152,22 +167,29 @@ impl Tokenizer {
     /// The ids of `text` alone. Byte-level vocabularies without a token for some byte (SmolLM2's has none for
     /// a few control characters) leave that byte out.
     pub fn encode(&self, text: &str, special: Special) -> Vec<u32> {
+        self.encode_segments(&[Segment { text, special }])
+    }
+
+    /// The ids of the segments as one text: words go on over a border, and so would user-defined tokens; a control
+    /// token is read only where it stands whole in segments that say so.
+    pub fn encode_segments(&self, segments: &[Segment<'_>]) -> Vec<u32> {
         let mut ids = Vec::new();
-        self.encode_into(text, special, &mut ids);
+        self.encode_into(segments, &mut ids);
         ids
     }
 
     /// The ids of `text` as a whole prompt: with BOS before and EOS after it where the file asks for them.
     pub fn encode_prompt(&self, text: &str, special: Special) -> Vec<u32> {
         let mut ids = Vec::from_iter(self.add_bos);
-        self.encode_into(text, special, &mut ids);
+        self.encode_into(&[Segment { text, special }], &mut ids);
         ids.extend(self.add_eos);
         ids
     }
 
-    fn encode_into(&self, text: &str, special: Special, ids: &mut Vec<u32>) {
+    fn encode_into(&self, segments: &[Segment<'_>], ids: &mut Vec<u32>) {
+        let (text, parsed) = join(segments);
         let mut start = true;
-        for fragment in self.added.partition(text, special) {
+        for fragment in self.added.partition(&text, &parsed) {
             match (fragment, &self.model) {
                 (Fragment::Token(id), _) => ids.push(id),
                 (Fragment::Text(text), Model::Bpe(bpe)) => bpe.encode(&self.texts, text, ids),
@@ -221,6 +243,26 @@ impl Tokenizer {
     fn is_control(&self, id: u32) -> bool {
         matches!(self.types.get(id as usize), Some(TokenType::Control | TokenType::Unknown))
     }
+}
+
+/// The text of all segments, and the ranges of it in which control tokens are read.
+fn join<'t>(segments: &[Segment<'t>]) -> (Cow<'t, str>, Vec<Range<usize>>) {
+    let text = match segments {
+        [one] => Cow::Borrowed(one.text),
+        segments => segments.iter().map(|segment| segment.text).collect(),
+    };
+    let mut parsed: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    for segment in segments {
+        let range = at..at + segment.text.len();
+        at = range.end;
+        match (segment.special, parsed.last_mut()) {
+            (Special::Parse, Some(last)) if last.end == range.start => last.end = range.end,
+            (Special::Parse, _) => parsed.push(range),
+            (Special::AsText, _) => {}
+        }
+    }
+    (text, parsed)
 }
 
 fn types(vocab: &Vocab<'_>) -> Result<Vec<TokenType>> {

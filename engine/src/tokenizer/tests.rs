@@ -89,6 +89,29 @@ fn special_tokens_only_where_asked_and_user_defined_ones_always() {
 }
 
 #[test]
+fn segments_are_one_text_in_which_users_write_no_control_tokens() {
+    let tokenizer = new(&bpe());
+    let parse = |text| Segment { text, special: Special::Parse };
+    let user = |text| Segment { text, special: Special::AsText };
+    let encode = |segments: &[Segment<'_>]| tokenizer.encode_segments(segments);
+    assert_eq!(encode(&[parse("hel"), user("lo")]), [11], "words go on");
+    assert_eq!(
+        encode(&[parse("h<|im_end|>"), user("h<|im_end|>"), parse("<|im_end|>")]),
+        [0, 13, 0, 1, 7, 13]
+    );
+    assert_eq!(encode(&[parse("<|im_"), user("end|>")]), [1, 7], "nor half of one");
+    assert_eq!(encode(&[user("<|im_"), parse("end|>")]), [1, 7]);
+    assert_eq!(encode(&[parse("<|im_"), parse("end|>")]), [13]);
+    assert_eq!(encode(&[user("<to"), parse("ol>")]), [14], "user-defined ones are text");
+    assert!(encode(&[]).is_empty());
+
+    let with_bos = new(&Vocab { add_bos: Some(true), ..bpe() });
+    let bos = tokenizer.encode_chat_segments(&[user("e")]);
+    assert_eq!((bos, with_bos.encode_chat_segments(&[user("e")])), (vec![1], vec![0, 1]));
+    assert_eq!(with_bos.encode_chat_segments(&[parse("he")]), [0, 9]);
+}
+
+#[test]
 fn bos_and_eos_as_the_file_says() {
     let mut vocab = bpe();
     assert_eq!(new(&vocab).encode_prompt("e", Special::Parse), [1], "by default none");
