@@ -130,8 +130,8 @@ impl Chat for Talker<'_> {
         };
         let messages: Vec<_> =
             messages.iter().map(|m| chat::Message::new(role(m.role), &m.content)).collect();
-        let prompt = template.render(&messages, true)?;
-        self.generate(&self.loaded.tokenizer.encode_chat(&prompt), options, sink)
+        let prompt = template.render(&chat::Conversation::new(messages))?;
+        self.generate(&self.loaded.tokenizer.encode_chat_segments(&prompt.segments()), options, sink)
     }
 
     fn complete(&mut self, text: &str, options: &Generation, sink: Sink<'_>) -> Result<Stats> {

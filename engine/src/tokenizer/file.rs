@@ -1,5 +1,6 @@
 //! The tokenizer and the chat template that a GGUF file carries.
 
+use super::vocab::TokenType;
 use super::{Segment, Special, Tokenizer, Vocab};
 use crate::chat::ChatTemplate;
 use crate::gguf::Gguf;
@@ -47,8 +48,10 @@ impl Tokenizer {
             Some(id) => String::from_utf8_lossy(self.texts.text(id).unwrap_or_default()).into_owned(),
             None => String::new(),
         };
+        let control = (0..).zip(&self.types).filter(|(_, ty)| **ty == TokenType::Control);
+        let control = control.filter_map(|(id, _)| str::from_utf8(self.texts.text(id)?).ok());
         let template = ChatTemplate::new(source, &text(self.bos), &text(self.eos));
-        template.map(Some).map_err(|e| e.file(gguf.path()))
+        template.and_then(|t| t.with_control_tokens(control)).map(Some).map_err(|e| e.file(gguf.path()))
     }
 
     /// The ids of a prompt that a chat template wrote: with BOS, where the file asks for it and the template has not
