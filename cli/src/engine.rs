@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use braise_engine::chat::ChatTemplate;
+use braise_engine::constrain::{Constraint, Format, Grammars};
 use braise_engine::generate::{Finish, Request, generate};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
@@ -33,6 +34,12 @@ impl Loaded {
         let tokenizer = Tokenizer::of(&gguf)?;
         let template = tokenizer.chat_template(&gguf)?;
         Ok(Loaded { model: Model::new(gguf, isa)?, tokenizer, template })
+    }
+
+    /// What a user should know who talks to this model: nothing, if its file says how.
+    pub fn chat_note(&self) -> Option<String> {
+        let name = self.template.as_ref()?.built_in()?;
+        Some(format!("the file has no chat template; going by the vocabulary, that of {name} is used"))
     }
 
     /// What a user should know of how this model runs: nothing, if it runs as fast as it can.
@@ -67,7 +74,7 @@ impl Loaded {
                 Some(Speculation::new(drafter))
             }
         };
-        Ok(Talker { loaded: self, session, speculation })
+        Ok(Talker { loaded: self, session, speculation, constraint: None })
     }
 }
 
@@ -86,17 +93,25 @@ pub struct Talker<'m> {
     loaded: &'m Loaded,
     session: Session<'m>,
     speculation: Option<Speculation<'m>>,
+    constraint: Option<Constraint>,
 }
 
 impl Talker<'_> {
+    /// Makes all answers keep to `format`.
+    pub fn constrain(&mut self, format: &Format) -> braise_engine::Result<()> {
+        self.constraint = Some(Grammars::new(&self.loaded.tokenizer)?.constraint(format)?);
+        Ok(())
+    }
+
     fn generate(&mut self, prompt: &[u32], options: &Generation, sink: Sink<'_>) -> Result<Stats> {
         let request = Request {
             prompt,
             sampler: sampler(options),
             max_tokens: options.max_tokens.map(NonZeroUsize::get),
             stop: &options.stop,
+            constraint: self.constraint.as_ref(),
         };
-        let Self { loaded, session, speculation } = self;
+        let Self { loaded, session, speculation, .. } = self;
         let outcome = generate(session, &loaded.tokenizer, &request, speculation.as_mut(), sink)?;
         if outcome.finish == Finish::ContextFull {
             let n_ctx = self.session.n_ctx();

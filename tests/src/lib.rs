@@ -3,4 +3,5 @@
 pub mod checkkern;
 pub mod python;
 pub mod reference;
+pub mod schemas;
 pub mod tiny;

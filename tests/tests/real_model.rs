@@ -112,6 +112,7 @@ fn generated_with(
         sampler: SamplerOptions { temperature, seed: Some(seed), ..SamplerOptions::default() },
         max_tokens: Some(24),
         stop: &[],
+        constraint: None,
     };
     let (mut text, mut drafts) = (String::new(), drafts);
     let outcome = generate(&mut session, &tokenizer, &request, drafts.as_mut(), &mut |part| {

@@ -96,7 +96,7 @@ fn greedy() -> SamplerOptions {
 }
 
 fn request<'a>(prompt: &'a [u32], sampler: SamplerOptions, max_tokens: usize) -> Request<'a> {
-    Request { prompt, sampler, max_tokens: Some(max_tokens), stop: &[] }
+    Request { prompt, sampler, max_tokens: Some(max_tokens), stop: &[], constraint: None }
 }
 
 /// Drafts what it was told to, right or wrong.

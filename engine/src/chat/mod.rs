@@ -1,9 +1,10 @@
 //! Chat: a conversation becomes the prompt that a model was trained to read, and what the model writes becomes
 //! content, reasoning and tool calls again.
 //!
-//! [`ChatTemplate`] runs the Jinja program in a model's file (`json` and `python` hold what such programs expect of
-//! Python).
+//! [`ChatTemplate`] runs the Jinja program in a model's file, or one of `builtin` where the file has none (`json` and
+//! `python` hold what such programs expect of Python).
 
+mod builtin;
 mod json;
 mod marks;
 mod python;
@@ -12,6 +13,7 @@ mod template;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub(crate) use builtin::built_in;
 pub use marks::Prompt;
 pub use template::ChatTemplate;
 

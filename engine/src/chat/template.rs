@@ -29,6 +29,7 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+    built_in: Option<&'static str>,
     bos: String,
     eos: String,
     marker: Marker,
@@ -57,6 +58,7 @@ impl ChatTemplate {
         let template = Self {
             environment,
             source: source.to_owned(),
+            built_in: None,
             bos: bos.to_owned(),
             eos: eos.to_owned(),
             marker: Marker::default(),
@@ -79,6 +81,17 @@ impl ChatTemplate {
     pub fn at(mut self, now: Option<SystemTime>) -> Self {
         self.environment.add_function("strftime_now", move |format: &str| strftime(format, now));
         self
+    }
+
+    /// The same, as one of braise's own templates, with this name.
+    pub(crate) fn built_in_as(mut self, name: &'static str) -> Self {
+        self.built_in = Some(name);
+        self
+    }
+
+    /// The name of the format, if the template is not the file's but one of braise's own.
+    pub fn built_in(&self) -> Option<&'static str> {
+        self.built_in
     }
 
     /// The program's source.

@@ -2,7 +2,7 @@
 
 use super::vocab::TokenType;
 use super::{Segment, Special, Tokenizer, Vocab};
-use crate::chat::ChatTemplate;
+use crate::chat::{ChatTemplate, built_in};
 use crate::gguf::Gguf;
 use crate::{Error, ErrorKind, Result};
 
@@ -38,19 +38,26 @@ impl Tokenizer {
         Tokenizer::new(&vocab).map_err(|e| e.file(gguf.path()))
     }
 
-    /// The chat template of the file that this tokenizer is of, if it has one.
+    /// The chat template of the file that this tokenizer is of; if it has none, that of the format that the vocabulary
+    /// was made for, where it tells.
     ///
     /// # Errors
     /// It is not a template.
     pub fn chat_template(&self, gguf: &Gguf) -> Result<Option<ChatTemplate>> {
-        let Some(source) = gguf.metadata().str("tokenizer.chat_template")? else { return Ok(None) };
+        let own = gguf.metadata().str("tokenizer.chat_template")?;
+        let built_in = built_in(|token| self.token(token).is_some()).filter(|_| own.is_none());
+        let Some(source) = own.or(built_in.map(|format| format.source)) else { return Ok(None) };
         let text = |id: Option<u32>| match id {
             Some(id) => String::from_utf8_lossy(self.texts.text(id).unwrap_or_default()).into_owned(),
             None => String::new(),
         };
         let control = (0..).zip(&self.types).filter(|(_, ty)| **ty == TokenType::Control);
         let control = control.filter_map(|(id, _)| str::from_utf8(self.texts.text(id)?).ok());
-        let template = ChatTemplate::new(source, &text(self.bos), &text(self.eos));
+        let template =
+            ChatTemplate::new(source, &text(self.bos), &text(self.eos)).map(|template| match built_in {
+                Some(format) => template.built_in_as(format.name),
+                None => template,
+            });
         template.and_then(|t| t.with_control_tokens(control)).map(Some).map_err(|e| e.file(gguf.path()))
     }
 

@@ -241,7 +241,8 @@ impl Tokenizer {
         })
     }
 
-    fn is_control(&self, id: u32) -> bool {
+    /// Whether `id` is a control token: no part of a text.
+    pub(crate) fn is_control(&self, id: u32) -> bool {
         matches!(self.types.get(id as usize), Some(TokenType::Control | TokenType::Unknown))
     }
 }
