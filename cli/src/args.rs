@@ -14,7 +14,7 @@ use braise_kernels::ops::KvType;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, info, list, logits, pull, rm, run, tokenize};
+use crate::commands::{bench, info, list, logits, pull, rm, run, show, tokenize};
 use crate::failure::Usage;
 
 /// Runs language models from GGUF files at the full speed of this machine.
@@ -33,6 +33,7 @@ pub enum Command {
     Run(run::RunArgs),
     Pull(pull::PullArgs),
     List(list::ListArgs),
+    Show(show::ShowArgs),
     Rm(rm::RmArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),

@@ -12,7 +12,7 @@ use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{DraftModel, NGram, Speculation};
-use braise_engine::tokenizer::{Special, Tokenizer};
+use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
 use braise_engine::{chat, gguf::Gguf};
 
 use crate::args::{Cache, Compute, Generation};
@@ -110,6 +110,7 @@ impl Talker<'_> {
             max_tokens: options.max_tokens.map(NonZeroUsize::get),
             stop: &options.stop,
             constraint: self.constraint.as_ref(),
+            control: ControlTokens::Hide,
         };
         let Self { loaded, session, speculation, .. } = self;
         let outcome = generate(session, &loaded.tokenizer, &request, speculation.as_mut(), sink)?;

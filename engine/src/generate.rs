@@ -25,6 +25,8 @@ pub struct Request<'a> {
     pub stop: &'a [String],
     /// What the generated text may be.
     pub constraint: Option<&'a Constraint>,
+    /// Whether control tokens are part of the text. A [parser](crate::chat::parse) wants to see them.
+    pub control: ControlTokens,
 }
 
 /// Why a generation ended.
@@ -94,7 +96,7 @@ pub fn generate(
         speculation: Counts::default(),
     };
     let begin = Instant::now();
-    let mut decoder = tokenizer.decoder(ControlTokens::Hide);
+    let mut decoder = tokenizer.decoder(request.control);
     let mut stops = StopMatcher::new(request.stop);
     let max_tokens = request.max_tokens.unwrap_or(usize::MAX);
     for n in 0..max_tokens {

@@ -12,7 +12,7 @@ use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{NGram, Speculation};
-use braise_engine::tokenizer::{Special, Tokenizer, Vocab};
+use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer, Vocab};
 use braise_kernels::isa::Isa;
 use braise_tests::python::{llama_cpp, python};
 use braise_tests::schemas::schema;
@@ -83,7 +83,14 @@ fn outputs_of_200_schemas_are_valid() {
         let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
         let sampler = if seed % 2 == 0 { greedy } else { hot(seed) };
         let constraint = Some(&constraint);
-        let request = Request { prompt: &prompt, sampler, max_tokens: Some(400), stop: &[], constraint };
+        let request = Request {
+            prompt: &prompt,
+            sampler,
+            max_tokens: Some(400),
+            stop: &[],
+            constraint,
+            control: ControlTokens::Hide,
+        };
         let (output, outcome) = run(&mut session, &tokenizer, &request, None);
         assert_eq!(outcome.finish, Finish::End, "seed {seed}: {schema}: {output}");
         cases.push(json!({"schema": schema, "output": output}));
@@ -191,7 +198,14 @@ fn speculation_changes_nothing() {
         let expected = regex_automata(regex);
         for sampler in [SamplerOptions { temperature: 0.0, ..SamplerOptions::default() }, hot(4), hot(5)] {
             let constraint = Some(&constraint);
-            let request = Request { prompt: &prompt, sampler, max_tokens: Some(most), stop: &[], constraint };
+            let request = Request {
+                prompt: &prompt,
+                sampler,
+                max_tokens: Some(most),
+                stop: &[],
+                constraint,
+                control: ControlTokens::Hide,
+            };
             session.truncate(0);
             let (plain, outcome) = run(&mut session, &tokenizer, &request, None);
             let read = session.tokens().to_vec();

@@ -62,7 +62,7 @@ impl Tokenizer {
     }
 
     /// The ids of a prompt that a chat template wrote: with BOS, where the file asks for it and the template has not
-    /// written it.
+    /// written it, and with no second one.
     pub fn encode_chat(&self, text: &str) -> Vec<u32> {
         self.encode_chat_segments(&[Segment { text, special: Special::Parse }])
     }
@@ -74,6 +74,8 @@ impl Tokenizer {
         if let Some(bos) = self.add_bos.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
+        let doubled = ids.windows(2).take_while(|two| self.bos == Some(two[0]) && two[0] == two[1]).count();
+        ids.drain(..doubled);
         ids
     }
 }

@@ -111,6 +111,9 @@ fn segments_are_one_text_in_which_users_write_no_control_tokens() {
     let bos = tokenizer.encode_chat_segments(&[user("e")]);
     assert_eq!((bos, with_bos.encode_chat_segments(&[user("e")])), (vec![1], vec![0, 1]));
     assert_eq!(with_bos.encode_chat_segments(&[parse("he")]), [0, 9]);
+    for tokenizer in [&tokenizer, &with_bos] {
+        assert_eq!(tokenizer.encode_chat_segments(&[parse("hhhe")]), [0, 9], "one BOS is enough");
+    }
 }
 
 #[test]
