@@ -67,6 +67,58 @@ fn validate(cases: &[Value]) -> Option<Vec<Option<String>>> {
     Some(serde_json::from_slice(&output.stdout).expect("is a list"))
 }
 
+/// Says with the package jsonschema that all `cases` are valid.
+fn all_are_valid(cases: &[Value]) {
+    let Some(wrong) = validate(cases) else { return };
+    assert_eq!(wrong.len(), cases.len());
+    let wrong: Vec<_> = cases.iter().zip(wrong).filter_map(|(case, wrong)| Some((case, wrong?))).collect();
+    assert!(wrong.is_empty(), "{} outputs are not valid: {wrong:#?}", wrong.len());
+    let broken = [json!({"schema": {"type": "string"}, "output": "3"}), json!({"schema": {}, "output": "{"})];
+    assert!(
+        validate(&broken).expect("Python is there").iter().all(Option::is_some),
+        "the comparison sees nothing"
+    );
+}
+
+/// A constraint for each schema.
+fn constraints(grammars: &Grammars) -> Vec<(Value, Constraint)> {
+    let schemas = (0..200).map(schema);
+    let constraint = |schema: &Value| grammars.constraint(&Format::JsonSchema(schema.clone()));
+    let both = |schema| (constraint(&schema).unwrap_or_else(|e| panic!("{schema}: {e}")), schema);
+    schemas.map(both).map(|(constraint, schema)| (schema, constraint)).collect()
+}
+
+/// A vocabulary of all bytes; token 256 ends a text.
+fn bytes() -> Tokenizer {
+    let texts: Vec<String> =
+        (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).chain(["</s>".to_owned()]).collect();
+    let vocab = Vocab {
+        model: "llama",
+        tokens: texts.iter().map(String::as_bytes).collect(),
+        types: (0..257).map(|id| if id == 256 { 3 } else { 6 }).collect(),
+        scores: vec![0.0; 257],
+        bos: Some(u32::MAX),
+        eos: Some(256),
+        add_bos: Some(false),
+        ..Vocab::default()
+    };
+    Tokenizer::new(&vocab).expect("a vocabulary")
+}
+
+#[test]
+fn random_texts_of_200_schemas_are_valid() {
+    let tokenizer = bytes();
+    let grammars = Grammars::new(&tokenizer).expect("are there");
+    let mut cases = Vec::new();
+    for (seed, (schema, mut constraint)) in (0..).zip(constraints(&grammars)) {
+        let (tokens, _) = walk(&mut constraint, tokenizer.n_tokens(), 3000, seed);
+        assert!(constraint.is_over(), "{schema}: no end after {} bytes", tokens.len());
+        let output = tokenizer.decode(&tokens, ControlTokens::Hide).expect("are in the vocabulary");
+        cases.push(json!({"schema": schema, "output": output}));
+    }
+    all_are_valid(&cases);
+}
+
 #[test]
 fn outputs_of_200_schemas_are_valid() {
     let Some(model) = real_model() else { return };
@@ -76,34 +128,21 @@ fn outputs_of_200_schemas_are_valid() {
     let mut session = Session::new(&model, &options).expect("a session");
     let prompt = tokenizer.encode_prompt("A person, in JSON:\n", Special::Parse);
     let mut cases = Vec::new();
-    for seed in 0..200 {
-        let schema = schema(seed);
-        let format = Format::JsonSchema(schema.clone());
-        let constraint = grammars.constraint(&format).unwrap_or_else(|e| panic!("{schema}: {e}"));
+    let mut tokens = 0;
+    for (seed, (schema, constraint)) in (0..).zip(constraints(&grammars)) {
         let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
         let sampler = if seed % 2 == 0 { greedy } else { hot(seed) };
         let constraint = Some(&constraint);
-        let request = Request {
-            prompt: &prompt,
-            sampler,
-            max_tokens: Some(400),
-            stop: &[],
-            constraint,
-            control: ControlTokens::Hide,
-        };
+        let control = ControlTokens::Hide;
+        let request =
+            Request { prompt: &prompt, sampler, max_tokens: Some(400), stop: &[], constraint, control };
         let (output, outcome) = run(&mut session, &tokenizer, &request, None);
         assert_eq!(outcome.finish, Finish::End, "seed {seed}: {schema}: {output}");
+        tokens += outcome.decode_tokens + 1;
         cases.push(json!({"schema": schema, "output": output}));
     }
-    let Some(wrong) = validate(&cases) else { return };
-    assert_eq!(wrong.len(), cases.len());
-    let wrong: Vec<_> = cases.iter().zip(wrong).filter_map(|(case, wrong)| Some((case, wrong?))).collect();
-    assert!(wrong.is_empty(), "{} outputs are not valid: {wrong:#?}", wrong.len());
-    let broken = [json!({"schema": {"type": "string"}, "output": "3"}), json!({"schema": {}, "output": "{"})];
-    assert!(
-        validate(&broken).expect("Python is there").iter().all(Option::is_some),
-        "the comparison sees nothing"
-    );
+    println!("{} outputs of {tokens} tokens", cases.len());
+    all_are_valid(&cases);
 }
 
 /// Random tokens that `constraint` allows, more likely its shortest; and the time of a mask.

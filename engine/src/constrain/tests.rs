@@ -134,7 +134,7 @@ fn what_cannot_be_used_is_told_with_place_and_cause() {
         (Format::Lark("strt: \"a\"".into()), "start"),
         (Format::Gbnf("root ::= other".into()), "line 1, column 10: there is no rule named other"),
         (Format::JsonSchema(json!({"type": "nothing"})), "nothing"),
-        (Format::JsonSchema(json!({"$ref": "#/$defs/x"})), "#/$defs/x"),
+        (Format::JsonSchema(json!({"$ref": "#/$defs/x"})), "/$defs/x"),
         (Format::JsonSchema(json!(false)), "nsatisfiable"),
         (Format::JsonSchema(json!({"type": "string", "minLength": 3, "maxLength": 2})), "minLength"),
     ] {
