@@ -1,8 +1,12 @@
 //! The command line: the commands, and the flags that several of them share.
 
+use std::fs;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+use braise_engine::constrain::Format;
 use braise_engine::gguf::Residency;
 use braise_engine::kv::KvTypes;
 use braise_kernels::isa::Isa;
@@ -10,7 +14,7 @@ use braise_kernels::ops::KvType;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, info, list, logits, pull, rm, run, tokenize};
+use crate::commands::{bench, info, list, logits, pull, rm, run, show, tokenize};
 use crate::failure::Usage;
 
 /// Runs language models from GGUF files at the full speed of this machine.
@@ -29,6 +33,7 @@ pub enum Command {
     Run(run::RunArgs),
     Pull(pull::PullArgs),
     List(list::ListArgs),
+    Show(show::ShowArgs),
     Rm(rm::RmArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
@@ -162,6 +167,49 @@ pub struct Generation {
     pub stop: Vec<String>,
 }
 
+/// What an answer may be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[group(multiple = false)]
+pub struct Constrain {
+    /// Answer in JSON (`json`), or in JSON that is valid for a schema: a file, or the schema itself
+    #[arg(long, value_name = "json|SCHEMA")]
+    pub format: Option<String>,
+
+    /// Answer with a text that this regular expression matches as a whole
+    #[arg(long, value_name = "REGEX")]
+    pub regex: Option<String>,
+
+    /// Answer with a text of the grammar in this file: Lark, or GBNF if its name ends in .gbnf
+    #[arg(long, value_name = "FILE")]
+    pub grammar: Option<PathBuf>,
+}
+
+impl Constrain {
+    /// What the engine calls it, and the file that it came from.
+    pub fn format(&self) -> anyhow::Result<Option<(Format, Option<&Path>)>> {
+        let read = |path: &Path| {
+            fs::read_to_string(path).with_context(|| format!("{}: the file cannot be read", path.display()))
+        };
+        let named = |path: &Path, e: braise_engine::Error| anyhow::Error::from(e.file(path));
+        Ok(match (&self.format, &self.regex, &self.grammar) {
+            (Some(format), ..) if format == "json" => Some((Format::Json, None)),
+            (Some(schema), ..) if schema.trim_start().starts_with('{') => {
+                Some((Format::json_schema(schema)?, None))
+            }
+            (Some(path), ..) => {
+                let path = Path::new(path);
+                Some((Format::json_schema(&read(path)?).map_err(|e| named(path, e))?, Some(path)))
+            }
+            (_, Some(regex), _) => Some((Format::Regex(regex.clone()), None)),
+            (.., Some(path)) => {
+                let gbnf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gbnf"));
+                Some((if gbnf { Format::Gbnf(read(path)?) } else { Format::Lark(read(path)?) }, Some(path)))
+            }
+            (None, None, None) => None,
+        })
+    }
+}
+
 /// Reads a number that is finite and lies in `range`.
 fn within(range: RangeInclusive<f32>) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync {
     move |text| {
@@ -210,6 +258,38 @@ mod tests {
         assert_eq!(types(&["--kv-type", "q8_0"]), KvTypes { k: Q8_0, v: Q8_0 });
         assert_eq!(types(&["--kv-type-k", "q8_0"]), KvTypes { k: Q8_0, v: F16 });
         assert_eq!(types(&["--kv-type=q8_0", "--cache-type-k=f16"]), KvTypes { k: F16, v: Q8_0 });
+    }
+
+    #[test]
+    fn one_constraint_is_read_from_where_it_stands() {
+        let parsed = |flags: &[&str]| {
+            let flags = ["braise", "run"].iter().chain(flags);
+            match Cli::try_parse_from(flags).map(|cli| cli.command) {
+                Ok(Command::Run(args)) => Ok(args.constrain),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error),
+            }
+        };
+        let format =
+            |flags: &[&str]| parsed(flags).expect("is right").format().map(|f| f.map(|(format, _)| format));
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).expect("is written");
+            path.to_str().expect("is UTF-8").to_owned()
+        };
+        assert_eq!(format(&[]).unwrap(), None);
+        assert_eq!(format(&["--format", "json"]).unwrap(), Some(Format::Json));
+        let schema = Some(Format::JsonSchema(serde_json::json!({"type": "object"})));
+        assert_eq!(format(&["--format", " {\"type\": \"object\"}"]).unwrap(), schema);
+        assert_eq!(format(&["--format", &file("a.json", "{\"type\": \"object\"}")]).unwrap(), schema);
+        assert_eq!(format(&["--regex", "a+"]).unwrap(), Some(Format::Regex("a+".into())));
+        assert_eq!(format(&["--grammar", &file("a.GBNF", "x")]).unwrap(), Some(Format::Gbnf("x".into())));
+        assert_eq!(format(&["--grammar", &file("a.lark", "x")]).unwrap(), Some(Format::Lark("x".into())));
+        assert!(format(&["--grammar", "no/such.lark"]).unwrap_err().to_string().contains("no/such.lark"));
+        let broken = format(&["--format", &file("b.json", "{\n1}")]).unwrap_err().to_string();
+        assert!(broken.contains("b.json") && broken.contains("line 2"), "{broken}");
+        assert!(parsed(&["--format", "json", "--regex", "a"]).is_err());
     }
 
     #[test]

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use braise_engine::chat::ChatTemplate;
+use braise_engine::constrain::{Constraint, Format, Grammars};
 use braise_engine::generate::{Finish, Request, generate};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{DraftModel, NGram, Speculation};
-use braise_engine::tokenizer::{Special, Tokenizer};
+use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
 use braise_engine::{chat, gguf::Gguf};
 
 use crate::args::{Cache, Compute, Generation};
@@ -33,6 +34,12 @@ impl Loaded {
         let tokenizer = Tokenizer::of(&gguf)?;
         let template = tokenizer.chat_template(&gguf)?;
         Ok(Loaded { model: Model::new(gguf, isa)?, tokenizer, template })
+    }
+
+    /// What a user should know who talks to this model: nothing, if its file says how.
+    pub fn chat_note(&self) -> Option<String> {
+        let name = self.template.as_ref()?.built_in()?;
+        Some(format!("the file has no chat template; going by the vocabulary, that of {name} is used"))
     }
 
     /// What a user should know of how this model runs: nothing, if it runs as fast as it can.
@@ -67,7 +74,7 @@ impl Loaded {
                 Some(Speculation::new(drafter))
             }
         };
-        Ok(Talker { loaded: self, session, speculation })
+        Ok(Talker { loaded: self, session, speculation, constraint: None })
     }
 }
 
@@ -86,17 +93,26 @@ pub struct Talker<'m> {
     loaded: &'m Loaded,
     session: Session<'m>,
     speculation: Option<Speculation<'m>>,
+    constraint: Option<Constraint>,
 }
 
 impl Talker<'_> {
+    /// Makes all answers keep to `format`.
+    pub fn constrain(&mut self, format: &Format) -> braise_engine::Result<()> {
+        self.constraint = Some(Grammars::new(&self.loaded.tokenizer)?.constraint(format)?);
+        Ok(())
+    }
+
     fn generate(&mut self, prompt: &[u32], options: &Generation, sink: Sink<'_>) -> Result<Stats> {
         let request = Request {
             prompt,
             sampler: sampler(options),
             max_tokens: options.max_tokens.map(NonZeroUsize::get),
             stop: &options.stop,
+            constraint: self.constraint.as_ref(),
+            control: ControlTokens::Hide,
         };
-        let Self { loaded, session, speculation } = self;
+        let Self { loaded, session, speculation, .. } = self;
         let outcome = generate(session, &loaded.tokenizer, &request, speculation.as_mut(), sink)?;
         if outcome.finish == Finish::ContextFull {
             let n_ctx = self.session.n_ctx();
@@ -130,8 +146,8 @@ impl Chat for Talker<'_> {
         };
         let messages: Vec<_> =
             messages.iter().map(|m| chat::Message::new(role(m.role), &m.content)).collect();
-        let prompt = template.render(&messages, true)?;
-        self.generate(&self.loaded.tokenizer.encode_chat(&prompt), options, sink)
+        let prompt = template.render(&chat::Conversation::new(messages))?;
+        self.generate(&self.loaded.tokenizer.encode_chat_segments(&prompt.segments()), options, sink)
     }
 
     fn complete(&mut self, text: &str, options: &Generation, sink: Sink<'_>) -> Result<Stats> {

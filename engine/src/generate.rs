@@ -1,9 +1,11 @@
 //! Generation: a prompt is read, then one token after the other is picked, decoded and read again. With speculation some
-//! are read before they are certain, in one pass; the text is the same.
+//! are read before they are certain, in one pass; the text is the same. With a constraint, tokens are picked from those that
+//! it allows.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::constrain::Constraint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sample::{Passed, Sampler, SamplerOptions, StopMatcher};
 use crate::session::{Logits, Session};
@@ -21,12 +23,16 @@ pub struct Request<'a> {
     pub max_tokens: Option<usize>,
     /// Texts before which the generation ends.
     pub stop: &'a [String],
+    /// What the generated text may be.
+    pub constraint: Option<&'a Constraint>,
+    /// Whether control tokens are part of the text. A [parser](crate::chat::parse) wants to see them.
+    pub control: ControlTokens,
 }
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model ended the text.
+    /// The model ended the text, or nothing may follow.
     End,
     /// A stop text came up.
     Stop,
@@ -59,7 +65,8 @@ pub struct Outcome {
 /// may be used for any sessions of the model, one after the other.
 ///
 /// # Errors
-/// As [`Session::eval`] and [`Sampler::sample`], and what a drafter says; the session then holds what it has read.
+/// As [`Session::eval`], [`Sampler::sample`] and [`Constraint::mask`], and what a drafter says; the session then holds what
+/// it has read.
 pub fn generate(
     session: &mut Session<'_>,
     tokenizer: &Tokenizer,
@@ -76,8 +83,9 @@ pub fn generate(
     }
     let n_ctx = session.n_ctx();
     let text = request.prompt.to_vec();
+    let constraint = request.constraint.cloned();
     let (taken, failed, batch) = (text.len(), None, Vec::new());
-    let mut tokens = Tokens { session, sampler, speculation, text, taken, failed, batch };
+    let mut tokens = Tokens { session, sampler, constraint, speculation, text, taken, failed, batch };
     let mut next = tokens.first(known)?;
     let mut outcome = Outcome {
         finish: Finish::Length,
@@ -88,7 +96,7 @@ pub fn generate(
         speculation: Counts::default(),
     };
     let begin = Instant::now();
-    let mut decoder = tokenizer.decoder(ControlTokens::Hide);
+    let mut decoder = tokenizer.decoder(request.control);
     let mut stops = StopMatcher::new(request.stop);
     let max_tokens = request.max_tokens.unwrap_or(usize::MAX);
     for n in 0..max_tokens {
@@ -103,6 +111,10 @@ pub fn generate(
         }
         if passed.stopped {
             outcome.finish = Finish::Stop;
+            break;
+        }
+        if tokens.are_over() {
+            outcome.finish = Finish::End;
             break;
         }
         if n + 1 == max_tokens {
@@ -137,6 +149,8 @@ fn known_prefix(read: &[u32], prompt: &[u32]) -> usize {
 struct Tokens<'a, 'm, 'd> {
     session: &'a mut Session<'m>,
     sampler: Sampler,
+    /// Has been told of all tokens picked.
+    constraint: Option<Constraint>,
     speculation: Option<&'a mut Speculation<'d>>,
     /// The prompt and all tokens picked. The session has read all but the last.
     text: Vec<u32>,
@@ -164,6 +178,12 @@ impl Tokens<'_, '_, '_> {
         self.take()
     }
 
+    /// Whether the constraint allows nothing after the tokens taken.
+    fn are_over(&self) -> bool {
+        self.taken == self.text.len()
+            && self.constraint.as_ref().is_some_and(|constraint| constraint.is_over())
+    }
+
     fn take(&mut self) -> Result<u32> {
         match (self.text.get(self.taken), self.failed.take()) {
             (Some(token), failed) => {
@@ -186,6 +206,9 @@ impl Tokens<'_, '_, '_> {
         if let Some(speculation) = &mut self.speculation {
             let drafts = speculation.propose(&self.text, room, n_vocab)?;
             batch.extend(drafts.iter().map(|draft| draft.token));
+            if let Some(constraint) = &mut self.constraint {
+                batch.truncate(1 + constraint.allowed(&batch[1..]));
+            }
         }
         let begin = Instant::now();
         self.read(&batch, Logits::All, &batch[1..]);
@@ -199,13 +222,19 @@ impl Tokens<'_, '_, '_> {
     /// Reads `tokens`, and picks a token at each position that logits are asked for, as long as the one picked is the
     /// draft that was read there.
     fn read(&mut self, tokens: &[u32], logits: Logits, drafts: &[u32]) {
-        let Self { session, sampler, text, failed, .. } = self;
+        let Self { session, sampler, constraint, text, failed, .. } = self;
         let mut drafts = drafts.iter();
-        let read = session.eval(tokens, logits, &mut |_, logits| match sampler.sample(logits, text) {
-            Ok(picked) => {
+        let mut pick = |logits: &[f32], text: &[u32]| -> Result<(u32, bool)> {
+            let Some(constraint) = constraint else { return Ok((sampler.sample(logits, text)?, false)) };
+            let picked = sampler.sample(constraint.mask(logits)?, text)?;
+            constraint.accept(picked)?;
+            Ok((picked, constraint.is_over()))
+        };
+        let read = session.eval(tokens, logits, &mut |_, logits| match pick(logits, text) {
+            Ok((picked, over)) => {
                 text.push(picked);
                 match drafts.next() {
-                    Some(draft) if *draft == picked => ControlFlow::Continue(()),
+                    Some(draft) if *draft == picked && !over => ControlFlow::Continue(()),
                     _ => ControlFlow::Break(()),
                 }
             }

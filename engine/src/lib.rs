@@ -3,7 +3,7 @@
 //! The path of a token, in the order of the modules: [`gguf`] maps the file, [`arch`] turns its
 //! metadata into a [`block::Spec`], [`model`] binds the weights to it, [`tokenizer`] and [`chat`]
 //! turn text into token ids, [`forward`] turns token ids into logits on a [`backend`], and
-//! [`sample`] picks the next token. [`session`] holds the state of one conversation. [`speculate`] makes
+//! [`sample`] picks the next token, of those that [`constrain`] allows. [`session`] holds the state of one conversation. [`speculate`] makes
 //! several tokens of one pass. [`measure`] says how fast all that is, and how fast it could be;
 //! [`catalogue`] knows models and machines by name.
 
@@ -12,6 +12,7 @@ pub mod backend;
 pub mod block;
 pub mod catalogue;
 pub mod chat;
+pub mod constrain;
 pub mod error;
 pub mod forward;
 pub mod generate;

@@ -11,7 +11,7 @@ use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use braise_engine::speculate::{DraftModel, MAX_DRAFT, NGram, Speculation};
-use braise_engine::tokenizer::{Special, Tokenizer};
+use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
 use braise_kernels::isa::Isa;
 use serde_json::Value;
 
@@ -112,6 +112,8 @@ fn generated_with(
         sampler: SamplerOptions { temperature, seed: Some(seed), ..SamplerOptions::default() },
         max_tokens: Some(24),
         stop: &[],
+        constraint: None,
+        control: ControlTokens::Hide,
     };
     let (mut text, mut drafts) = (String::new(), drafts);
     let outcome = generate(&mut session, &tokenizer, &request, drafts.as_mut(), &mut |part| {

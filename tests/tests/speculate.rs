@@ -11,7 +11,7 @@ use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{Draft, DraftModel, Drafter, MAX_DRAFT, NGram, Speculation};
-use braise_engine::tokenizer::{Tokenizer, Vocab};
+use braise_engine::tokenizer::{ControlTokens, Tokenizer, Vocab};
 use braise_kernels::isa::Isa;
 use braise_kernels::quant::Type;
 use braise_tests::tiny::{self, BASE, Shape};
@@ -96,7 +96,14 @@ fn greedy() -> SamplerOptions {
 }
 
 fn request<'a>(prompt: &'a [u32], sampler: SamplerOptions, max_tokens: usize) -> Request<'a> {
-    Request { prompt, sampler, max_tokens: Some(max_tokens), stop: &[] }
+    Request {
+        prompt,
+        sampler,
+        max_tokens: Some(max_tokens),
+        stop: &[],
+        constraint: None,
+        control: ControlTokens::Hide,
+    }
 }
 
 /// Drafts what it was told to, right or wrong.

@@ -7,6 +7,7 @@ pub mod logits;
 pub mod pull;
 pub mod rm;
 pub mod run;
+pub mod show;
 pub mod tokenize;
 
 use anyhow::Result;
@@ -19,6 +20,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Run(args) => run::run(args),
         Command::Pull(args) => pull::run(&args),
         Command::List(args) => list::run(&args),
+        Command::Show(args) => show::run(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Logits(args) => logits::run(&args),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use crate::args::{Cache, Compute, Generation};
+use crate::args::{Cache, Compute, Constrain, Generation};
 use crate::chat::terminal::Terminal;
 use crate::chat::{Chat, Loop, Message, Role, shown};
 use crate::engine::{Drafts, Loaded};
@@ -28,6 +28,7 @@ use crate::store::Store;
   braise run \"Why is the sky blue?\"
   braise run smollm2:135m \"Sum this up:\" < notes.txt
   braise run model.gguf --raw \"Once upon a time\" -n 100 --temp 0
+  braise run \"Name three rivers\" --format json
   braise run large.gguf --draft small.gguf \"Write a haiku\"")]
 pub struct RunArgs {
     /// Name of a model, or path of a .gguf file
@@ -43,6 +44,9 @@ pub struct RunArgs {
     /// Instructions for the model, above the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+
+    #[command(flatten)]
+    pub constrain: Constrain,
 
     /// Tokens that the context holds [default: what the model was trained for]
     #[arg(long, value_name = "N")]
@@ -87,6 +91,7 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     if args.raw && prompt.is_none() {
         return Err(Usage("--raw continues a text; give it as PROMPT or on standard input".into()).into());
     }
+    let format = args.constrain.format()?;
     let path = resolve(model.as_deref())?;
     let draft_path = args.draft.as_deref().map(|model| resolve(Some(model))).transpose()?;
     let begin = Instant::now();
@@ -98,6 +103,15 @@ pub fn run(mut args: RunArgs) -> Result<()> {
         (None, Speculate::Off) => Drafts::None,
     };
     let mut chat = loaded.talker(args.ctx, &drafts, &args.compute, args.cache)?;
+    if let Some((format, file)) = &format {
+        chat.constrain(format).map_err(|e| match file {
+            Some(file) => e.file(file),
+            None => e,
+        })?;
+    }
+    if let Some(note) = loaded.chat_note().filter(|_| !args.raw) {
+        notice(format!("note: {note}"));
+    }
     let load = begin.elapsed();
     if args.verbose {
         loaded.notes().iter().for_each(|note| notice(format!("note: {note}")));

@@ -114,6 +114,19 @@ impl Formatter for PythonFormat<'_> {
         Ok(())
     }
 
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, number: f64) -> io::Result<()> {
+        // the shortest digits, as `repr` of Python places them: with an exponent below 1e-4 and from 1e16 on
+        match number.abs() {
+            0.0 | 1e-4..1e16 => write!(writer, "{number:?}"),
+            _ => {
+                let text = format!("{number:e}");
+                let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+                let exponent: i32 = exponent.parse().unwrap_or(0);
+                write!(writer, "{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+            }
+        }
+    }
+
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, text: &str) -> io::Result<()> {
         if !self.ascii {
             return writer.write_all(text.as_bytes());
@@ -138,9 +151,12 @@ mod tests {
     use serde_json::json;
 
     fn tojson(options: &str) -> String {
+        tojson_of(json!({"b": [1, 2.5, true, null, "é<'\"\n🙂"], "a": {}, "c": []}), options)
+    }
+
+    fn tojson_of(value: serde_json::Value, options: &str) -> String {
         let mut environment = Environment::new();
         environment.add_filter("tojson", super::tojson);
-        let value = json!({"b": [1, 2.5, true, null, "é<'\"\n🙂"], "a": {}, "c": []});
         environment
             .render_str(
                 &format!("{{{{ value | tojson{options} }}}}"),
@@ -161,5 +177,13 @@ mod tests {
             tojson("(indent=2)"),
             "{\n  \"b\": [\n    1,\n    2.5,\n    true,\n    null,\n    \"é<'\\\"\\n🙂\"\n  ],\n  \"a\": {},\n  \"c\": []\n}"
         );
+    }
+
+    #[test]
+    fn floats_are_written_as_python_writes_them() {
+        let numbers = json!([0.0, -0.0, 1e-4, 9.5e-5, 1e-7, 1e15, 1e16, -2.5e22, 1e100, 0.1, 100.0]);
+        let expected =
+            "[0.0, -0.0, 0.0001, 9.5e-05, 1e-07, 1000000000000000.0, 1e+16, -2.5e+22, 1e+100, 0.1, 100.0]";
+        assert_eq!(tojson_of(numbers, ""), expected);
     }
 }

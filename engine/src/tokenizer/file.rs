@@ -1,7 +1,8 @@
 //! The tokenizer and the chat template that a GGUF file carries.
 
+use super::vocab::TokenType;
 use super::{Segment, Special, Tokenizer, Vocab};
-use crate::chat::ChatTemplate;
+use crate::chat::{ChatTemplate, built_in};
 use crate::gguf::{Gguf, Metadata};
 use crate::{Error, ErrorKind, Result};
 
@@ -60,22 +61,31 @@ impl Tokenizer {
         Tokenizer::new(&vocab).map_err(|e| e.file(gguf.path()))
     }
 
-    /// The chat template of the file that this tokenizer is of, if it has one.
+    /// The chat template of the file that this tokenizer is of; if it has none, that of the format that the vocabulary
+    /// was made for, where it tells.
     ///
     /// # Errors
     /// It is not a template.
     pub fn chat_template(&self, gguf: &Gguf) -> Result<Option<ChatTemplate>> {
-        let Some(source) = gguf.metadata().str("tokenizer.chat_template")? else { return Ok(None) };
+        let own = gguf.metadata().str("tokenizer.chat_template")?;
+        let built_in = built_in(|token| self.token(token).is_some()).filter(|_| own.is_none());
+        let Some(source) = own.or(built_in.map(|format| format.source)) else { return Ok(None) };
         let text = |id: Option<u32>| match id {
             Some(id) => String::from_utf8_lossy(self.texts.text(id).unwrap_or_default()).into_owned(),
             None => String::new(),
         };
-        let template = ChatTemplate::new(source, &text(self.bos), &text(self.eos));
-        template.map(Some).map_err(|e| e.file(gguf.path()))
+        let control = (0..).zip(&self.types).filter(|(_, ty)| **ty == TokenType::Control);
+        let control = control.filter_map(|(id, _)| str::from_utf8(self.texts.text(id)?).ok());
+        let template =
+            ChatTemplate::new(source, &text(self.bos), &text(self.eos)).map(|template| match built_in {
+                Some(format) => template.built_in_as(format.name),
+                None => template,
+            });
+        template.and_then(|t| t.with_control_tokens(control)).map(Some).map_err(|e| e.file(gguf.path()))
     }
 
     /// The ids of a prompt that a chat template wrote: with BOS, where the file asks for it and the template has not
-    /// written it.
+    /// written it, and with no second one.
     pub fn encode_chat(&self, text: &str) -> Vec<u32> {
         self.encode_chat_segments(&[Segment { text, special: Special::Parse }])
     }
@@ -87,6 +97,8 @@ impl Tokenizer {
         if let Some(bos) = self.add_bos.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
+        let doubled = ids.windows(2).take_while(|two| self.bos == Some(two[0]) && two[0] == two[1]).count();
+        ids.drain(..doubled);
         ids
     }
 }

@@ -168,7 +168,8 @@ impl Tokenizer {
     }
 
     /// The ids of the segments as one text: words go on over a border, and so would user-defined tokens; a control
-    /// token is read only where it stands whole in segments that say so.
+    /// token is read only where it stands whole in segments that say so. Text keeps what is on both sides of it apart, also
+    /// empty text.
     pub fn encode_segments(&self, segments: &[Segment<'_>]) -> Vec<u32> {
         let mut ids = Vec::new();
         self.encode_into(segments, &mut ids);
@@ -237,7 +238,8 @@ impl Tokenizer {
         })
     }
 
-    fn is_control(&self, id: u32) -> bool {
+    /// Whether `id` is a control token: no part of a text.
+    pub(crate) fn is_control(&self, id: u32) -> bool {
         matches!(self.types.get(id as usize), Some(TokenType::Control | TokenType::Unknown))
     }
 }
@@ -249,15 +251,16 @@ fn join<'t>(segments: &[Segment<'t>]) -> (Cow<'t, str>, Vec<Range<usize>>) {
         segments => segments.iter().map(|segment| segment.text).collect(),
     };
     let mut parsed: Vec<Range<usize>> = Vec::new();
-    let mut at = 0;
+    let (mut at, mut apart) = (0, true);
     for segment in segments {
         let range = at..at + segment.text.len();
         at = range.end;
         match (segment.special, parsed.last_mut()) {
-            (Special::Parse, Some(last)) if last.end == range.start => last.end = range.end,
+            (Special::Parse, Some(last)) if !apart => last.end = range.end,
             (Special::Parse, _) => parsed.push(range),
             (Special::AsText, _) => {}
         }
+        apart = segment.special == Special::AsText;
     }
     (text, parsed)
 }

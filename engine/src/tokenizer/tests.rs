@@ -102,6 +102,7 @@ fn segments_are_one_text_in_which_users_write_no_control_tokens() {
     assert_eq!(encode(&[parse("<|im_"), user("end|>")]), [1, 7], "nor half of one");
     assert_eq!(encode(&[user("<|im_"), parse("end|>")]), [1, 7]);
     assert_eq!(encode(&[parse("<|im_"), parse("end|>")]), [13]);
+    assert_eq!(encode(&[parse("<|im_"), user(""), parse("end|>")]), [1, 7], "nothing keeps halves apart");
     assert_eq!(encode(&[user("<to"), parse("ol>")]), [14], "user-defined ones are text");
     assert!(encode(&[]).is_empty());
 
@@ -109,6 +110,9 @@ fn segments_are_one_text_in_which_users_write_no_control_tokens() {
     let bos = tokenizer.encode_chat_segments(&[user("e")]);
     assert_eq!((bos, with_bos.encode_chat_segments(&[user("e")])), (vec![1], vec![0, 1]));
     assert_eq!(with_bos.encode_chat_segments(&[parse("he")]), [0, 9]);
+    for tokenizer in [&tokenizer, &with_bos] {
+        assert_eq!(tokenizer.encode_chat_segments(&[parse("hhhe")]), [0, 9], "one BOS is enough");
+    }
 }
 
 #[test]

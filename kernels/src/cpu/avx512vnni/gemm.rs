@@ -198,7 +198,7 @@ fn multiply<const HALVES: bool, const OFFSETS: bool>(
     }
     for (b, (codes, x)) in panel.codes.as_chunks::<8>().0.iter().zip(x).enumerate() {
         let lines: &[[[u32; COLS]; TILE / COLS]] = x.as_chunks().0.as_chunks().0;
-        let x: &[_; LINES] = lines.as_array().expect("a block of a tile");
+        let x: &[_; LINES] = lines.try_into().expect("a block of a tile");
         let float = |line: usize, c: usize| _mm512_set1_ps(f32::from_bits(x[line][half][c]));
         for (h, codes) in codes.chunks_exact(8 / per_block).enumerate() {
             let mut sums = [[_mm512_castps_si512(_mm512_set1_ps(MAGIC)); 2]; COLS];

@@ -1,0 +1,308 @@
+//! Constrained output: what a model writes keeps to its schema, at whatever temperature, and speculation changes nothing.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use braise_engine::constrain::{Constraint, Format, Grammars};
+use braise_engine::generate::{Finish, Outcome, Request, generate};
+use braise_engine::model::Model;
+use braise_engine::sample::SamplerOptions;
+use braise_engine::session::{Session, SessionOptions};
+use braise_engine::speculate::{NGram, Speculation};
+use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer, Vocab};
+use braise_kernels::isa::Isa;
+use braise_tests::python::{llama_cpp, python};
+use braise_tests::schemas::schema;
+use braise_tests::tiny::{self, BASE};
+use serde_json::{Value, json};
+
+/// The real model, or nothing and a line that says so.
+fn real_model() -> Option<Model> {
+    let Some(path) = std::env::var_os("BRAISE_TEST_MODEL").filter(|path| !path.is_empty()) else {
+        println!("skipped: BRAISE_TEST_MODEL is not set");
+        return None;
+    };
+    Some(Model::open(Path::new(&path), Isa::best()).expect("the model opens"))
+}
+
+/// What a generation gives, and how it went.
+fn run(
+    session: &mut Session<'_>,
+    tokenizer: &Tokenizer,
+    request: &Request<'_>,
+    drafts: Option<&mut Speculation<'_>>,
+) -> (String, Outcome) {
+    let mut text = String::new();
+    let outcome = generate(session, tokenizer, request, drafts, &mut |part| {
+        text.push_str(part);
+        ControlFlow::Continue(())
+    });
+    (text, outcome.expect("it generates"))
+}
+
+fn hot(seed: u64) -> SamplerOptions {
+    SamplerOptions { temperature: 1.5, top_k: 0, top_p: 1.0, seed: Some(seed), ..SamplerOptions::default() }
+}
+
+/// What is wrong with each of `cases`, as the Python package jsonschema says; nothing if it cannot be had.
+fn validate(cases: &[Value]) -> Option<Vec<Option<String>>> {
+    let python = match python("jsonschema", &["jsonschema"]) {
+        Ok(python) => python,
+        Err(why) => {
+            println!("skipped: no Python with jsonschema: {why}");
+            return None;
+        }
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/chat/validate.py");
+    let mut command = Command::new(python);
+    let mut child =
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("Python starts");
+    let input = serde_json::to_vec(cases).expect("is JSON");
+    child.stdin.take().expect("is piped").write_all(&input).expect("is read");
+    let output = child.wait_with_output().expect("Python runs");
+    assert!(output.status.success());
+    Some(serde_json::from_slice(&output.stdout).expect("is a list"))
+}
+
+/// Says with the package jsonschema that all `cases` are valid.
+fn all_are_valid(cases: &[Value]) {
+    let Some(wrong) = validate(cases) else { return };
+    assert_eq!(wrong.len(), cases.len());
+    let wrong: Vec<_> = cases.iter().zip(wrong).filter_map(|(case, wrong)| Some((case, wrong?))).collect();
+    assert!(wrong.is_empty(), "{} outputs are not valid: {wrong:#?}", wrong.len());
+    let broken = [json!({"schema": {"type": "string"}, "output": "3"}), json!({"schema": {}, "output": "{"})];
+    assert!(
+        validate(&broken).expect("Python is there").iter().all(Option::is_some),
+        "the comparison sees nothing"
+    );
+}
+
+/// A constraint for each schema.
+fn constraints(grammars: &Grammars) -> Vec<(Value, Constraint)> {
+    let schemas = (0..200).map(schema);
+    let constraint = |schema: &Value| grammars.constraint(&Format::JsonSchema(schema.clone()));
+    let both = |schema| (constraint(&schema).unwrap_or_else(|e| panic!("{schema}: {e}")), schema);
+    schemas.map(both).map(|(constraint, schema)| (schema, constraint)).collect()
+}
+
+/// A vocabulary of all bytes; token 256 ends a text.
+fn bytes() -> Tokenizer {
+    let texts: Vec<String> =
+        (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).chain(["</s>".to_owned()]).collect();
+    let vocab = Vocab {
+        model: "llama",
+        tokens: texts.iter().map(String::as_bytes).collect(),
+        types: (0..257).map(|id| if id == 256 { 3 } else { 6 }).collect(),
+        scores: vec![0.0; 257],
+        bos: Some(u32::MAX),
+        eos: Some(256),
+        add_bos: Some(false),
+        ..Vocab::default()
+    };
+    Tokenizer::new(&vocab).expect("a vocabulary")
+}
+
+#[test]
+fn random_texts_of_200_schemas_are_valid() {
+    let tokenizer = bytes();
+    let grammars = Grammars::new(&tokenizer).expect("are there");
+    let mut cases = Vec::new();
+    for (seed, (schema, mut constraint)) in (0..).zip(constraints(&grammars)) {
+        let (tokens, _) = walk(&mut constraint, tokenizer.n_tokens(), 3000, seed);
+        assert!(constraint.is_over(), "{schema}: no end after {} bytes", tokens.len());
+        let output = tokenizer.decode(&tokens, ControlTokens::Hide).expect("are in the vocabulary");
+        cases.push(json!({"schema": schema, "output": output}));
+    }
+    all_are_valid(&cases);
+}
+
+#[test]
+fn outputs_of_200_schemas_are_valid() {
+    let Some(model) = real_model() else { return };
+    let tokenizer = Tokenizer::of(model.gguf()).expect("has a tokenizer");
+    let grammars = Grammars::new(&tokenizer).expect("are there");
+    let options = SessionOptions { n_ctx: Some(512), ..SessionOptions::default() };
+    let mut session = Session::new(&model, &options).expect("a session");
+    let prompt = tokenizer.encode_prompt("A person, in JSON:\n", Special::Parse);
+    let mut cases = Vec::new();
+    let mut tokens = 0;
+    for (seed, (schema, constraint)) in (0..).zip(constraints(&grammars)) {
+        let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+        let sampler = if seed % 2 == 0 { greedy } else { hot(seed) };
+        let constraint = Some(&constraint);
+        let control = ControlTokens::Hide;
+        let request =
+            Request { prompt: &prompt, sampler, max_tokens: Some(400), stop: &[], constraint, control };
+        let (output, outcome) = run(&mut session, &tokenizer, &request, None);
+        assert_eq!(outcome.finish, Finish::End, "seed {seed}: {schema}: {output}");
+        tokens += outcome.decode_tokens + 1;
+        cases.push(json!({"schema": schema, "output": output}));
+    }
+    println!("{} outputs of {tokens} tokens", cases.len());
+    all_are_valid(&cases);
+}
+
+/// Random tokens that `constraint` allows, more likely its shortest; and the time of a mask.
+fn walk(constraint: &mut Constraint, n_vocab: usize, steps: usize, seed: u64) -> (Vec<u32>, Vec<Duration>) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (mut tokens, mut times) = (Vec::new(), Vec::new());
+    let mut logits = vec![0.0; n_vocab];
+    while tokens.len() < steps && !constraint.is_over() {
+        logits.iter_mut().for_each(|logit| *logit = rng.f32());
+        let begin = Instant::now();
+        let masked = constraint.mask(&logits).expect("can be followed");
+        times.push(begin.elapsed());
+        let best = (0..).zip(masked).max_by(|a, b| a.1.total_cmp(b.1)).expect("there are tokens");
+        assert!(*best.1 >= 0.0, "nothing is allowed");
+        let token = best.0;
+        constraint.accept(token).expect("is allowed");
+        tokens.push(token);
+    }
+    (tokens, times)
+}
+
+#[test]
+fn a_mask_takes_little_time() {
+    let Some(model) = real_model() else { return };
+    let tokenizer = Tokenizer::of(model.gguf()).expect("has a tokenizer");
+    let begin = Instant::now();
+    let grammars = Grammars::new(&tokenizer).expect("are there");
+    let prepared = begin.elapsed();
+    let formats = [
+        ("any JSON", Format::Json),
+        ("a schema", Format::JsonSchema(schema(3))),
+        ("strings", Format::JsonSchema(json!({"type": "array", "items": {"type": "string"}}))),
+        ("a regex", Format::Regex("(?s:.*)".into())),
+        ("Lark", Format::Lark("start: (WORD \" \")+\nWORD: /[a-zé]+/".into())),
+        ("GBNF", Format::Gbnf("root ::= \"(\" root* \")\" | [a-z]+ \",\"".into())),
+    ];
+    let mut all = Vec::new();
+    for (name, format) in formats {
+        let begin = Instant::now();
+        let constraint = grammars.constraint(&format).expect("is a grammar");
+        let compiled = begin.elapsed();
+        let mut times = Vec::new();
+        for seed in 0..10 {
+            times.extend(walk(&mut constraint.clone(), tokenizer.n_tokens(), 60, seed).1);
+        }
+        times.sort();
+        let mean = times.iter().sum::<Duration>() / times.len() as u32;
+        let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+        println!(
+            "{name}: compiled in {compiled:?}; {} masks: mean {mean:?}, median {median:?}, most {slowest:?}",
+            times.len()
+        );
+        all.extend(times);
+    }
+    let mean = all.iter().sum::<Duration>() / all.len() as u32;
+    println!("vocabulary prepared in {prepared:?}; {} masks: mean {mean:?}", all.len());
+    // a token of a model with 1.2 billion weights in 4 bits takes 20 ms or more where 40 GB/s are read
+    assert!(mean < Duration::from_millis(1), "5% of a token's time: {mean:?}");
+}
+
+/// A vocabulary whose token 7 is the text `7,`; token 0 ends a text.
+fn numbers(n_vocab: usize) -> Tokenizer {
+    let texts: Vec<String> = (0..n_vocab).map(|id| format!("{id},")).collect();
+    let vocab = Vocab {
+        model: "llama",
+        tokens: texts.iter().map(String::as_bytes).collect(),
+        types: (0..n_vocab).map(|id| if id == 0 { 3 } else { 1 }).collect(),
+        scores: vec![0.0; n_vocab],
+        bos: Some(u32::MAX),
+        eos: Some(0),
+        add_bos: Some(false),
+        ..Vocab::default()
+    };
+    Tokenizer::new(&vocab).expect("a vocabulary")
+}
+
+#[test]
+fn speculation_changes_nothing() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    tiny::write(&BASE, 3, file.path());
+    let model = Model::open(file.path(), Isa::best()).expect("the model opens");
+    let tokenizer = numbers(BASE.n_vocab);
+    let grammars = Grammars::new(&tokenizer).expect("are there");
+    let options = SessionOptions { n_ctx: Some(400), threads: Some(1), ..SessionOptions::default() };
+    let mut session = Session::new(&model, &options).expect("a session");
+    let prompt: Vec<u32> = (0..40).map(|i| 2 + i % 5).collect();
+    let (mut accepted, mut whole) = (0, 0);
+    for (regex, most) in
+        [("(([0-9]*[02468],){4}[0-9]*[13579],)*", 150), ("([2-9],){30}", 200), ("(2,4,6,){2,40}8,", 200)]
+    {
+        let constraint = grammars.constraint(&Format::Regex(regex.into())).expect("is a grammar");
+        let expected = regex_automata(regex);
+        for sampler in [SamplerOptions { temperature: 0.0, ..SamplerOptions::default() }, hot(4), hot(5)] {
+            let constraint = Some(&constraint);
+            let request = Request {
+                prompt: &prompt,
+                sampler,
+                max_tokens: Some(most),
+                stop: &[],
+                constraint,
+                control: ControlTokens::Hide,
+            };
+            session.truncate(0);
+            let (plain, outcome) = run(&mut session, &tokenizer, &request, None);
+            let read = session.tokens().to_vec();
+            for length in [1, 3, 7] {
+                session.truncate(0);
+                let mut drafts = Speculation::new(NGram::new()).with_length(length);
+                let (text, drafted) = run(&mut session, &tokenizer, &request, Some(&mut drafts));
+                assert_eq!((&text, drafted.finish), (&plain, outcome.finish), "{regex} {length}");
+                assert_eq!(session.tokens(), read, "{regex} {length}");
+                accepted += drafted.speculation.accepted;
+            }
+            if outcome.finish == Finish::End {
+                whole += 1;
+                assert!(expected(&plain), "{regex}: {plain}");
+            }
+        }
+    }
+    assert!(accepted > 50 && whole > 3, "little was tried: {accepted} drafts accepted, {whole} texts ended");
+}
+
+/// Whether a text is one of those that `regex` of this test stands for, without any library.
+fn regex_automata(regex: &str) -> impl Fn(&str) -> bool {
+    let kind = regex.len();
+    move |text: &str| {
+        let numbers: Vec<u32> = text.split_terminator(',').map(|n| n.parse().expect("is a number")).collect();
+        match kind {
+            12 => numbers.len() == 30 && numbers.iter().all(|n| (2..=9).contains(n)),
+            16 => {
+                let (last, rest) = numbers.split_last().expect("is not empty");
+                *last == 8 && (2..=40).contains(&(rest.len() / 3)) && rest.chunks(3).all(|c| c == [2, 4, 6])
+            }
+            _ => {
+                numbers.len().is_multiple_of(5)
+                    && (1..).zip(&numbers).all(|(at, n)| (n % 2 == 1) == (at % 5 == 0))
+            }
+        }
+    }
+}
+
+#[test]
+fn grammars_of_llama_cpp_are_understood() {
+    let folder: PathBuf = match llama_cpp("BRAISE_TEST_GRAMMARS", "grammars") {
+        Ok(folder) => folder,
+        Err(why) => return println!("skipped: no grammars: {why}"),
+    };
+    let tokenizer = numbers(300);
+    let grammars = Grammars::new(&tokenizer).expect("are there");
+    let mut n = 0;
+    for entry in std::fs::read_dir(folder).expect("is a folder") {
+        let path = entry.expect("is there").path();
+        if path.extension().is_some_and(|extension| extension == "gbnf") {
+            let grammar = Format::Gbnf(std::fs::read_to_string(&path).expect("is text"));
+            if let Err(error) = grammars.constraint(&grammar) {
+                // this vocabulary of numbers may have no token to begin with, which is no fault of the grammar
+                assert!(error.to_string().contains("NoExtensionBias"), "{}: {error}", path.display());
+            }
+            n += 1;
+        }
+    }
+    assert!(n >= 5, "only {n} grammars");
+}
