@@ -2,7 +2,8 @@
 //!
 //! Six kinds, by `tokenizer.ggml.model`: BPE with merges (`gpt2` and its relatives), whose text is first cut into words
 //! by a pre-tokenizer named in the file; SentencePiece BPE (`llama`), which merges by score and falls back to bytes;
-//! SentencePiece unigram (`t5`); WordPiece (`bert`); and the ones of RWKV and PLaMo 2. The ids are those of llama.cpp.
+//! SentencePiece unigram (`t5`); WordPiece (`bert`); and the ones of RWKV and PLaMo 2. The ids are those of llama.cpp,
+//! but where plain text spells a control token of PLaMo 2 or a channel of gpt-oss: llama.cpp takes that for the token.
 //! What the parts do: [`Vocab`] is the plain data taken from the file, `special` corrects what it says of special
 //! tokens, `text_table` finds a token by its text and `prefix` the tokens that a text begins with, `added` cuts out
 //! special tokens, `pretokenizer` cuts words as `families` says, `merge` is the one merge loop, and [`Decoder`] turns a
