@@ -45,7 +45,7 @@ use crate::{Error, ErrorKind, Result};
 use added::{AddedTokens, Fragment};
 use bytes::hex_byte;
 use model::{Defaults, Model};
-use special::{Special as Corrections, Strips};
+use special::{SpecialTokens, Strips};
 use spm::SPACE;
 use text_table::TextTable;
 use vocab::TokenType;
@@ -100,7 +100,7 @@ impl Tokenizer {
         let or_default = |id, default| valid(id).or(valid(default));
         let bos = or_default(vocab.bos, vocab.cls.filter(|_| vocab.model == "bert").or(defaults.bos));
         let eos = or_default(vocab.eos, defaults.eos);
-        let Corrections { types, ends } = Corrections::new(vocab, &texts, types(vocab)?, eos);
+        let SpecialTokens { types, ends } = SpecialTokens::new(vocab, &texts, types(vocab)?, eos);
         let strips = Strips::new(vocab, &texts);
         let all = (0..).zip(&vocab.tokens).zip(&types);
         let added = AddedTokens::new(all.map(|((id, &text), &kind)| (id, text, kind, strips.of(id))))?;
