@@ -6,7 +6,7 @@ use super::text_table::TextTable;
 pub(super) struct ByteTokens([Option<u32>; 256]);
 
 impl ByteTokens {
-    /// The tokens of a vocabulary; one that has not been given a name of a byte may have a byte as its text.
+    /// Those that a vocabulary has.
     pub(super) fn new(tokens: &TextTable) -> Self {
         let mut bytes = [None; 256];
         for (byte, id) in (0..=255u8).zip(&mut bytes) {

@@ -67,3 +67,54 @@ impl CharsMap {
 fn offset(entry: u32) -> u32 {
     (entry >> 10) << ((entry & 1 << 9) >> 6)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of a map with these trie entries.
+    fn bytes(entries: &[(usize, u32)], replacements: &[u8]) -> Vec<u8> {
+        let mut trie = vec![0; 0x200];
+        entries.iter().for_each(|&(at, entry)| trie[at] = entry);
+        let trie: Vec<u8> = trie.into_iter().flat_map(u32::to_le_bytes).collect();
+        [&(trie.len() as u32).to_le_bytes(), &trie[..], replacements].concat()
+    }
+
+    /// Bits 8 and up of a node that has a leaf.
+    const fn node(offset: u32) -> u32 {
+        offset << 10 | 1 << 8 | b'A' as u32
+    }
+
+    #[test]
+    fn the_longest_sequence_is_replaced() {
+        // Root to 0x100; "A" at 0x100 ^ 0x41 = 0x141, its leaf at 0x141 ^ 1; "AA" at 0x140 ^ 0x41, its leaf at 0x101 ^ 3.
+        let entries =
+            [(0, 0x100 << 10), (0x141, node(1)), (0x140, IS_LEAF), (0x101, node(3)), (0x102, IS_LEAF | 2)];
+        let map = CharsMap::new(&bytes(&entries, b"a\0\xc3\xa9\0")).unwrap();
+        assert_eq!(map.longest("AB"), Some((1, "a")));
+        assert_eq!(map.longest("AAA"), Some((2, "é")));
+        assert_eq!(map.longest("BA"), None);
+        assert_eq!(map.longest(""), None);
+        assert_eq!(CharsMap::new(&[]).unwrap().longest("A"), None);
+        assert_eq!(offset(node(1) | 1 << 9), 0x100, "an offset of many pages");
+    }
+
+    #[test]
+    fn what_is_no_map_is_refused_and_a_wrong_one_does_not_panic() {
+        for bytes in
+            [&[1, 0, 0][..], &[8, 0, 0, 0, 1, 2, 3, 4], &[3, 0, 0, 0, 1, 2, 3, 0], &[0, 0, 0, 0, 0xff]]
+        {
+            assert!(CharsMap::new(bytes).is_err(), "{bytes:?}");
+        }
+        let entries = [(0, 0x100 << 10), (0x141, node(1)), (0x140, IS_LEAF | 99)];
+        assert_eq!(CharsMap::new(&bytes(&entries, b"a\0")).unwrap().longest("A"), None);
+        let mut rng = fastrand::Rng::with_seed(1);
+        for _ in 0..200 {
+            let entries: Vec<(usize, u32)> = (0..0x200).map(|at| (at, rng.u32(..))).collect();
+            let map = CharsMap::new(&bytes(&entries, b"a\0b")).unwrap();
+            for text in ["A", "AB", "é", "\u{10ffff}\0"] {
+                map.longest(text);
+            }
+        }
+    }
+}

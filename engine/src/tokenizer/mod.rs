@@ -2,7 +2,8 @@
 //!
 //! Six kinds, by `tokenizer.ggml.model`: BPE with merges (`gpt2` and its relatives), whose text is first cut into words
 //! by a pre-tokenizer named in the file; SentencePiece BPE (`llama`), which merges by score and falls back to bytes;
-//! SentencePiece unigram (`t5`); WordPiece (`bert`); and the ones of RWKV and PLaMo 2. The ids are those of llama.cpp.
+//! SentencePiece unigram (`t5`); WordPiece (`bert`); and the ones of RWKV and PLaMo 2. The ids are those of llama.cpp,
+//! but where plain text spells a control token of PLaMo 2 or a channel of gpt-oss: llama.cpp takes that for the token.
 //! What the parts do: [`Vocab`] is the plain data taken from the file, `special` corrects what it says of special
 //! tokens, `text_table` finds a token by its text and `prefix` the tokens that a text begins with, `added` cuts out
 //! special tokens, `pretokenizer` cuts words as `families` says, `merge` is the one merge loop, and [`Decoder`] turns a
@@ -44,7 +45,7 @@ use crate::{Error, ErrorKind, Result};
 use added::{AddedTokens, Fragment};
 use bytes::hex_byte;
 use model::{Defaults, Model};
-use special::{Special as Corrections, Strips};
+use special::{SpecialTokens, Strips};
 use spm::SPACE;
 use text_table::TextTable;
 use vocab::TokenType;
@@ -99,7 +100,7 @@ impl Tokenizer {
         let or_default = |id, default| valid(id).or(valid(default));
         let bos = or_default(vocab.bos, vocab.cls.filter(|_| vocab.model == "bert").or(defaults.bos));
         let eos = or_default(vocab.eos, defaults.eos);
-        let Corrections { types, ends } = Corrections::new(vocab, &texts, types(vocab)?, eos);
+        let SpecialTokens { types, ends } = SpecialTokens::new(vocab, &texts, types(vocab)?, eos);
         let strips = Strips::new(vocab, &texts);
         let all = (0..).zip(&vocab.tokens).zip(&types);
         let added = AddedTokens::new(all.map(|((id, &text), &kind)| (id, text, kind, strips.of(id))))?;

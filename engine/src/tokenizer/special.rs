@@ -73,14 +73,14 @@ const FIM_SEPARATOR_TEXTS: &[&str] = &["<|file_sep|>"];
 const MARKER_TEXTS: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
 
 /// What became of the tokens.
-pub(super) struct Special {
+pub(super) struct SpecialTokens {
     /// One a token.
     pub(super) types: Vec<TokenType>,
     /// The tokens after which a generation is over, in order of id.
     pub(super) ends: Vec<u32>,
 }
 
-impl Special {
+impl SpecialTokens {
     /// From a vocabulary's own `types` and its special tokens; `eos` is the one it has in the end.
     pub(super) fn new(
         vocab: &Vocab<'_>,

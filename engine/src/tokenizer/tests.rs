@@ -137,6 +137,58 @@ fn end_tokens_are_those_the_file_names_and_those_known_by_text() {
     assert_eq!(tokenizer.token("<none>"), None);
 }
 
+/// [`bpe`] with these last tokens, all user-defined.
+fn with_last<'a>(texts: &[&'a str]) -> Vocab<'a> {
+    let mut vocab = bpe();
+    vocab.tokens.truncate(13);
+    vocab.tokens.extend(texts.iter().map(|text| text.as_bytes()));
+    vocab.types = vec![1; 13];
+    vocab.types.resize(vocab.tokens.len(), 4);
+    vocab
+}
+
+#[test]
+fn channels_are_control_tokens_that_are_always_shown() {
+    let plain = new(&with_last(&["<|end|>"]));
+    assert_eq!(plain.end_tokens(), [7, 13]);
+    let harmony = new(&with_last(&["<|end|>", "<|return|>", "<|call|>", "<|channel|>"]));
+    assert_eq!(harmony.end_tokens(), [7, 14, 15], "an answer goes on after <|end|>");
+    assert_eq!(harmony.encode("<|channel|>e<|end|>", Special::Parse), [16, 1, 13]);
+    assert!(!harmony.encode("<|channel|>", Special::AsText).contains(&16));
+    let text = harmony.decode(&[16, 1, 13, 14], ControlTokens::Hide).unwrap();
+    assert_eq!(text, "<|channel|>e<|end|>");
+}
+
+#[test]
+fn a_tag_of_html_is_no_end_where_a_turn_has_another() {
+    assert_eq!(new(&with_last(&["</s>"])).end_tokens(), [7, 13]);
+    let gemma = new(&with_last(&["</s>", "<|tool_response>"]));
+    assert_eq!(gemma.end_tokens(), [7, 14]);
+    assert_eq!(
+        gemma.encode("</s>", Special::Parse),
+        [0_u32; 0],
+        "letters without tokens, and no token cut out"
+    );
+}
+
+#[test]
+fn tokens_of_code_models_are_those_the_file_names_or_those_known_by_text() {
+    let texts = ["<fim_pad>", "<|file_sep|>", "<tool>"];
+    assert_eq!(new(&with_last(&texts)).end_tokens(), [7, 13, 14]);
+    let named = new(&Vocab { fim_pad: Some(15), ..with_last(&texts) });
+    assert_eq!(named.end_tokens(), [7, 14, 15]);
+    assert_eq!(named.encode("<fim_pad>", Special::AsText), [13], "user-defined, as the file says");
+}
+
+#[test]
+fn white_space_beside_special_tokens_as_the_models_name_says() {
+    let encode = |vocab: &Vocab<'_>| new(vocab).encode("h <mask> \n<s> e", Special::Parse);
+    let vocab = with_last(&["<mask>", "<s>", "</s>"]);
+    assert_eq!(encode(&vocab), [0, 4, 13, 4, 14, 4, 1]);
+    assert_eq!(encode(&Vocab { name: "Phi-3 mini", ..vocab.clone() }), [0, 4, 13, 14, 4, 1]);
+    assert_eq!(encode(&Vocab { arch: "nomic-bert-moe", ..vocab }), [0, 13, 4, 14, 4, 1]);
+}
+
 #[test]
 fn spm_merges_by_score_and_spells_the_rest_in_bytes() {
     let tokenizer = new(&spm());
@@ -293,6 +345,7 @@ fn a_megabyte_of_one_letter_takes_no_quadratic_time() {
     let ids: Vec<u32> = with_prefix.iter().map(|id| id + 103).collect();
     assert_eq!(bert.encode(&text, Special::AsText), ids);
     assert_eq!(bert.encode_prompt("a", Special::AsText), [101, 104, 105, 102], "in its special tokens");
+    assert_eq!(bert.decode(&[104, 105, 104, 105], ControlTokens::Hide).unwrap(), "a a");
 }
 
 #[test]
