@@ -9,7 +9,7 @@
 //! results   (head, token)    the results of the group
 //! ```
 
-use braise_kernels::ops::{Attention, SPAN, Scratch, Total, spans};
+use braise_kernels::ops::{Attention, SPAN, Scores, Scratch, Total, spans};
 use braise_kernels::sync::{Shared, Team, Units, Worker};
 
 use super::cpu::{Batch, PRIVATE_ROWS, chunks};
@@ -142,6 +142,7 @@ pub(crate) fn attend(
             window: None,
             group,
             scale: a.scale,
+            scores: Scores::default(),
         }
     };
     if n <= PRIVATE_ROWS {

@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use braise_kernels::ops;
+use braise_kernels::ops::{self, Activation};
 use braise_kernels::quant::q8::{BLOCK, Q8Buf, Q8Mat, Q8Row, SUM_BLOCK};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 use braise_kernels::table::{Acts, F32Mat, MatMul, PackedMat, Packing};
@@ -555,7 +555,7 @@ impl Backend for CpuWorker<'_, '_> {
                 let pairs = s.tile.chunks_exact(rows.len()).zip(s.tile_2.chunks_exact(rows.len()));
                 for (t, (gate, up)) in pairs.enumerate() {
                     let h = &mut h.row(t)[rows.start - all.start..rows.end - all.start];
-                    self.model.kernels().swiglu(gate, up, h);
+                    self.model.kernels().gated(Activation::Silu, gate, up, h);
                 }
             }
         }
