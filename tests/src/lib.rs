@@ -1,5 +1,6 @@
 //! What the end-to-end tests of braise share.
 
 pub mod checkkern;
+pub mod families;
 pub mod reference;
 pub mod tiny;

@@ -3,7 +3,7 @@
 use braise_kernels::ops::{Cached, KEY_BLOCK, KvType, store_key, store_value};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 
-use crate::block::{Attention, Spec};
+use crate::block::{Heads as HeadSizes, Spec};
 
 /// The formats of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,7 +16,7 @@ pub struct KvTypes {
 
 impl KvTypes {
     /// Bytes of a position's keys and values in one layer, or `None` if they overflow.
-    pub fn bytes(self, a: &Attention) -> Option<usize> {
+    pub fn bytes(self, a: &HeadSizes) -> Option<usize> {
         let head = self.k.row_bytes(a.head_dim)?.checked_add(self.v.row_bytes(a.head_dim_v)?)?;
         head.checked_mul(a.n_head_kv)
     }
@@ -27,7 +27,8 @@ impl KvTypes {
 #[derive(Debug)]
 pub struct KvCache {
     types: KvTypes,
-    layers: Vec<LayerCache>,
+    /// One for each layer that has attention.
+    layers: Vec<Option<LayerCache>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl KvCache {
         let heads = |n: usize, ty: KvType, dim: usize| {
             Shared::zeroed(team, n, ty.row_bytes(dim)?.checked_mul(n_ctx)?)
         };
-        let layer = |a: &Attention| {
+        let layer = |a: &HeadSizes| {
             Some(LayerCache {
                 keys: heads(a.n_head_kv, types.k, a.head_dim)?,
                 values: heads(a.n_head_kv, types.v, a.head_dim_v)?,
@@ -54,26 +55,34 @@ impl KvCache {
                 head_dim_v: a.head_dim_v,
             })
         };
-        let layers = spec.layers.iter().map(|l| layer(&l.attention)).collect::<Option<_>>()?;
+        let layers = spec.layers.iter().map(|l| match l.mixer.attention() {
+            Some(a) => Some(Some(layer(&a.heads)?)),
+            None => Some(None),
+        });
+        let layers = layers.collect::<Option<_>>()?;
         Some(KvCache { types, layers })
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
     pub fn bytes(spec: &Spec, n_ctx: usize, types: KvTypes) -> Option<usize> {
-        let mut layers = spec.layers.iter().map(|l| &l.attention);
-        let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(a)?))?;
+        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.attention());
+        let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(&a.heads)?))?;
         position.checked_mul(n_ctx.checked_next_multiple_of(KEY_BLOCK)?)
+    }
+
+    fn layer(&self, layer: usize) -> &LayerCache {
+        self.layers[layer].as_ref().expect("a layer with attention")
     }
 
     /// The chunk's key heads of a layer, to be written.
     pub(crate) fn keys<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { keys, head_dim, .. } = &self.layers[layer];
+        let LayerCache { keys, head_dim, .. } = self.layer(layer);
         Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty: self.types.k, dim: *head_dim }
     }
 
     /// The chunk's value heads of a layer, to be written.
     pub(crate) fn values<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { values, head_dim_v, .. } = &self.layers[layer];
+        let LayerCache { values, head_dim_v, .. } = self.layer(layer);
         Heads {
             all: values.rows(chunk, heads),
             head_len: values.row_len(),
@@ -89,7 +98,7 @@ impl KvCache {
         worker: &'a Worker<'_>,
         head: usize,
     ) -> (Cached<'a>, Cached<'a>) {
-        let LayerCache { keys, values, head_dim, head_dim_v } = &self.layers[layer];
+        let LayerCache { keys, values, head_dim, head_dim_v } = self.layer(layer);
         let part = |all: &'a Shared<u8>| &all.read(worker)[head * all.row_len()..][..all.row_len()];
         let k = Cached { ty: self.types.k, dim: *head_dim, data: part(keys) };
         (k, Cached { ty: self.types.v, dim: *head_dim_v, data: part(values) })
