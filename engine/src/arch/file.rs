@@ -287,7 +287,9 @@ impl<'a> File<'a> {
     fn must_have_experts(&self, layer: usize) -> Result<bool> {
         let n = |name: &str| Ok::<_, Error>(self.count(name)?.unwrap_or(0));
         let step = n("interleave_moe_layer_step")?.max(1);
-        Ok(n("expert_count")? > 1 && layer >= n("leading_dense_block_count")? && (layer + 1) % step == 0)
+        Ok(n("expert_count")? > 1
+            && layer >= n("leading_dense_block_count")?
+            && (layer + 1).is_multiple_of(step))
     }
 
     fn experts(&self, layer: usize, n_ff: usize, family: &Family) -> Result<Experts> {
