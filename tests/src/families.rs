@@ -46,7 +46,7 @@ pub fn write(name: &str, path: &Path) {
 /// The same with experts of type `ty`, and with other numbers for some keys, by the ends of their names.
 ///
 /// # Panics
-/// As [`write`]; and if rows are no whole blocks.
+/// As [`write()`]; and if rows are no whole blocks.
 pub fn write_with(name: &str, ty: Type, changes: &[(&str, &str)], path: &Path) {
     let recipe = std::fs::read_to_string(folder().join(format!("{name}.txt"))).expect("a recipe");
     let mut writer = Writer::new().metadata("tokenizer.ggml.model", "no_vocab");
