@@ -29,6 +29,7 @@ fn mix<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
             backend.attend(i, attention);
         }
         MixerWeights::Latent(latent) => backend.latent(i, latent, norm),
+        MixerWeights::ShortConv(conv) => backend.short_conv(i, conv, norm),
     }
 }
 
@@ -37,6 +38,7 @@ fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
     match &layer.mixer {
         MixerWeights::Attention(attention) => backend.attn_output(attention, residual),
         MixerWeights::Latent(latent) => backend.latent_output(latent, residual),
+        MixerWeights::ShortConv(conv) => backend.short_conv_output(conv, residual),
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Session<'m> {
     kv_types: KvTypes,
     scratch: Vec<Mutex<Scratch>>,
     tokens: Vec<u32>,
+    /// Whether layers remember tokens that were forgotten: those before them have to be read again.
+    stale: bool,
 }
 
 impl<'m> Session<'m> {
@@ -117,6 +119,7 @@ impl<'m> Session<'m> {
             kv_types,
             scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
             tokens: Vec::new(),
+            stale: false,
             team,
         })
     }
@@ -149,8 +152,10 @@ impl<'m> Session<'m> {
         &self.tokens
     }
 
-    /// Forgets all tokens from position `n` on.
+    /// Forgets all tokens from position `n` on. Where layers are recurrent, those before are read again by the next
+    /// [`Session::eval`].
     pub fn truncate(&mut self, n: usize) {
+        self.stale |= n < self.tokens.len() && self.model.spec().is_recurrent();
         self.tokens.truncate(n);
     }
 
@@ -167,6 +172,16 @@ impl<'m> Session<'m> {
         sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
     ) -> Result<()> {
         self.check(tokens)?;
+        if std::mem::take(&mut self.stale) {
+            let known = std::mem::take(&mut self.tokens);
+            for tokens in known.chunks(self.chunk) {
+                let n = tokens.len();
+                self.run(&Batch { tokens, first: self.tokens.len(), logits: n..n }, |worker, model| {
+                    forward::forward(worker, model);
+                });
+                self.tokens.extend(tokens);
+            }
+        }
         let end = self.tokens.len() + tokens.len();
         for tokens in tokens.chunks(self.chunk) {
             let (first, n) = (self.tokens.len(), tokens.len());

@@ -7,8 +7,9 @@ use crate::error::Result;
 const DEEPSEEK: Family = Family { routing: (Routing::Softmax, false), routing_told: true, ..LLAMA };
 
 pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
-    let mut spec =
-        file.decoder_with(&DEEPSEEK, |_, attention| Ok(Mixer::Latent(latent(file, attention)?)))?;
+    let mut spec = file.decoder_with(&DEEPSEEK, |i, heads| {
+        Ok(Mixer::Latent(latent(file, file.attention(i, heads, &DEEPSEEK)?)?))
+    })?;
     let log = file.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0) / 0.1;
     let factor = file.rope_factor()?;
     for rope in &mut spec.ropes {

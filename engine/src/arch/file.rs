@@ -168,14 +168,14 @@ impl<'a> File<'a> {
 
     /// The whole model, as `family` and the file say, with attention in every layer.
     pub(super) fn decoder(&self, family: &Family) -> Result<Spec> {
-        self.decoder_with(family, |_, attention| Ok(Mixer::Attention(attention)))
+        self.decoder_with(family, |i, heads| Ok(Mixer::Attention(self.attention(i, heads, family)?)))
     }
 
-    /// The same with a mixer of each layer that is made of its index and of what attention would be there.
+    /// The same with a mixer of each layer that is made of its index and its heads.
     pub(super) fn decoder_with(
         &self,
         family: &Family,
-        mixer: impl Fn(usize, Attention) -> Result<Mixer>,
+        mixer: impl Fn(usize, Heads) -> Result<Mixer>,
     ) -> Result<Spec> {
         let n_layer = self.n_layer()?;
         let n_embd = self.size("embedding_length")?;
@@ -192,7 +192,7 @@ impl<'a> File<'a> {
         let n_ff = self.counts("feed_forward_length", n_layer)?;
         let layer = |i: usize| {
             Ok(Layer {
-                mixer: mixer(i, self.attention(i, heads[i], family)?)?,
+                mixer: mixer(i, heads[i])?,
                 mlp: self.mlp(i, n_ff[i], family)?,
                 norms,
                 parallel: family.parallel,
@@ -229,10 +229,7 @@ impl<'a> File<'a> {
         let head_dim = self.size_or("attention.key_length", n_embd / most)?;
         let head_dim_v = self.size_or("attention.value_length", head_dim)?;
         let heads = |(n_head, n_head_kv): (usize, usize)| {
-            if n_head > 0 && n_head_kv == 0 {
-                return Err(malformed(format!("`{}` is 0", self.key("attention.head_count_kv"))));
-            }
-            let sound = n_head == 0 || n_head % n_head_kv == 0;
+            let sound = n_head == 0 || n_head_kv == 0 || n_head % n_head_kv == 0;
             if !sound || n_head > MAX_COUNT || head_dim == 0 {
                 return Err(malformed(format!(
                     "{n_head} query heads, {n_head_kv} key/value heads and {n_embd} values do not fit each other"
@@ -243,9 +240,14 @@ impl<'a> File<'a> {
         n_heads.into_iter().zip(n_heads_kv).map(heads).collect()
     }
 
-    fn attention(&self, layer: usize, heads: Heads, family: &Family) -> Result<Attention> {
-        if heads.n_head == 0 {
-            return Err(malformed(format!("layer {layer} has no heads")));
+    /// The attention of a layer.
+    pub(super) fn attention(&self, layer: usize, heads: Heads, family: &Family) -> Result<Attention> {
+        for (n, name) in
+            [(heads.n_head, "attention.head_count"), (heads.n_head_kv, "attention.head_count_kv")]
+        {
+            if n == 0 {
+                return Err(malformed(format!("`{}` is 0 for layer {layer}", self.key(name))));
+            }
         }
         let name = format!("blk.{layer}.attn_q_norm.weight");
         let qk_norm = if family.qk_norm.unwrap_or(self.has(&name)) {
@@ -460,6 +462,7 @@ impl Spec {
             match &mut layer.mixer {
                 Mixer::Attention(attention) => change(i, attention),
                 Mixer::Latent(latent) => change(i, &mut latent.attention),
+                Mixer::ShortConv(_) => {}
             }
         }
     }

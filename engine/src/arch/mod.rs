@@ -18,6 +18,7 @@ mod gpt_oss;
 mod gptneox;
 mod granite;
 mod hunyuan;
+mod lfm2;
 mod llama;
 mod minicpm;
 mod mistral3;
@@ -86,6 +87,8 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("seed_oss", seed_oss::spec),
     ("hunyuan-dense", hunyuan::spec),
     ("internlm2", llama::spec),
+    ("lfm2", lfm2::spec),
+    ("lfm2moe", lfm2::spec),
     ("ernie4_5", llama::spec),
     ("ernie4_5-moe", llama::spec),
     ("xverse", llama::spec),

@@ -2,7 +2,9 @@
 
 pub mod cpu;
 
-use crate::model::{AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights};
+use crate::model::{
+    AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
+};
 
 /// What becomes of a block's result: `x += scale * norm(result)`.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,12 @@ pub trait Backend {
 
     /// Adds what the output matrix of latent attention gives to `x`.
     fn latent_output(&mut self, weights: &LatentWeights, residual: Residual<'_>);
+
+    /// A convolution over the last tokens up to its output matrix; remembers the batch's.
+    fn short_conv(&mut self, layer: usize, weights: &ShortConvWeights, norm: Option<&NormWeights>);
+
+    /// Adds what the output matrix of a convolution gives to `x`.
+    fn short_conv_output(&mut self, weights: &ShortConvWeights, residual: Residual<'_>);
 
     /// The values between the matrices of a feed-forward network.
     fn up(&mut self, weights: &DenseWeights, norm: Option<&NormWeights>);

@@ -37,6 +37,13 @@ pub struct Spec {
     pub output: Output,
 }
 
+impl Spec {
+    /// Whether tokens can be forgotten only by reading those before them again.
+    pub fn is_recurrent(&self) -> bool {
+        self.layers.iter().any(|layer| layer.mixer.state().is_some())
+    }
+}
+
 /// How token ids become values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Embedding {
@@ -113,6 +120,18 @@ pub enum Mixer {
     Attention(Attention),
     /// Attention over compressed keys and values.
     Latent(Latent),
+    /// A convolution over the last few tokens.
+    ShortConv(ShortConv),
+}
+
+/// A gated convolution over the last tokens (LFM2): of each channel, `out(c * sum over j of kernel[j] (b x)[t - j])` with
+/// `(b, c, x) = in(x)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShortConv {
+    /// Channels: as many as there are values between layers.
+    pub channels: usize,
+    /// Tokens that the kernel covers, the last one included.
+    pub width: usize,
 }
 
 impl Mixer {
@@ -121,6 +140,15 @@ impl Mixer {
         match self {
             Mixer::Attention(attention) => Some(attention),
             Mixer::Latent(latent) => Some(&latent.attention),
+            Mixer::ShortConv(_) => None,
+        }
+    }
+
+    /// Rows and columns of what it remembers of all tokens so far in one place, which no token can be taken from again.
+    pub fn state(&self) -> Option<(usize, usize)> {
+        match self {
+            Mixer::Attention(_) | Mixer::Latent(_) => None,
+            Mixer::ShortConv(conv) => Some((conv.width - 1, conv.channels)),
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct KvCache {
     types: KvTypes,
     /// One for each layer that has attention.
     layers: Vec<Option<LayerCache>>,
+    /// What layers remember in one place, see [`crate::block::Mixer::state`].
+    states: Vec<Option<Shared<f32>>>,
 }
 
 #[derive(Debug)]
@@ -60,18 +62,31 @@ impl KvCache {
             None => Some(None),
         });
         let layers = layers.collect::<Option<_>>()?;
-        Some(KvCache { types, layers })
+        let states = spec.layers.iter().map(|l| match l.mixer.state() {
+            Some((rows, row_len)) => Some(Some(Shared::zeroed(team, rows, row_len)?)),
+            None => Some(None),
+        });
+        let states = states.collect::<Option<_>>()?;
+        Some(KvCache { types, layers, states })
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
     pub fn bytes(spec: &Spec, n_ctx: usize, types: KvTypes) -> Option<usize> {
         let mut layers = spec.layers.iter().filter_map(|l| l.mixer.attention());
         let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(&a.heads)?))?;
-        position.checked_mul(n_ctx.checked_next_multiple_of(KEY_BLOCK)?)
+        let mut states = spec.layers.iter().filter_map(|l| l.mixer.state());
+        let states = states
+            .try_fold(0usize, |sum, (rows, len)| sum.checked_add(rows.checked_mul(len)?.checked_mul(4)?))?;
+        position.checked_mul(n_ctx.checked_next_multiple_of(KEY_BLOCK)?)?.checked_add(states)
     }
 
     fn layer(&self, layer: usize) -> &LayerCache {
         self.layers[layer].as_ref().expect("a layer with attention")
+    }
+
+    /// What a layer remembers in one place.
+    pub(crate) fn state(&self, layer: usize) -> &Shared<f32> {
+        self.states[layer].as_ref().expect("a layer with a state")
     }
 
     /// The chunk's key heads of a layer, to be written.

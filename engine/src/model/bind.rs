@@ -7,9 +7,11 @@ use braise_kernels::table::Kernels;
 use super::Weight;
 use super::layer::{
     AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
-    MixerWeights, MlpWeights, NormWeights, NormsWeights,
+    MixerWeights, MlpWeights, NormWeights, NormsWeights, ShortConvWeights,
 };
-use crate::block::{Attention, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace};
+use crate::block::{
+    Attention, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, ShortConv,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
 
@@ -40,6 +42,9 @@ impl Binder<'_> {
             mixer: match &layer.mixer {
                 Mixer::Attention(a) => MixerWeights::Attention(Box::new(self.attention(&name, a, n_embd)?)),
                 Mixer::Latent(latent) => MixerWeights::Latent(Box::new(self.latent(&name, latent, n_embd)?)),
+                Mixer::ShortConv(conv) => {
+                    MixerWeights::ShortConv(Box::new(self.short_conv(&name, conv, n_embd)?))
+                }
             },
             mlp: match &layer.mlp {
                 Mlp::Dense(dense) => MlpWeights::Dense(Box::new(self.dense(&name, "", dense, n_embd)?)),
@@ -145,6 +150,23 @@ impl Binder<'_> {
             output: self.weight(&name("attn_output"), n_embd, self.product(&[n_head, l.v_dim])?)?,
             scores: HeadScores::default(),
             spec: l.clone(),
+        })
+    }
+
+    fn short_conv(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        conv: &ShortConv,
+        n_embd: usize,
+    ) -> Result<ShortConvWeights> {
+        let ShortConv { channels, width } = *conv;
+        let of_channel = self.gguf.floats(&name("shortconv.conv.weight"), &[width, channels])?;
+        let row = |j: usize| of_channel.iter().skip(j).step_by(width).copied();
+        Ok(ShortConvWeights {
+            spec: *conv,
+            input: self.weight(&name("shortconv.in_proj"), self.product(&[3, channels])?, n_embd)?,
+            kernel: (0..width).flat_map(row).collect(),
+            output: self.weight(&name("shortconv.out_proj"), n_embd, channels)?,
         })
     }
 

@@ -1,7 +1,7 @@
 //! A layer's blocks, each with its weights.
 
 use super::Weight;
-use crate::block::{Attention, Dense, Experts, Latent, NormKind};
+use crate::block::{Attention, Dense, Experts, Latent, NormKind, ShortConv};
 
 /// One layer, see [`crate::block::Layer`].
 #[derive(Debug)]
@@ -39,6 +39,18 @@ pub enum MixerWeights {
     Attention(Box<AttentionWeights>),
     /// Attention over compressed keys and values.
     Latent(Box<LatentWeights>),
+    /// A convolution over the last few tokens.
+    ShortConv(Box<ShortConvWeights>),
+}
+
+/// See [`ShortConv`].
+#[derive(Debug)]
+pub struct ShortConvWeights {
+    pub(crate) spec: ShortConv,
+    pub(crate) input: Weight,
+    /// (width, channels), the last token's row last.
+    pub(crate) kernel: Vec<f32>,
+    pub(crate) output: Weight,
 }
 
 /// See [`Attention`].
@@ -132,6 +144,7 @@ impl LayerWeights {
                 [q_a, kv_a, k_b, v_b, output].into_iter().for_each(&mut whole);
                 l.q_b.iter().for_each(|(_, q_b)| whole(q_b));
             }
+            MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
         }
         match &self.mlp {
             MlpWeights::Dense(dense) => all.extend(dense.matrices().map(|weight| (weight, 1.0))),

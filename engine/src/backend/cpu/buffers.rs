@@ -100,6 +100,10 @@ impl Widest {
                 widest.work = widest.work.max(compressed.checked_add(heads.head_dim)?).max(results);
                 widest.work_2 = widest.work_2.max(if latent.q_rank.is_some() { q } else { 0 });
             }
+            if let Mixer::ShortConv(conv) = &layer.mixer {
+                widest.work = widest.work.max(conv.channels.checked_mul(3)?.checked_next_multiple_of(UNIT)?);
+                widest.work_2 = widest.work_2.max(conv.channels);
+            }
             match &layer.mlp {
                 Mlp::Dense(dense) => widest.n_ff = widest.n_ff.max(dense.n_ff),
                 Mlp::Experts(e) => {

@@ -23,7 +23,7 @@ impl CpuWorker<'_, '_> {
     }
 
     /// The products of `rows` with some matrices beside each other in `to`, each from a multiple of [`UNIT`] on.
-    fn project(&mut self, rows: Rows<'_>, weights: &[&Weight], to: &Shared<f32>) {
+    pub(super) fn project(&mut self, rows: Rows<'_>, weights: &[&Weight], to: &Shared<f32>) {
         let n = self.batch.tokens.len();
         let source = Source { rows, row_len: weights[0].cols(), tokens: 0..n };
         let s = &mut *self.scratch;

@@ -14,6 +14,7 @@ mod experts;
 mod heads;
 mod inputs;
 mod latent;
+mod short_conv;
 
 use std::ops::Range;
 
@@ -25,7 +26,9 @@ pub use buffers::Buffers;
 
 use super::{Backend, Residual};
 use crate::kv::KvCache;
-use crate::model::{AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights};
+use crate::model::{
+    AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
+};
 
 /// Up to so many tokens, each worker prepares a matrix product's inputs for itself, and the kernels of single tokens
 /// compute them: they have the same logits in one batch as one by one.
@@ -125,6 +128,16 @@ impl Backend for CpuWorker<'_, '_> {
 
     fn latent_output(&mut self, weights: &LatentWeights, residual: Residual<'_>) {
         let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work));
+        self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
+        self.finish(residual);
+    }
+
+    fn short_conv(&mut self, layer: usize, weights: &ShortConvWeights, norm: Option<&NormWeights>) {
+        self.convolve(layer, weights, norm);
+    }
+
+    fn short_conv_output(&mut self, weights: &ShortConvWeights, residual: Residual<'_>) {
+        let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work_2));
         self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
         self.finish(residual);
     }
