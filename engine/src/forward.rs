@@ -1,22 +1,65 @@
 //! The forward pass: from a batch of tokens to logits, in execution order.
 
-use crate::backend::Backend;
-use crate::model::Model;
+use crate::backend::{Backend, Residual};
+use crate::model::{LayerWeights, MixerWeights, MlpWeights, Model};
 
 /// Runs the batch that `backend` holds through `model`, up to the logits of those tokens that it was asked for.
 pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
-    backend.embed(&model.token_embd);
-    for (i, (spec, weights)) in model.spec().layers.iter().zip(&model.layers).enumerate() {
-        backend.qkv(i, &spec.attention, weights);
-        backend.attend(i, &spec.attention);
-        backend.attn_output(&spec.attention, weights);
-        backend.gate_up(&spec.mlp, weights);
-        backend.down(&spec.mlp, weights);
+    backend.embed(model);
+    for (i, layer) in model.layers.iter().enumerate() {
+        mix(backend, i, layer);
+        if layer.parallel {
+            up(backend, layer);
+            mixer_output(backend, layer);
+        } else {
+            mixer_output(backend, layer);
+            up(backend, layer);
+        }
+        down(backend, layer);
     }
     logits(backend, model);
 }
 
+/// What looks at other tokens, up to its output matrix.
+fn mix<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
+    let norm = layer.norms.mixer.as_ref();
+    match &layer.mixer {
+        MixerWeights::Attention(attention) => {
+            backend.qkv(i, attention, norm);
+            backend.attend(i, attention);
+        }
+        MixerWeights::Latent(latent) => backend.latent(i, latent, norm),
+        MixerWeights::ShortConv(conv) => backend.short_conv(i, conv, norm),
+    }
+}
+
+fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
+    let residual = Residual { norm: layer.norms.mixer_out.as_ref(), scale: layer.residual_scale };
+    match &layer.mixer {
+        MixerWeights::Attention(attention) => backend.attn_output(attention, residual),
+        MixerWeights::Latent(latent) => backend.latent_output(latent, residual),
+        MixerWeights::ShortConv(conv) => backend.short_conv_output(conv, residual),
+    }
+}
+
+/// The feed-forward network, up to its last matrix.
+fn up<B: Backend>(backend: &mut B, layer: &LayerWeights) {
+    let norm = layer.norms.mlp.as_ref();
+    match &layer.mlp {
+        MlpWeights::Dense(dense) => backend.up(dense, norm),
+        MlpWeights::Experts(experts) => backend.experts_up(experts, norm),
+    }
+}
+
+fn down<B: Backend>(backend: &mut B, layer: &LayerWeights) {
+    let residual = Residual { norm: layer.norms.mlp_out.as_ref(), scale: layer.residual_scale };
+    match &layer.mlp {
+        MlpWeights::Dense(dense) => backend.down(dense, residual),
+        MlpWeights::Experts(experts) => backend.experts_down(experts, residual),
+    }
+}
+
 /// Logits of other tokens of the batch that went through `forward` last.
 pub fn logits<B: Backend>(backend: &mut B, model: &Model) {
-    backend.logits(&model.output_norm, model.output());
+    backend.logits(model);
 }

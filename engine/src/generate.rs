@@ -78,6 +78,8 @@ pub fn generate(
     let begin = Instant::now();
     let known = known_prefix(session.tokens(), request.prompt);
     session.truncate(known);
+    // to take back a draft that was not picked would mean to read everything again
+    speculation = speculation.filter(|_| !session.model().spec().is_recurrent());
     if let Some(speculation) = &mut speculation {
         speculation.begin();
     }

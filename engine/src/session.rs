@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use braise_kernels::sync::Team;
 
 use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch};
-use crate::block::{Layer, Spec};
+use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::{KvCache, KvTypes};
@@ -37,10 +37,7 @@ pub const MAX_CHUNK: usize = 512;
 /// would take more than 48 MiB.
 pub fn default_chunk(spec: &Spec) -> usize {
     const BYTES: usize = 48 << 20;
-    let widest = |f: fn(&Layer) -> usize| spec.layers.iter().map(f).max().unwrap_or(0);
-    let heads = widest(|l| l.attention.n_head * (l.attention.head_dim + l.attention.head_dim_v));
-    // in floats: the residual stream, queries, results of attention; and the MLP's values, which are packed besides
-    let bytes = (spec.n_embd + heads + 2 * widest(|l| l.mlp.n_ff)).saturating_mul(size_of::<f32>());
+    let bytes = Buffers::values_a_token(spec).saturating_mul(size_of::<f32>());
     (BYTES / bytes.max(1) / 32 * 32).clamp(64, MAX_CHUNK)
 }
 
@@ -72,6 +69,8 @@ pub struct Session<'m> {
     kv_types: KvTypes,
     scratch: Vec<Mutex<Scratch>>,
     tokens: Vec<u32>,
+    /// Whether layers remember tokens that were forgotten: those before them have to be read again.
+    stale: bool,
 }
 
 impl<'m> Session<'m> {
@@ -91,6 +90,13 @@ impl<'m> Session<'m> {
         if !(1..=MAX_THREADS).contains(&n_threads) {
             let what = format!("{n_threads} threads");
             return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
+        }
+        if spec.embedding.positions && n_ctx > spec.n_ctx {
+            let what =
+                format!("a context of {n_ctx} tokens, but the model has learned {} positions", spec.n_ctx);
+            return Err(Error::new(ErrorKind::Input, what)
+                .file(model.gguf().path())
+                .next(format!("choose at most {}", spec.n_ctx)));
         }
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(n_threads)
@@ -113,6 +119,7 @@ impl<'m> Session<'m> {
             kv_types,
             scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
             tokens: Vec::new(),
+            stale: false,
             team,
         })
     }
@@ -145,8 +152,10 @@ impl<'m> Session<'m> {
         &self.tokens
     }
 
-    /// Forgets all tokens from position `n` on.
+    /// Forgets all tokens from position `n` on. Where layers are recurrent, those before are read again by the next
+    /// [`Session::eval`].
     pub fn truncate(&mut self, n: usize) {
+        self.stale |= n < self.tokens.len() && self.model.spec().is_recurrent();
         self.tokens.truncate(n);
     }
 
@@ -163,6 +172,16 @@ impl<'m> Session<'m> {
         sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
     ) -> Result<()> {
         self.check(tokens)?;
+        if std::mem::take(&mut self.stale) {
+            let known = std::mem::take(&mut self.tokens);
+            for tokens in known.chunks(self.chunk) {
+                let n = tokens.len();
+                self.run(&Batch { tokens, first: self.tokens.len(), logits: n..n }, |worker, model| {
+                    forward::forward(worker, model);
+                });
+                self.tokens.extend(tokens);
+            }
+        }
         let end = self.tokens.len() + tokens.len();
         for tokens in tokens.chunks(self.chunk) {
             let (first, n) = (self.tokens.len(), tokens.len());

@@ -4,7 +4,7 @@
 
 use crate::cpu;
 use crate::isa::{Isa, IsaError};
-use crate::ops::{Attention, Numbers, Scratch, Total};
+use crate::ops::{Activation, Attention, Numbers, Scratch, Total};
 #[cfg(target_arch = "x86_64")]
 use crate::quant::packed;
 use crate::quant::q8::Q8Mat;
@@ -92,6 +92,7 @@ pub enum Acts<'a> {
 type MatMulF32 = unsafe fn(&[u8], F32Mat<'_>, &mut [f32]);
 type MatMulQ8 = unsafe fn(&[u8], Q8Mat<'_>, &mut [f32]);
 pub(crate) type MatMulPacked = unsafe fn(&[u8], PackedMat<'_>, &mut [f32]);
+type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 type QuantizeQ8 = unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [i16]);
 
 #[derive(Debug, Clone, Copy)]
@@ -204,15 +205,23 @@ macro_rules! float_ops {
     (#[$attribute:meta] $lanes:ty) => {
         /// This level's float operations.
         pub(crate) const OPS: crate::table::FloatOps = {
-            use crate::ops::{self, Attention, Scratch, Total};
+            use crate::ops::{self, Activation, Attention, Scratch, Total};
 
             #[$attribute]
             fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
                 ops::rms_norm::<$lanes>(x, weight, eps, y)
             }
             #[$attribute]
-            fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
-                ops::swiglu::<$lanes>(gate, up, y)
+            fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+                ops::layer_norm::<$lanes>(x, weight, bias, eps, y)
+            }
+            #[$attribute]
+            fn activate(activation: Activation, x: &mut [f32]) {
+                ops::activate::<$lanes>(activation, x)
+            }
+            #[$attribute]
+            fn gated(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+                ops::gated::<$lanes>(activation, gate, up, y)
             }
             #[$attribute]
             fn add(x: &[f32], y: &mut [f32]) {
@@ -252,7 +261,9 @@ macro_rules! float_ops {
             }
             crate::table::FloatOps {
                 rms_norm,
-                swiglu,
+                layer_norm,
+                activate,
+                gated,
                 add,
                 rope,
                 attention,
@@ -272,7 +283,9 @@ pub(crate) use float_ops;
 #[derive(Clone, Copy)]
 pub(crate) struct FloatOps {
     pub(crate) rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    pub(crate) swiglu: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub(crate) layer_norm: LayerNorm,
+    pub(crate) activate: unsafe fn(Activation, &mut [f32]),
+    pub(crate) gated: unsafe fn(Activation, &[f32], &[f32], &mut [f32]),
     pub(crate) add: unsafe fn(&[f32], &mut [f32]),
     pub(crate) rope: unsafe fn(&mut [f32], &[f32], &[f32], bool),
     pub(crate) attention: unsafe fn(&Attention<'_>, &mut Scratch, &mut [f32], usize),
@@ -421,10 +434,22 @@ impl Kernels {
         unsafe { (self.ops().rms_norm)(x, weight, eps, y) }
     }
 
-    /// See [`crate::ops::swiglu`].
-    pub fn swiglu(self, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    /// See [`crate::ops::layer_norm`].
+    pub fn layer_norm(self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
         // SAFETY: as in `rms_norm`.
-        unsafe { (self.ops().swiglu)(gate, up, y) }
+        unsafe { (self.ops().layer_norm)(x, weight, bias, eps, y) }
+    }
+
+    /// See [`crate::ops::activate`].
+    pub fn activate(self, activation: Activation, x: &mut [f32]) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().activate)(activation, x) }
+    }
+
+    /// See [`crate::ops::gated`].
+    pub fn gated(self, activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().gated)(activation, gate, up, y) }
     }
 
     /// See [`crate::ops::add`].
@@ -439,7 +464,7 @@ impl Kernels {
         unsafe { (self.ops().rope)(x, cos, sin, halves) }
     }
 
-    /// What [`Kernels::attention`] multiplies.
+    /// What [`Kernels::attention`] multiplies where scores are plain ([`crate::ops::Scores::are_plain`]); elsewhere floats.
     pub fn attends_in(self) -> Numbers {
         match self.isa {
             Isa::Amx => Numbers::Tiles,

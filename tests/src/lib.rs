@@ -1,6 +1,7 @@
 //! What the end-to-end tests of braise share.
 
 pub mod checkkern;
+pub mod families;
 pub mod python;
 pub mod reference;
 pub mod schemas;

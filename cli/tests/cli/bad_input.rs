@@ -299,7 +299,11 @@ fn absurd_metadata() {
         "llama.attention.value_length",
     ] {
         refused_file(&set(key, 0_u32), &format!("`{key}` is 0"));
-        refused_file(&set(key, [2_u32]), &format!("`{key}` is an array"));
+        let lists = ["feed_forward_length", "head_count", "head_count_kv"]; // may be one for each layer
+        if !lists.iter().any(|list| key.ends_with(list)) {
+            refused_file(&set(key, [2_u32]), &format!("`{key}` is an array"));
+        }
+        refused_file(&set(key, [2.5_f32]), &format!("`{key}` is an array"));
         refused_file(&set(key, "2"), &format!("`{key}` is a string"));
         refused_file(&set(key, -1_i32), &format!("`{key}` is"));
         if key != "llama.context_length" {
@@ -311,7 +315,14 @@ fn absurd_metadata() {
     refused_file(&set("llama.attention.key_length", 17_u32), "17");
     refused_file(&set("llama.rope.dimension_count", 18_u32), "18 of a head's 16");
     refused_file(&set("llama.rope.dimension_count", 15_u32), "15 of a head's 16");
-    refused_file(&set("llama.expert_count", 8_u32), "mixtures of experts");
+    refused_file(&set("llama.expert_count", 8_u32), "`llama.expert_used_count` is missing");
+    let mixture = |used: u32| {
+        let metadata = sound_metadata().metadata("llama.expert_count", 8_u32);
+        file(metadata.metadata("llama.expert_used_count", used), sound_tensors())
+    };
+    refused_file(&mixture(2), "`blk.0.ffn_gate_exps.weight` is missing");
+    refused_file(&mixture(9), "9 of 8 experts");
+    refused_file(&mixture(0), "`llama.expert_used_count` is 0");
     for bad in [f32::NAN, f32::INFINITY, -1.0] {
         refused_file(&set("llama.attention.layer_norm_rms_epsilon", bad), "epsilon");
         refused_file(&set("llama.rope.freq_base", bad), "rotation base");

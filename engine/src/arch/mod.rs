@@ -1,15 +1,106 @@
 //! Architectures: one file a family turns GGUF metadata into a [`Spec`]. This is their registry.
 
+mod arcee;
+mod cohere2;
+mod command_r;
+mod deepseek;
+mod deepseek2;
+mod exaone4;
+mod falcon;
+mod file;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod glm4;
+mod glm4moe;
+mod gpt2;
+mod gpt_oss;
+mod gptneox;
+mod granite;
+mod hunyuan;
+mod lfm2;
 mod llama;
+mod minicpm;
+mod mistral3;
+mod mpt;
+mod nemotron;
+mod olmo2;
+mod olmoe;
+mod phi2;
+mod phi3;
+mod qwen2;
+mod qwen2moe;
+mod qwen3;
+mod seed_oss;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
 
-type ToSpec = fn(&Gguf) -> Result<Spec>;
+use file::File;
+
+type ToSpec = fn(&File<'_>) -> Result<Spec>;
 
 /// The families, by the name in `general.architecture`.
-const FAMILIES: &[(&str, ToSpec)] = &[("llama", llama::spec)];
+const FAMILIES: &[(&str, ToSpec)] = &[
+    ("llama", llama::spec),
+    ("mistral3", mistral3::spec),
+    ("gemma", gemma::spec),
+    ("gemma2", gemma2::spec),
+    ("gemma3", gemma3::spec),
+    ("phi3", phi3::spec),
+    ("gpt-oss", gpt_oss::spec),
+    ("qwen2", qwen2::spec),
+    ("qwen3", qwen3::spec),
+    ("qwen2moe", qwen2moe::spec),
+    ("qwen3moe", qwen3::spec),
+    ("qwen2vl", qwen2::spec),
+    ("qwen3vl", qwen3::spec),
+    ("qwen3vlmoe", qwen3::spec),
+    ("deepseek", deepseek::spec),
+    ("deepseek2", deepseek2::spec),
+    ("glm4", glm4::spec),
+    ("glm4moe", glm4moe::spec),
+    ("granite", granite::spec),
+    ("granitemoe", granite::spec),
+    ("minicpm", minicpm::spec),
+    ("smollm3", smollm3::spec),
+    ("olmo2", olmo2::spec),
+    ("olmoe", olmoe::spec),
+    ("exaone", qwen2::spec),
+    ("exaone4", exaone4::spec),
+    ("command-r", command_r::spec),
+    ("cohere2", cohere2::spec),
+    ("phi2", phi2::spec),
+    ("starcoder", gpt2::spec),
+    ("starcoder2", starcoder2::spec),
+    ("stablelm", stablelm::spec),
+    ("gpt2", gpt2::spec),
+    ("gptneox", gptneox::spec),
+    ("falcon", falcon::spec),
+    ("mpt", mpt::spec),
+    ("nemotron", nemotron::spec),
+    ("arcee", arcee::spec),
+    ("seed_oss", seed_oss::spec),
+    ("hunyuan-dense", hunyuan::spec),
+    ("internlm2", llama::spec),
+    ("lfm2", lfm2::spec),
+    ("lfm2moe", lfm2::spec),
+    ("ernie4_5", llama::spec),
+    ("ernie4_5-moe", llama::spec),
+    ("xverse", llama::spec),
+    ("orion", stablelm::spec),
+    ("nanbeige", llama::spec),
+    ("phimoe", qwen2::spec),
+];
+
+/// The names of all families.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|(name, _)| *name)
+}
 
 /// Reads what kind of model a file holds.
 ///
@@ -18,7 +109,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[("llama", llama::spec)];
 pub fn spec(gguf: &Gguf) -> Result<Spec> {
     let name = gguf.metadata().require_str("general.architecture")?;
     let Some((_, to_spec)) = FAMILIES.iter().find(|(known, _)| *known == name) else {
-        let known: Vec<_> = FAMILIES.iter().map(|(name, _)| *name).collect();
+        let known: Vec<_> = families().collect();
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("the architecture `{name}` is not supported"),
@@ -26,5 +117,5 @@ pub fn spec(gguf: &Gguf) -> Result<Spec> {
         .file(gguf.path())
         .next(format!("supported are: {}", known.join(", "))));
     };
-    to_spec(gguf).map_err(|e| e.file(gguf.path()))
+    to_spec(&File { gguf, arch: name }).map_err(|e| e.file(gguf.path()))
 }

@@ -1,35 +1,63 @@
 //! Where a model runs: the operations of the forward pass, as coarse as fusing them pays.
 
-mod attention;
 pub mod cpu;
 
-use crate::block;
-use crate::model::{LayerWeights, Weight};
+use crate::model::{
+    AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
+};
+
+/// What becomes of a block's result: `x += scale * norm(result)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Residual<'a> {
+    /// Normalizes the result, if it is normalized.
+    pub(crate) norm: Option<&'a NormWeights>,
+    /// Its factor.
+    pub(crate) scale: f32,
+}
 
 /// The operations of one forward pass over a batch of tokens, in the order in which [`crate::forward`] calls them.
 ///
 /// A backend keeps the state between them: `x` (the batch's tokens, n_embd values each), the queries, the results of
-/// attention, the values inside the feed-forward network, and the key/value cache.
+/// attention, the values inside the feed-forward network, and the key/value cache. What reads `x` reads it normalized
+/// by `norm`, if there is one.
 pub trait Backend {
     /// `x = ` the embedding of each token of the batch; prepares the rotations of their positions.
-    fn embed(&mut self, table: &Weight);
+    fn embed(&mut self, model: &Model);
 
-    /// Queries, keys and values of layer `layer` from the normalized `x`; rotates queries and keys, and stores keys
-    /// and values in the cache.
-    fn qkv(&mut self, layer: usize, spec: &block::Attention, weights: &LayerWeights);
+    /// Queries, keys and values of layer `layer` from `x`; normalizes and rotates queries and keys, and stores keys and
+    /// values in the cache.
+    fn qkv(&mut self, layer: usize, weights: &AttentionWeights, norm: Option<&NormWeights>);
 
     /// Attention of the batch's queries over all tokens up to each.
-    fn attend(&mut self, layer: usize, spec: &block::Attention);
+    fn attend(&mut self, layer: usize, weights: &AttentionWeights);
 
-    /// `x += output(attention)`.
-    fn attn_output(&mut self, spec: &block::Attention, weights: &LayerWeights);
+    /// Adds `output(attention)` to `x`.
+    fn attn_output(&mut self, weights: &AttentionWeights, residual: Residual<'_>);
 
-    /// `h = silu(gate(n)) * up(n)` with `n` the normalized `x`.
-    fn gate_up(&mut self, spec: &block::Mlp, weights: &LayerWeights);
+    /// Latent attention up to the output matrix.
+    fn latent(&mut self, layer: usize, weights: &LatentWeights, norm: Option<&NormWeights>);
 
-    /// `x += down(h)`.
-    fn down(&mut self, spec: &block::Mlp, weights: &LayerWeights);
+    /// Adds what the output matrix of latent attention gives to `x`.
+    fn latent_output(&mut self, weights: &LatentWeights, residual: Residual<'_>);
 
-    /// Logits of the tokens that were asked for, from the normalized `x`.
-    fn logits(&mut self, norm: &[f32], output: &Weight);
+    /// A convolution over the last tokens up to its output matrix; remembers the batch's.
+    fn short_conv(&mut self, layer: usize, weights: &ShortConvWeights, norm: Option<&NormWeights>);
+
+    /// Adds what the output matrix of a convolution gives to `x`.
+    fn short_conv_output(&mut self, weights: &ShortConvWeights, residual: Residual<'_>);
+
+    /// The values between the matrices of a feed-forward network.
+    fn up(&mut self, weights: &DenseWeights, norm: Option<&NormWeights>);
+
+    /// Adds `down` of them to `x`.
+    fn down(&mut self, weights: &DenseWeights, residual: Residual<'_>);
+
+    /// Chooses the experts of each token; the values between the matrices of those.
+    fn experts_up(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>);
+
+    /// Adds the weighted sum of `down` of them to `x`.
+    fn experts_down(&mut self, weights: &ExpertsWeights, residual: Residual<'_>);
+
+    /// Logits of the tokens that were asked for.
+    fn logits(&mut self, model: &Model);
 }

@@ -1,9 +1,20 @@
 //! What a model is made of, as data. An architecture (see [`crate::arch`]) turns a file's metadata into a [`Spec`];
 //! [`crate::forward`] executes it. A mechanism that several families use is one of these blocks.
+//!
+//! ```text
+//! a layer, in sequence    x += norm(mixer(norm(x)));  x += norm(mlp(norm(x)))      each norm may be missing
+//! in parallel             x += norm(mixer(norm(x))) + norm(mlp(norm(x)))
+//! ```
 
+mod attention;
+mod experts;
 mod rope;
 
-pub use rope::{Pairs, Rope, Scaling};
+pub use attention::{Attention, Heads, Latent, NormPlace, QkNorm, Temperature};
+pub use experts::{Experts, Groups, Routing};
+pub use rope::{Factors, Pairs, Rope, Scaling};
+
+pub use braise_kernels::ops::Activation;
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,48 +27,148 @@ pub struct Spec {
     pub n_embd: usize,
     /// Tokens that the model was made for.
     pub n_ctx: usize,
-    /// Added to the mean square in every normalization.
-    pub norm_eps: f32,
-    /// How positions enter queries and keys.
-    pub rope: Rope,
+    /// How token ids become values.
+    pub embedding: Embedding,
+    /// The ways in which positions enter queries and keys; layers refer to them by index.
+    pub ropes: Vec<Rope>,
     /// The layers, first to last.
     pub layers: Vec<Layer>,
+    /// How values become logits.
+    pub output: Output,
 }
 
-/// One layer: attention, then a feed-forward network, each added to what came in.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Layer {
-    /// Looks at the tokens so far.
-    pub attention: Attention,
-    /// Transforms each token by itself.
-    pub mlp: Mlp,
-}
-
-/// Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attention {
-    /// Query heads, a multiple of `n_head_kv`.
-    pub n_head: usize,
-    /// Key/value heads.
-    pub n_head_kv: usize,
-    /// Values in a query or key.
-    pub head_dim: usize,
-    /// Values in a value.
-    pub head_dim_v: usize,
-    /// What scores are multiplied with before the softmax.
-    pub scale: f32,
-}
-
-impl Attention {
-    /// Query heads that share a key/value head.
-    pub fn group(&self) -> usize {
-        self.n_head / self.n_head_kv
+impl Spec {
+    /// Whether tokens can be forgotten only by reading those before them again.
+    pub fn is_recurrent(&self) -> bool {
+        self.layers.iter().any(|layer| layer.mixer.state().is_some())
     }
 }
 
-/// A gated feed-forward network: `down(silu(gate(x)) * up(x))`.
+/// How token ids become values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Embedding {
+    /// Factor of the table's rows.
+    pub scale: f32,
+    /// Whether a row of a second table, one for each position, is added (GPT-2).
+    pub positions: bool,
+}
+
+/// How values become logits: `softcap * tanh(scale * W norm(x) / softcap)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Output {
+    /// Before the matrix.
+    pub norm: Norm,
+    /// Factor of the logits.
+    pub scale: f32,
+    /// Bound of the logits, if they are bounded softly.
+    pub softcap: Option<f32>,
+}
+
+/// A normalization.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// The part of the tensors' names between layer and `.weight` or `.bias`; `None`: there are none, and values stay
+    /// as they are normalized.
+    pub tensor: Option<&'static str>,
+    /// By what is divided.
+    pub kind: NormKind,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// Kinds of normalization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square (Zhang and Sennrich 2019, arXiv 1910.07467).
+    Rms,
+    /// Distances from the mean, by their root mean square (Ba et al. 2016, arXiv 1607.06450).
+    Layer,
+}
+
+/// One layer: a mixer of tokens, then a feed-forward network, each added to what came in.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Mlp {
+pub struct Layer {
+    /// Looks at the tokens so far.
+    pub mixer: Mixer,
+    /// Transforms each token by itself.
+    pub mlp: Mlp,
+    /// Normalizations of the layer.
+    pub norms: Norms,
+    /// Whether the feed-forward network reads what the mixer reads, and not what it has made of it.
+    pub parallel: bool,
+    /// Factor of what is added.
+    pub residual_scale: f32,
+}
+
+/// Where a layer normalizes.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Norms {
+    /// What the mixer reads.
+    pub mixer: Option<Norm>,
+    /// What it gives.
+    pub mixer_out: Option<Norm>,
+    /// What the feed-forward network reads.
+    pub mlp: Option<Norm>,
+    /// What it gives.
+    pub mlp_out: Option<Norm>,
+}
+
+/// What looks at the tokens so far.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mixer {
+    /// Attention with keys and values of its own.
+    Attention(Attention),
+    /// Attention over compressed keys and values.
+    Latent(Latent),
+    /// A convolution over the last few tokens.
+    ShortConv(ShortConv),
+}
+
+/// A gated convolution over the last tokens (LFM2): of each channel, `out(c * sum over j of kernel[j] (b x)[t - j])` with
+/// `(b, c, x) = in(x)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShortConv {
+    /// Channels: as many as there are values between layers.
+    pub channels: usize,
+    /// Tokens that the kernel covers, the last one included.
+    pub width: usize,
+}
+
+impl Mixer {
+    /// The attention that goes over the cache, if there is one.
+    pub fn attention(&self) -> Option<&Attention> {
+        match self {
+            Mixer::Attention(attention) => Some(attention),
+            Mixer::Latent(latent) => Some(&latent.attention),
+            Mixer::ShortConv(_) => None,
+        }
+    }
+
+    /// Rows and columns of what it remembers of all tokens so far in one place, which no token can be taken from again.
+    pub fn state(&self) -> Option<(usize, usize)> {
+        match self {
+            Mixer::Attention(_) | Mixer::Latent(_) => None,
+            Mixer::ShortConv(conv) => Some((conv.width - 1, conv.channels)),
+        }
+    }
+}
+
+/// A feed-forward network.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mlp {
+    /// One for all tokens.
+    Dense(Dense),
+    /// A mixture, of which each token takes some.
+    Experts(Experts),
+}
+
+/// `down(f(gate(x)) * up(x))`, or `down(f(up(x)))`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dense {
     /// Values between the matrices.
     pub n_ff: usize,
+    /// The function f.
+    pub activation: Activation,
+    /// Whether there is a gate.
+    pub gated: bool,
 }

@@ -14,12 +14,12 @@ pub enum Pairs {
 /// How angles are changed so that a model reads more tokens than it was trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scaling {
-    /// Not at all.
-    None,
     /// All angles times `scale` (Chen et al. 2023, arXiv 2306.15595).
     Linear {
-        /// Below 1.
+        /// Up to 1.
         scale: f32,
+        /// A factor of cosines and sines, usually 1.
+        attn_factor: f32,
     },
     /// Slow rotations times `scale`, fast ones as they are, and scores made sharper (YaRN: Peng et al. 2023,
     /// arXiv 2309.00071).
@@ -50,21 +50,35 @@ pub struct Rope {
     pub base: f32,
     /// For long contexts.
     pub scaling: Scaling,
-    /// Divides the angle of each pair (Llama 3.1), if the file has it: n_dims / 2 numbers.
-    pub factors: Option<Vec<f32>>,
+    /// Divides the angle of each pair, if the file has such factors.
+    pub factors: Option<Factors>,
+}
+
+/// Divisors of the angles, n_dims / 2 numbers each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factors {
+    /// In contexts of up to `n_ctx_orig` tokens.
+    pub short: Vec<f32>,
+    /// In longer ones (Ding et al. 2024, arXiv 2402.13753); the same where there is one kind alone (Llama 3.1).
+    pub long: Vec<f32>,
+    /// Tokens that the model was trained on.
+    pub n_ctx_orig: usize,
 }
 
 impl Rope {
-    /// Angle a token of each pair (radians, n_dims / 2 numbers), and the factor of cosines and sines.
-    pub fn frequencies(&self) -> (Vec<f64>, f32) {
+    /// Angle a token of each pair (radians, n_dims / 2 numbers) in a context of `n_ctx` tokens, and the factor of cosines
+    /// and sines.
+    pub fn frequencies(&self, n_ctx: usize) -> (Vec<f64>, f32) {
         let n = self.n_dims / 2;
+        let factors = self.factors.as_ref().map(|f| if n_ctx > f.n_ctx_orig { &f.long } else { &f.short });
         let plain = |i: usize| {
-            let factor = self.factors.as_ref().map_or(1.0, |f| f64::from(f[i]));
+            let factor = factors.map_or(1.0, |f| f64::from(f[i]));
             f64::from(self.base).powf(-2.0 * i as f64 / self.n_dims as f64) / factor
         };
         match self.scaling {
-            Scaling::None => ((0..n).map(plain).collect(), 1.0),
-            Scaling::Linear { scale } => ((0..n).map(|i| plain(i) * f64::from(scale)).collect(), 1.0),
+            Scaling::Linear { scale, attn_factor } => {
+                ((0..n).map(|i| plain(i) * f64::from(scale)).collect(), attn_factor)
+            }
             Scaling::Yarn { scale, n_ctx_orig, ext_factor, attn_factor, beta_fast, beta_slow } => {
                 // the pair that makes `rotations` turns over the original context
                 let pair = |rotations: f32| {
@@ -85,11 +99,16 @@ impl Rope {
     }
 }
 
+impl Scaling {
+    /// None.
+    pub const NONE: Scaling = Scaling::Linear { scale: 1.0, attn_factor: 1.0 };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rope(scaling: Scaling, factors: Option<Vec<f32>>) -> Rope {
+    fn rope(scaling: Scaling, factors: Option<Factors>) -> Rope {
         Rope { n_dims: 8, pairs: Pairs::Neighbours, base: 10_000.0, scaling, factors }
     }
 
@@ -99,14 +118,19 @@ mod tests {
 
     #[test]
     fn plain_frequencies_are_powers_of_the_base() {
-        let (f, m) = rope(Scaling::None, None).frequencies();
+        let (f, m) = rope(Scaling::NONE, None).frequencies(1);
         assert!(close(&f, &[1.0, 0.1, 0.01, 0.001]) && m == 1.0, "{f:?}");
     }
 
     #[test]
     fn factors_divide_and_linear_scaling_multiplies() {
-        let (f, _) = rope(Scaling::Linear { scale: 0.25 }, Some(vec![1.0, 2.0, 4.0, 8.0])).frequencies();
-        assert!(close(&f, &[0.25, 0.0125, 0.000_625, 0.000_031_25]), "{f:?}");
+        let (short, long) = (vec![1.0, 2.0, 4.0, 8.0], vec![1.0; 4]);
+        let scaling = Scaling::Linear { scale: 0.25, attn_factor: 1.5 };
+        let rope = rope(scaling, Some(Factors { short, long, n_ctx_orig: 9 }));
+        let (f, m) = rope.frequencies(9);
+        assert!(close(&f, &[0.25, 0.0125, 0.000_625, 0.000_031_25]) && m == 1.5, "{f:?}");
+        let (f, _) = rope.frequencies(10);
+        assert!(close(&f, &[0.25, 0.025, 0.0025, 0.000_25]), "{f:?}");
     }
 
     #[test]
@@ -120,7 +144,7 @@ mod tests {
             beta_slow: 1.0,
         };
         // pairs: 32 rotations -> 8 ln(4096 / 64 pi) / (2 ln 10000) = 1.31 -> 1; 1 rotation -> 2.81 -> 3
-        let (f, m) = rope(scaling, None).frequencies();
+        let (f, m) = rope(scaling, None).frequencies(1);
         assert!(close(&f, &[1.0, 0.1, 0.01 * (0.25 * 0.5 + 0.5), 0.000_25]), "{f:?}");
         assert!((m - 1.138_629).abs() < 1e-5, "{m}");
     }

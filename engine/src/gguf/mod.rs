@@ -20,6 +20,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use braise_kernels::quant::Type;
+
 use crate::error::{Error, ErrorKind, Result};
 use header::Header;
 use map::Map;
@@ -162,6 +164,50 @@ impl Gguf {
                 .file(&self.path)
                 .next("the file holds no complete model: get another conversion of it")
         })
+    }
+
+    /// The tensor of this name and shape (in ggml's order; missing dimensions are 1), without which the model cannot run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`] if there is none, or it has another shape.
+    pub fn shaped(&self, name: &str, dims: &[usize]) -> Result<&TensorInfo> {
+        let tensor = self.require(name)?;
+        let same =
+            |i: usize| tensor.dims.get(i).copied().unwrap_or(1) == dims.get(i).map_or(1, |d| *d as u64);
+        if !(0..4).all(same) {
+            let len = dims.iter().rposition(|d| *d != 1).map_or(1, |last| last + 1);
+            let what =
+                format!("the tensor `{name}` has the shape {:?} instead of {:?}", tensor.dims, &dims[..len]);
+            return Err(Error::new(ErrorKind::Malformed, what)
+                .file(&self.path)
+                .next("the file is damaged or of a variant that is not supported"));
+        }
+        Ok(tensor)
+    }
+
+    /// The numbers of a tensor of this name and shape.
+    ///
+    /// # Errors
+    /// As [`Gguf::shaped`]; and its type cannot be computed with.
+    pub fn floats(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.shaped(name, dims)?;
+        let scalar = tensor.ty.scalar().ok_or_else(|| self.cannot_compute_with(tensor))?;
+        let mut values = vec![0.0; tensor.row_len() * tensor.rows()];
+        (scalar.dequantize)(self.data(tensor), &mut values);
+        Ok(values)
+    }
+
+    /// The error of a tensor whose type cannot be computed with.
+    pub(crate) fn cannot_compute_with(&self, tensor: &TensorInfo) -> Error {
+        let supported: Vec<_> =
+            Type::ALL.iter().filter(|ty| ty.scalar().is_some()).map(|ty| ty.name()).collect();
+        let what = format!(
+            "the tensor `{}` has the type {}, which cannot be computed with yet",
+            tensor.name, tensor.ty
+        );
+        Error::new(ErrorKind::Unsupported, what)
+            .file(&self.path)
+            .next(format!("use a file with the types {}", supported.join(", ")))
     }
 
     /// The data of a tensor of this file, as it lies there: rows one after the other, `n_bytes()` in all.

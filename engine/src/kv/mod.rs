@@ -3,7 +3,7 @@
 use braise_kernels::ops::{Cached, KEY_BLOCK, KvType, store_key, store_value};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 
-use crate::block::{Attention, Spec};
+use crate::block::{Heads as HeadSizes, Spec};
 
 /// The formats of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,7 +16,7 @@ pub struct KvTypes {
 
 impl KvTypes {
     /// Bytes of a position's keys and values in one layer, or `None` if they overflow.
-    pub fn bytes(self, a: &Attention) -> Option<usize> {
+    pub fn bytes(self, a: &HeadSizes) -> Option<usize> {
         let head = self.k.row_bytes(a.head_dim)?.checked_add(self.v.row_bytes(a.head_dim_v)?)?;
         head.checked_mul(a.n_head_kv)
     }
@@ -27,7 +27,10 @@ impl KvTypes {
 #[derive(Debug)]
 pub struct KvCache {
     types: KvTypes,
-    layers: Vec<LayerCache>,
+    /// One for each layer that has attention.
+    layers: Vec<Option<LayerCache>>,
+    /// What layers remember in one place, see [`crate::block::Mixer::state`].
+    states: Vec<Option<Shared<f32>>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +49,7 @@ impl KvCache {
         let heads = |n: usize, ty: KvType, dim: usize| {
             Shared::zeroed(team, n, ty.row_bytes(dim)?.checked_mul(n_ctx)?)
         };
-        let layer = |a: &Attention| {
+        let layer = |a: &HeadSizes| {
             Some(LayerCache {
                 keys: heads(a.n_head_kv, types.k, a.head_dim)?,
                 values: heads(a.n_head_kv, types.v, a.head_dim_v)?,
@@ -54,27 +57,53 @@ impl KvCache {
                 head_dim_v: a.head_dim_v,
             })
         };
-        let layers = spec.layers.iter().map(|l| layer(&l.attention)).collect::<Option<_>>()?;
-        Some(KvCache { types, layers })
+        let layers = spec.layers.iter().map(|l| match l.mixer.attention() {
+            Some(a) => Some(Some(layer(&a.heads)?)),
+            None => Some(None),
+        });
+        let layers = layers.collect::<Option<_>>()?;
+        let states = spec.layers.iter().map(|l| match l.mixer.state() {
+            Some((rows, row_len)) => Some(Some(Shared::zeroed(team, rows, row_len)?)),
+            None => Some(None),
+        });
+        let states = states.collect::<Option<_>>()?;
+        Some(KvCache { types, layers, states })
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
     pub fn bytes(spec: &Spec, n_ctx: usize, types: KvTypes) -> Option<usize> {
-        let mut layers = spec.layers.iter().map(|l| &l.attention);
-        let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(a)?))?;
-        position.checked_mul(n_ctx.checked_next_multiple_of(KEY_BLOCK)?)
+        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.attention());
+        let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(&a.heads)?))?;
+        let mut states = spec.layers.iter().filter_map(|l| l.mixer.state());
+        let states = states
+            .try_fold(0usize, |sum, (rows, len)| sum.checked_add(rows.checked_mul(len)?.checked_mul(4)?))?;
+        position.checked_mul(n_ctx.checked_next_multiple_of(KEY_BLOCK)?)?.checked_add(states)
+    }
+
+    fn layer(&self, layer: usize) -> &LayerCache {
+        self.layers[layer].as_ref().expect("a layer with attention")
+    }
+
+    /// What a layer remembers in one place.
+    pub(crate) fn state(&self, layer: usize) -> &Shared<f32> {
+        self.states[layer].as_ref().expect("a layer with a state")
     }
 
     /// The chunk's key heads of a layer, to be written.
     pub(crate) fn keys<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let keys = &self.layers[layer].keys;
-        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty: self.types.k }
+        let LayerCache { keys, head_dim, .. } = self.layer(layer);
+        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty: self.types.k, dim: *head_dim }
     }
 
     /// The chunk's value heads of a layer, to be written.
     pub(crate) fn values<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let values = &self.layers[layer].values;
-        Heads { all: values.rows(chunk, heads), head_len: values.row_len(), ty: self.types.v }
+        let LayerCache { values, head_dim_v, .. } = self.layer(layer);
+        Heads {
+            all: values.rows(chunk, heads),
+            head_len: values.row_len(),
+            ty: self.types.v,
+            dim: *head_dim_v,
+        }
     }
 
     /// Keys and values of a head.
@@ -84,7 +113,7 @@ impl KvCache {
         worker: &'a Worker<'_>,
         head: usize,
     ) -> (Cached<'a>, Cached<'a>) {
-        let LayerCache { keys, values, head_dim, head_dim_v } = &self.layers[layer];
+        let LayerCache { keys, values, head_dim, head_dim_v } = self.layer(layer);
         let part = |all: &'a Shared<u8>| &all.read(worker)[head * all.row_len()..][..all.row_len()];
         let k = Cached { ty: self.types.k, dim: *head_dim, data: part(keys) };
         (k, Cached { ty: self.types.v, dim: *head_dim_v, data: part(values) })
@@ -98,27 +127,24 @@ pub(crate) struct Heads<'a> {
     /// Bytes of a head's part of the cache.
     head_len: usize,
     ty: KvType,
+    /// Values of one token in a head.
+    dim: usize,
 }
 
 impl Heads<'_> {
-    /// Writes the next head's keys, of the positions from `first` on.
-    pub(crate) fn store_keys<'k>(&mut self, first: usize, keys: impl Iterator<Item = &'k [f32]>) {
+    /// Writes the next head's keys (tokens, head_dim) for the positions from `first` on.
+    pub(crate) fn store_keys(&mut self, first: usize, keys: &[f32]) {
         self.store(first, keys, store_key);
     }
 
-    /// Writes the next head's values, of the positions from `first` on.
-    pub(crate) fn store_values<'v>(&mut self, first: usize, values: impl Iterator<Item = &'v [f32]>) {
+    /// Writes the next head's values (tokens, head_dim_v) for the positions from `first` on.
+    pub(crate) fn store_values(&mut self, first: usize, values: &[f32]) {
         self.store(first, values, store_value);
     }
 
-    fn store<'r>(
-        &mut self,
-        first: usize,
-        rows: impl Iterator<Item = &'r [f32]>,
-        store: fn(KvType, &mut [u8], usize, &[f32]),
-    ) {
+    fn store(&mut self, first: usize, rows: &[f32], store: fn(KvType, &mut [u8], usize, &[f32])) {
         let head = self.all.split_off_mut(..self.head_len).expect("a head of the chunk");
-        for (t, row) in rows.enumerate() {
+        for (t, row) in rows.chunks_exact(self.dim).enumerate() {
             store(self.ty, head, first + t, row);
         }
     }

@@ -24,19 +24,19 @@ impl Cost {
     pub fn of_pass(model: &Model, kv: KvTypes, first: u64, n: u64, n_logits: u64) -> Cost {
         let mut cost = Cost::default();
         for layer in &model.layers {
-            for weight in layer.matrices() {
-                cost.add_matrix(weight, n);
+            for (weight, share) in layer.matrices() {
+                cost.add_matrix(weight, share, n);
             }
         }
         if n_logits > 0 {
-            cost.add_matrix(model.output(), n_logits);
+            cost.add_matrix(model.output(), 1.0, n_logits);
         }
         if !std::ptr::eq(model.output(), &model.token_embd) {
             cost.bytes += n * model.token_embd.row_bytes() as u64;
         }
         // the i-th token looks at first + i positions, itself included
         let looks = n * first + n * (n + 1) / 2;
-        for a in model.spec().layers.iter().map(|layer| &layer.attention) {
+        for a in model.spec().layers.iter().filter_map(|layer| layer.mixer.attention()).map(|a| &a.heads) {
             let dims = (a.head_dim + a.head_dim_v) as u64;
             cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(first + n);
             let ops = 2 * a.n_head as u64 * dims * looks;
@@ -50,12 +50,13 @@ impl Cost {
         cost
     }
 
-    /// Adds the product of a matrix and `n` columns.
-    fn add_matrix(&mut self, weight: &Weight, n: u64) {
-        let (rows, cols) = (weight.rows() as u64, weight.cols() as u64);
+    /// Adds the product of a matrix and `n` columns, each of which takes a `share` of its rows; all of them read no more
+    /// than the whole.
+    fn add_matrix(&mut self, weight: &Weight, share: f64, n: u64) {
+        let (rows, cols) = (weight.rows() as f64, weight.cols() as u64);
         let kind = if weight.matmul.takes_q8() { &mut self.int8_ops } else { &mut self.f32_ops };
-        *kind += 2 * rows * cols * n;
-        self.bytes += rows * weight.row_bytes() as u64;
+        *kind += 2 * (rows * share) as u64 * cols * n;
+        self.bytes += (rows * (share * n as f64).min(1.0)) as u64 * weight.row_bytes() as u64;
     }
 }
 

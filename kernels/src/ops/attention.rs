@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use super::kv::{Cached, KEY_BLOCK, KvType};
 use super::lines::{Aligned, Lines};
-use super::{Lanes, exp, reduce};
+use super::{Lanes, exp, reduce, tanh};
 
 /// Positions whose keys and values are floats at a time: few enough for the innermost caches.
 pub const BLOCK: usize = 64;
@@ -65,6 +65,43 @@ pub struct Attention<'a> {
     pub group: usize,
     /// What scores are multiplied with, usually 1 / sqrt(head_dim).
     pub scale: f32,
+    /// What else is done to them.
+    pub scores: Scores<'a>,
+}
+
+/// What some models do to scores besides scaling them; by default nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scores<'a> {
+    /// Scores become `softcap * tanh(score / softcap)`.
+    pub softcap: Option<f32>,
+    /// Of each query head of the group, what a score gains with each position (ALiBi: Press et al. 2021,
+    /// arXiv 2108.12409); or none.
+    pub slopes: &'a [f32],
+    /// Of each query head of the group, the score of a position without a value; or none. [`attention`] adds it;
+    /// whoever merges spans does so himself ([`Total::add_sink`]).
+    pub sinks: &'a [f32],
+}
+
+impl Scores<'_> {
+    /// Whether they are scaled alone.
+    pub fn are_plain(&self) -> bool {
+        self.softcap.is_none() && self.slopes.is_empty() && self.sinks.is_empty()
+    }
+
+    /// Changes the scores of query head `head` with the block of positions that begins at `first`.
+    #[inline(always)]
+    fn change<L: Lanes>(&self, head: usize, first: usize, scores: &mut [f32; BLOCK]) {
+        if let Some(cap) = self.softcap {
+            for score in scores.iter_mut() {
+                *score = cap * tanh::<L>(*score / cap);
+            }
+        }
+        if let Some(slope) = self.slopes.get(head) {
+            for (i, score) in scores.iter_mut().enumerate() {
+                *score = L::mul_add(*slope, (first + i) as f32, *score);
+            }
+        }
+    }
 }
 
 impl<'a> Attention<'a> {
@@ -118,6 +155,11 @@ impl<'a> Attention<'a> {
             "attention of nothing"
         );
         assert!(self.window != Some(0), "a token sees itself");
+        let of_heads = |numbers: &[f32]| numbers.is_empty() || numbers.len() == self.group;
+        assert!(
+            of_heads(self.scores.slopes) && of_heads(self.scores.sinks),
+            "attention: a number for each head"
+        );
         let n = self.first + self.n_tokens;
         let (k, v) = (self.k.positions(), self.v.positions());
         assert!(v >= n && k >= n.next_multiple_of(KEY_BLOCK), "attention: too few keys or values");
@@ -283,8 +325,12 @@ pub fn attention<L: Lanes>(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [
             merge::<L>(part, total, &mut out[a.result(row, out_stride)]);
         }
     }
-    for (row, total) in totals.iter().enumerate() {
-        total.finish(&mut out[a.result(row, out_stride)]);
+    for (row, total) in totals.iter_mut().enumerate() {
+        let out = &mut out[a.result(row, out_stride)];
+        if let Some(sink) = a.scores.sinks.get(row % a.group) {
+            total.add_sink(*sink, out);
+        }
+        total.finish(out);
     }
     (scratch.parts, scratch.totals) = (parts, totals);
 }
@@ -358,6 +404,14 @@ impl Default for Total {
 }
 
 impl Total {
+    /// Adds a position with this score and without a value, after the last span.
+    pub fn add_sink(&mut self, score: f32, values: &mut [f32]) {
+        let max = self.max.max(score);
+        let old = (self.max - max).exp();
+        values.iter_mut().for_each(|value| *value *= old);
+        *self = Total { max, sum: self.sum * old + (score - max).exp() };
+    }
+
     /// Turns the weighted sum of values into the result.
     #[inline(always)]
     pub fn finish(&self, values: &mut [f32]) {
@@ -423,6 +477,11 @@ fn tile<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
         let mut parts = parts.chunks_exact_mut(a.part_len());
         std::array::from_fn(|_| parts.next().expect("a part for each query"))
     };
+    if !a.scores.are_plain() {
+        for (r, scores) in weights.iter_mut().enumerate() {
+            a.scores.change::<L>((row + r) % a.group, first, scores);
+        }
+    }
     for ((weights, seen), part) in weights.iter_mut().zip(seen).zip(&mut parts) {
         weigh::<L>(weights, seen, part);
     }

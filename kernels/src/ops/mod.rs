@@ -9,10 +9,10 @@ mod kv;
 mod lines;
 
 pub use attention::{
-    Attention, BLOCK, Numbers, SPAN, Scratch, Total, attention, attention_span, merge, spans,
+    Attention, BLOCK, Numbers, SPAN, Scores, Scratch, Total, attention, attention_span, merge, spans,
 };
 pub(crate) use attention::{FloatBlock, LOWEST};
-pub use elementwise::{add, rms_norm, rope, swiglu};
+pub use elementwise::{Activation, activate, add, gated, layer_norm, rms_norm, rope};
 pub use float_matmul::{matmul_bf16, matmul_f16, matmul_f32};
 pub use kv::{Cached, KEY_BLOCK, KvType, store_key, store_value};
 pub(crate) use lines::{Aligned, Lines};
@@ -128,9 +128,26 @@ fn exp<L: Lanes>(x: f32) -> f32 {
     p * f32::from_bits(shifted.to_bits().wrapping_sub(SHIFT.to_bits()).wrapping_add(127) << 23)
 }
 
+/// The hyperbolic tangent, to within 4 u of 1 (u = 2^-24); NaN stays NaN.
+#[inline(always)]
+fn tanh<L: Lanes>(x: f32) -> f32 {
+    1.0 - 2.0 / (1.0 + exp::<L>(2.0 * x))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tanh_is_close_and_keeps_nan() {
+        for i in -60_000..60_000 {
+            let x = i as f32 * 1e-3;
+            let error = (f64::from(tanh::<Portable>(x)) - f64::from(x).tanh()).abs();
+            assert!(error <= 4.0 * f64::from(f32::EPSILON / 2.0), "tanh({x}): error {error:e}");
+        }
+        assert!(tanh::<Portable>(f32::NAN).is_nan());
+        assert_eq!((tanh::<Portable>(-1e30), tanh::<Portable>(1e30)), (-1.0, 1.0));
+    }
 
     #[test]
     fn exp_is_close_and_keeps_nan() {

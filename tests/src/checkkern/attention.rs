@@ -5,7 +5,8 @@ use super::inputs::shifted;
 use super::ops::{EXP, SENTINEL, U, expect_all, guarded, normals, of_sum};
 use super::report::Cases;
 use braise_kernels::ops::{
-    self, Attention, BLOCK, Cached, KEY_BLOCK, KvType, Numbers, SPAN, Scratch, Total, store_key, store_value,
+    self, Attention, BLOCK, Cached, KEY_BLOCK, KvType, Numbers, SPAN, Scores, Scratch, Total, store_key,
+    store_value,
 };
 use braise_kernels::quant::block::BlockFormat;
 use braise_kernels::quant::q8_0;
@@ -74,6 +75,28 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
             }
         }
     }
+    for (n_tokens, group) in [(1, 4), (3, 1), (17, 3), (40, 8)] {
+        for more in [0, 40, SPAN + 5] {
+            for window in [None, Some(17), Some(200)] {
+                for (softcap, slopes, sinks) in
+                    [(true, false, false), (false, true, false), (false, false, true), (true, true, true)]
+                {
+                    let mut heads = Heads::new(
+                        (n_tokens, group),
+                        n_tokens + more,
+                        (24, 40),
+                        types(),
+                        window,
+                        &mut random,
+                    );
+                    heads.softcap = softcap.then_some(2.5);
+                    let numbers = |is: bool| if is { normals(group, &mut random) } else { Vec::new() };
+                    [heads.slopes, heads.sinks] = [slopes, sinks].map(numbers);
+                    heads.check(k, by, cases);
+                }
+            }
+        }
+    }
     for at in 0..140 {
         let f16 = (KvType::F16, KvType::F16);
         let mut heads = Heads::new((3, 5), 140, (24, 24), f16, None, &mut random);
@@ -110,6 +133,10 @@ struct Heads {
     /// (n_kv, head_dim): not yet in blocks; as the format rounds them.
     k: Vec<f32>,
     v: Vec<f32>,
+    /// See [`Scores`].
+    softcap: Option<f32>,
+    slopes: Vec<f32>,
+    sinks: Vec<f32>,
 }
 
 /// Rows of `dim` numbers, as `ty` rounds them.
@@ -142,7 +169,8 @@ impl Heads {
         let q = normals(n_tokens * group * head_dim, random);
         let k = rounded(types.0, head_dim, normals(n_kv * head_dim, random));
         let v = rounded(types.1, v_dim, normals(n_kv * v_dim, random));
-        Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types, q, k, v }
+        let (softcap, slopes, sinks) = (None, Vec::new(), Vec::new());
+        Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types, q, k, v, softcap, slopes, sinks }
     }
 
     /// The results, (n_tokens, group, v_dim), computed with other heads' queries and results between those of the
@@ -176,6 +204,7 @@ impl Heads {
             window: self.window,
             group: self.group,
             scale,
+            scores: Scores { softcap: self.softcap, slopes: &self.slopes, sinks: &self.sinks },
         };
         if by == By::Spans {
             return spans_merged(kernels, &a, &what, cases);
@@ -205,7 +234,7 @@ impl Heads {
             let n_kv = self.n_kv - (self.n_tokens - 1 - t);
             let q = self.q[t * self.group * self.head_dim..][..self.group * self.head_dim].to_vec();
             let (k, v) = (self.k[..n_kv * self.head_dim].to_vec(), self.v[..n_kv * self.v_dim].to_vec());
-            Heads { n_tokens: 1, n_kv, q, k, v, ..*self }.call(kernels, by, scale, &mut unheard)
+            Heads { n_tokens: 1, n_kv, q, k, v, ..self.clone() }.call(kernels, by, scale, &mut unheard)
         });
         same_bits(one_by_one.collect(), "tokens by themselves");
         if by == By::Spans && kernels.attends_in() == Numbers::Floats {
@@ -215,14 +244,16 @@ impl Heads {
 
     fn what(&self, by: By, scale: f32) -> String {
         let Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types: (k, v), .. } = self;
+        let (softcap, slopes, sinks) = (self.softcap, &self.slopes, &self.sinks);
         format!(
             "{by:?}: {n_tokens} tokens, {group} queries each, {n_kv} {k} keys of {head_dim}, {v} values of {v_dim}, \
-             window {window:?}, scale {scale}"
+             window {window:?}, scale {scale}, softcap {softcap:?}, slopes {slopes:?}, sinks {sinks:?}"
         )
     }
 
     fn check(&self, kernels: Kernels, by: By, cases: &mut Cases) {
-        let numbers = if by == By::Many { kernels.attends_in() } else { Numbers::Floats };
+        let plain = self.softcap.is_none() && self.slopes.is_empty() && self.sinks.is_empty();
+        let numbers = if by == By::Many && plain { kernels.attends_in() } else { Numbers::Floats };
         // as models do it, and so large that one position takes nearly all
         for scale in [1.0 / (self.head_dim as f32).sqrt(), 4.0] {
             let got = self.call(kernels, by, scale, cases);
@@ -230,7 +261,7 @@ impl Heads {
                 .flat_map(|(i, q)| {
                     let end = self.n_kv - (self.n_tokens - 1 - i / self.group);
                     let start = self.window.map_or(0, |window| end.saturating_sub(window));
-                    self.want(q, start..end, scale, numbers)
+                    self.want(q, i % self.group, start..end, scale, numbers)
                 })
                 .collect();
             expect_all(&self.what(by, scale), &got, want, cases);
@@ -249,15 +280,18 @@ impl Heads {
     /// block, each with the power of two of its value.
     ///
     /// In bf16, queries, keys, values and weights are each off by up to 2^-8 of them.
-    fn want(&self, q: &[f32], seen: Range<usize>, scale: f32, numbers: Numbers) -> Vec<Want> {
+    ///
+    /// A soft cap adds the error of tanh, which is that of e^x and of some roundings, times the cap, and passes on what
+    /// there was; a slope adds the rounding of its product and of the sum.
+    fn want(&self, q: &[f32], head: usize, seen: Range<usize>, scale: f32, numbers: Numbers) -> Vec<Want> {
         const BF16: f64 = 1.0 / 256.0;
         let integers = numbers == Numbers::Integers;
         let mut delta: f64 = 0.0;
         let largest = |x: &[f32]| x.iter().fold(0.0, |max, x| f64::from(x.abs()).max(max));
         let limit = (f64::from(i32::MAX) / self.head_dim as f64).sqrt().floor().min(f64::from(i16::MAX));
         let keys = self.k.chunks_exact(self.head_dim).take(seen.end).skip(seen.start);
-        let scores: Vec<f64> = keys
-            .map(|k| {
+        let scores: Vec<f64> = (seen.clone().zip(keys))
+            .map(|(position, k)| {
                 let products = || q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k));
                 let mut off = (self.head_dim + 2) as f64 * U * products().map(f64::abs).sum::<f64>();
                 if numbers == Numbers::Tiles {
@@ -270,14 +304,26 @@ impl Heads {
                     off +=
                         1.001 * (sum(q) * half_k + sum(k) * half_q + self.head_dim as f64 * half_q * half_k);
                 }
-                delta = delta.max(off * f64::from(scale));
-                products().sum::<f64>() * f64::from(scale)
+                let mut score = products().sum::<f64>() * f64::from(scale);
+                off *= f64::from(scale);
+                if let Some(cap) = self.softcap.map(f64::from) {
+                    score = cap * (score / cap).tanh();
+                    off += cap * (4.0 * U + 4.0 * U) + score.abs() * U;
+                }
+                if let Some(slope) = self.slopes.get(head) {
+                    let gain = f64::from(*slope) * position as f64;
+                    score += gain;
+                    off += U * (gain.abs() + score.abs());
+                }
+                delta = delta.max(off);
+                score
             })
             .collect();
-        let max = scores.iter().fold(f64::NEG_INFINITY, |max, s| max.max(*s));
-        let min = scores.iter().fold(f64::INFINITY, |min, s| min.min(*s));
+        let sink = self.sinks.get(head).map(|sink| f64::from(*sink));
+        let max = scores.iter().chain(&sink).fold(f64::NEG_INFINITY, |max, s| max.max(*s));
+        let min = scores.iter().chain(&sink).fold(f64::INFINITY, |min, s| min.min(*s));
         let p: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-        let sum: f64 = p.iter().sum();
+        let sum = p.iter().sum::<f64>() + sink.map_or(0.0, |sink| (sink - max).exp());
         let (n, blocks) = (seen.len(), (seen.len() / BLOCK + seen.len() / SPAN + 4) as f64);
         let (exp, distance) = match numbers {
             Numbers::Floats => (EXP, (max - min) * U),
@@ -332,7 +378,10 @@ fn spans_merged(kernels: Kernels, a: &Attention<'_>, what: &str, cases: &mut Cas
             result.copy_from_slice(&merged);
         }
     }
-    for (total, result) in totals.iter().zip(results.chunks_exact_mut(dim)) {
+    for (row, (total, result)) in totals.iter_mut().zip(results.chunks_exact_mut(dim)).enumerate() {
+        if let Some(sink) = a.scores.sinks.get(row % a.group) {
+            total.add_sink(*sink, result);
+        }
         total.finish(result);
     }
     results

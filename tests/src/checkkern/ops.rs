@@ -8,6 +8,7 @@ use super::attention;
 use super::compare::{Want, same};
 use super::inputs::{normal, shifted};
 use super::report::Cases;
+use braise_kernels::ops::Activation;
 use braise_kernels::quant::q8::{self, BLOCK, SUM_BLOCK};
 use braise_kernels::table::Kernels;
 use fastrand::Rng;
@@ -24,7 +25,9 @@ pub type Check = fn(Kernels, &mut Cases);
 /// All float operations, by their names in the kernel table.
 pub const OPS: &[(&str, Check)] = &[
     ("rms_norm", rms_norm),
-    ("swiglu", swiglu),
+    ("layer_norm", layer_norm),
+    ("activate", activate),
+    ("gated", gated),
     ("add", add),
     ("rope", rope),
     ("attention", attention::many),
@@ -103,38 +106,128 @@ fn rms_norm(k: Kernels, cases: &mut Cases) {
     }
 }
 
-fn swiglu(k: Kernels, cases: &mut Cases) {
-    let mut random = Rng::with_seed(2);
+fn layer_norm(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(7);
     for n in lengths() {
-        for magnitude in [1.0f32, 20.0, 1e3] {
-            let gate: Vec<f32> = normals(n, &mut random).iter().map(|x| x * magnitude).collect();
-            let up = normals(n, &mut random);
-            let what = format!("n {n}, magnitude {magnitude}");
-            let got = guarded(&vec![SENTINEL; n], |y| k.swiglu(&gate, &up, y), &what, cases);
-            let want = gate.iter().zip(&up).map(|(g, u)| {
-                let (g, u) = (f64::from(*g), f64::from(*u));
-                let exact = g / (1.0 + (-g).exp()) * u;
-                // 1 +, / and * round once each; e^x stops at e^88.3, where the result is not yet 0
-                let bound = (EXP + 3.0 * U) * exact.abs() + (g * u).abs() * (-88.3f64).exp() + 1e-44;
-                Want::Within { exact, bound }
-            });
-            expect_all(&what, &got, want, cases);
+        for (magnitude, shift, eps) in
+            [(1.0, 0.0, 1e-5f32), (1e-3, 1e-3, 1e-6), (1e4, -3e4, 1e-5), (0.0, 2.0, 1e-5)]
+        {
+            let x: Vec<f32> = normals(n, &mut random).iter().map(|x| x * magnitude + shift).collect();
+            let (weight, with_bias) = (normals(n, &mut random), normals(n, &mut random));
+            for bias in [&[][..], &with_bias] {
+                let what = format!("n {n}, magnitude {magnitude}, shift {shift}, bias {}", !bias.is_empty());
+                let y = vec![SENTINEL; n];
+                let got = guarded(&y, |y| k.layer_norm(&x, &weight, bias, eps, y), &what, cases);
+                let all = || x.iter().map(|x| f64::from(*x));
+                let mean = all().sum::<f64>() / n as f64;
+                let square = all().map(|x| (x - mean).powi(2)).sum::<f64>();
+                let scale = 1.0 / (square / n as f64 + f64::from(eps)).sqrt();
+                // the mean is off by this, and every distance from it by that and one rounding more
+                let off = (of_sum(n) + 1.0) * U * all().map(f64::abs).sum::<f64>() / n as f64;
+                let distance = |x: f64| off + U * ((x - mean).abs() + off);
+                let squares: f64 = all().map(|x| (2.0 * (x - mean).abs() + distance(x)) * distance(x)).sum();
+                let relative = squares * scale * scale / n as f64 + (of_sum(n) / 2.0 + 8.0) * U;
+                let want = x.iter().zip(&weight).enumerate().map(|(i, (x, w))| {
+                    let (x, w, b) =
+                        (f64::from(*x), f64::from(*w), bias.get(i).copied().map_or(0.0, f64::from));
+                    let exact = (x - mean) * scale * w;
+                    let bound = exact.abs() * relative + distance(x) * scale * w.abs() * (1.0 + relative);
+                    Want::Within { exact: exact + b, bound: 1.01 * bound + U * (exact + b).abs() }
+                });
+                expect_all(&what, &got, want, cases);
+            }
         }
-        for (gate, up) in [(f32::NAN, 1.0), (1.0, f32::NAN), (f32::INFINITY, 1.0), (-1.0, f32::INFINITY)] {
-            let mut operands = [vec![1.0; n], vec![1.0; n]];
+        let mut x = normals(n, &mut random);
+        x[random.usize(..n)] = f32::NAN;
+        let got = guarded(&x, |y| k.layer_norm(&x, &vec![1.0; n], &[], 1e-5, y), "NaN", cases);
+        expect_all("NaN", &got, vec![Want::NotFinite { nan: true }; n], cases);
+    }
+}
+
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Silu, Activation::Gelu, Activation::Relu, Activation::ReluSquared, Activation::Clamped];
+
+/// An activation of x, with what it is off by at most.
+fn activated(activation: Activation, x: f32) -> (f64, f64) {
+    let x = f64::from(x);
+    // 1 +, / and what the exponent was rounded to; e^x stops at e^88.3, where the result is not yet 0
+    let swish = |x: f64, z: f64, roundings: f64| {
+        let exact = x / (1.0 + (-z).exp());
+        let off = EXP + 3.0 * U + roundings * U * z.abs() / (1.0 + z.min(87.0).exp());
+        (exact, off * exact.abs() + x.abs() * (-88.3f64).exp())
+    };
+    match activation {
+        Activation::Silu => swish(x, x, 0.0),
+        Activation::Gelu => {
+            swish(x, 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3)), 8.0)
+        }
+        Activation::Relu => (x.max(0.0), 0.0),
+        Activation::ReluSquared => (x.max(0.0).powi(2), U * x.powi(2)),
+        Activation::Clamped => swish(x.min(7.0), 1.702 * x.min(7.0), 2.0),
+    }
+}
+
+fn activate(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(8);
+    for activation in ACTIVATIONS {
+        for n in lengths() {
+            for magnitude in [1.0f32, 20.0, 1e3] {
+                let x: Vec<f32> = normals(n, &mut random).iter().map(|x| x * magnitude).collect();
+                let what = format!("{activation:?}, n {n}, magnitude {magnitude}");
+                let got = guarded(&x, |x| k.activate(activation, x), &what, cases);
+                let want = x.iter().map(|x| {
+                    let (exact, bound) = activated(activation, *x);
+                    Want::Within { exact, bound: 1.01 * bound + 1e-44 }
+                });
+                expect_all(&what, &got, want, cases);
+            }
+            let mut x = vec![1.0; n];
             let at = random.usize(..n);
-            (operands[0][at], operands[1][at]) = (gate, up);
-            let got =
-                guarded(&vec![SENTINEL; n], |y| k.swiglu(&operands[0], &operands[1], y), "special", cases);
-            let one = 1.0 / (1.0 + (-1f64).exp());
-            let want = (0..n).map(|i| {
-                if i == at {
-                    Want::NotFinite { nan: gate.is_nan() || up.is_nan() }
-                } else {
-                    Want::Within { exact: one, bound: (EXP + 3.0 * U) * one }
-                }
-            });
-            expect_all("special", &got, want, cases);
+            x[at] = f32::NAN;
+            let got = guarded(&x, |x| k.activate(activation, x), "NaN", cases);
+            let (exact, bound) = activated(activation, 1.0);
+            let want = |i| match i == at {
+                true => Want::NotFinite { nan: true },
+                false => Want::Within { exact, bound: 1.01 * bound },
+            };
+            expect_all("NaN", &got, (0..n).map(want), cases);
+        }
+    }
+}
+
+fn gated(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(2);
+    for activation in ACTIVATIONS {
+        for n in lengths() {
+            for magnitude in [1.0f32, 20.0, 1e3] {
+                let gate: Vec<f32> = normals(n, &mut random).iter().map(|x| x * magnitude).collect();
+                let up: Vec<f32> = normals(n, &mut random).iter().map(|x| x * 4.0).collect();
+                let what = format!("{activation:?}, n {n}, magnitude {magnitude}");
+                let y = vec![SENTINEL; n];
+                let got = guarded(&y, |y| k.gated(activation, &gate, &up, y), &what, cases);
+                let want = gate.iter().zip(&up).map(|(g, u)| {
+                    let (exact, off) = activated(activation, *g);
+                    let u = f64::from(*u);
+                    let u = if activation == Activation::Clamped { u.clamp(-7.0, 7.0) + 1.0 } else { u };
+                    let exact = exact * u;
+                    Want::Within { exact, bound: 1.01 * (off * u.abs() + 2.0 * U * exact.abs()) + 1e-44 }
+                });
+                expect_all(&what, &got, want, cases);
+            }
+            for (gate, up) in [(f32::NAN, 1.0), (1.0, f32::NAN)] {
+                let mut operands = [vec![1.0; n], vec![1.0; n]];
+                let at = random.usize(..n);
+                (operands[0][at], operands[1][at]) = (gate, up);
+                let operation = |y: &mut [f32]| k.gated(activation, &operands[0], &operands[1], y);
+                let got = guarded(&vec![SENTINEL; n], operation, "special", cases);
+                let (exact, bound) = activated(activation, 1.0);
+                let one = if activation == Activation::Clamped { 2.0 } else { 1.0 };
+                let want = |i| match i == at {
+                    true => Want::NotFinite { nan: true },
+                    false => Want::Within { exact: exact * one, bound: 1.01 * (bound + 2.0 * U) * one },
+                };
+                expect_all("special", &got, (0..n).map(want), cases);
+            }
         }
     }
 }

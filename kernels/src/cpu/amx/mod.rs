@@ -20,6 +20,7 @@ use super::avx512vnni::{
     iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, nvfp4, q2_k, q3_k, q4_0,
     q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, table_of_formats, tq1_0, tq2_0,
 };
+use crate::ops::{Attention, Scratch};
 use crate::quant::Type;
 use crate::table::FloatOps;
 use crate::table::MatMulPacked;
@@ -63,9 +64,18 @@ macro_rules! packed {
 /// Products of many tokens.
 pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = table_of_formats!(packed);
 
+/// Attention in tiles, where scores are plain.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn attend(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
+    if a.scores.are_plain() {
+        attention::attention::<avx512vnni::ops::Level>(a, scratch, out, out_stride);
+    } else {
+        crate::ops::attention::<avx512vnni::ops::Level>(a, scratch, out, out_stride);
+    }
+}
+
 /// The float operations: those of the level below, but attention.
-pub(crate) const OPS: FloatOps =
-    FloatOps { attention: attention::attention::<avx512vnni::ops::Level>, ..avx512vnni::ops::OPS };
+pub(crate) const OPS: FloatOps = FloatOps { attention: attend, ..avx512vnni::ops::OPS };
 
 /// Whether the CPU has the tiles and the operating system lets this process use them, which it asks for.
 pub(crate) fn detected() -> bool {

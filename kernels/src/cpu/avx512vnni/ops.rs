@@ -1,6 +1,6 @@
 //! The float operations, compiled for 512-bit vectors.
 
-use crate::ops::Lanes;
+use crate::ops::{Attention, Lanes, Scratch};
 use crate::table::FloatOps;
 use std::arch::x86_64::*;
 
@@ -73,5 +73,15 @@ mod loops {
     );
 }
 
+/// Attention in integers, where scores are plain.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn attention(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
+    if a.scores.are_plain() {
+        super::attention::attention::<Level>(a, scratch, out, out_stride);
+    } else {
+        crate::ops::attention::<Level>(a, scratch, out, out_stride);
+    }
+}
+
 /// This level's float operations.
-pub(crate) const OPS: FloatOps = FloatOps { attention: super::attention::attention::<Level>, ..loops::OPS };
+pub(crate) const OPS: FloatOps = FloatOps { attention, ..loops::OPS };

@@ -9,20 +9,22 @@
 //! results   (head, token)    the results of the group
 //! ```
 
-use braise_kernels::ops::{Attention, SPAN, Scratch, Total, spans};
+use std::ops::Range;
+
+use braise_kernels::ops::{Attention, SPAN, Scores, Scratch, Total, spans};
 use braise_kernels::sync::{Shared, Team, Units, Worker};
 
-use super::cpu::{Batch, PRIVATE_ROWS, chunks};
-use crate::block::{self, Spec};
+use super::{Batch, PRIVATE_ROWS, chunks};
+use crate::block::{self, Heads, Spec};
 use crate::kv::KvCache;
-use crate::model::Model;
+use crate::model::{HeadScores, Model};
 
 /// Query rows that are computed together, when there are many tokens: their keys and values are converted once.
 const ROWS: usize = 256;
 
 /// Results of attention between the phases.
 #[derive(Debug)]
-pub(crate) struct AttentionBuffers {
+pub(super) struct AttentionBuffers {
     parts: Shared<f32>,
     results: Shared<f32>,
 }
@@ -39,10 +41,10 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(a: &block::Attention, n: usize) -> Shape {
-        let (n_head_kv, group) = (a.n_head_kv, a.group());
+    fn new(heads: &Heads, n: usize) -> Shape {
+        let (n_head_kv, group) = (heads.n_head_kv, heads.group());
         let tokens = if n <= PRIVATE_ROWS { n } else { ROWS.div_ceil(group).min(n) };
-        Shape { n_head_kv, group, head_dim_v: a.head_dim_v, n, tokens }
+        Shape { n_head_kv, group, head_dim_v: heads.head_dim_v, n, tokens }
     }
 
     /// Tokens of the batch, rounded up to whole units.
@@ -63,9 +65,10 @@ impl Shape {
 
 impl AttentionBuffers {
     /// Room for batches of `n_batch` tokens in a context of `n_ctx`. `None` if there is not that much memory.
-    pub(crate) fn new(team: &Team, spec: &Spec, n_batch: usize, n_ctx: usize) -> Option<AttentionBuffers> {
-        let max = |f: &dyn Fn(&block::Attention) -> Option<usize>| {
-            spec.layers.iter().map(|l| f(&l.attention)).try_fold(0, |max, n| Some(max.max(n?)))
+    pub(super) fn new(team: &Team, spec: &Spec, n_batch: usize, n_ctx: usize) -> Option<AttentionBuffers> {
+        let max = |f: &dyn Fn(&Heads) -> Option<usize>| {
+            let heads = spec.layers.iter().filter_map(|layer| layer.mixer.attention()).map(|a| &a.heads);
+            heads.map(f).try_fold(0, |max, n| Some(max.max(n?)))
         };
         let few = PRIVATE_ROWS.min(n_batch);
         let parts = max(&|a| a.n_head.checked_mul(few * (a.head_dim_v.checked_add(2)?)))?;
@@ -81,71 +84,98 @@ impl AttentionBuffers {
     }
 
     /// Bytes of all buffers.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.parts.bytes() + self.results.bytes()
-    }
-
-    /// Writes the results of one token, all heads, to `y`, after the phase of [`attend`].
-    pub(crate) fn row(
-        &self,
-        worker: &Worker<'_>,
-        model: &Model,
-        batch: &Batch<'_>,
-        a: &block::Attention,
-        token: usize,
-        y: &mut [f32],
-    ) {
-        let shape = Shape::new(a, batch.tokens.len());
-        let (row_len, len) = (shape.row_len(), shape.part_len());
-        if shape.n > PRIVATE_ROWS {
-            let results = self.results.read(worker);
-            for (head, y) in y.chunks_exact_mut(row_len).enumerate() {
-                y.copy_from_slice(&results[(head * shape.padded() + token) * row_len..][..row_len]);
-            }
-            return;
-        }
-        let n_spans = spans(&(0..batch.first + shape.n)).len();
-        let parts = self.parts.read(worker);
-        for (head, y) in y.chunks_exact_mut(shape.head_dim_v).enumerate() {
-            let mut total = Total::default();
-            for span in 0..n_spans {
-                let unit = head / shape.group * n_spans + span;
-                let query = (unit * shape.n + token) * shape.group + head % shape.group;
-                model.kernels().attention_merge(&parts[query * len..][..len], &mut total, y);
-            }
-            total.finish(y);
-        }
     }
 }
 
+/// The results of a layer's attention, after the phase of [`attend`].
+pub(super) struct Results<'a> {
+    pub(super) buffers: &'a AttentionBuffers,
+    pub(super) batch: &'a Batch<'a>,
+    pub(super) spec: &'a block::Attention,
+    pub(super) scores: &'a HeadScores,
+    /// What results are multiplied with the sigmoid of, (n_batch, n_head * head_dim_v).
+    pub(super) gates: Option<&'a Shared<f32>>,
+}
+
+impl Results<'_> {
+    /// Writes those of one token, all heads, to `y`.
+    pub(super) fn row(&self, worker: &Worker<'_>, model: &Model, token: usize, y: &mut [f32]) {
+        for (head, y) in y.chunks_exact_mut(self.spec.heads.head_dim_v).enumerate() {
+            self.head(worker, model, token, head, y);
+        }
+        if let Some(gates) = self.gates {
+            let gates = &gates.read(worker)[token * gates.row_len()..][..y.len()];
+            for (y, gate) in y.iter_mut().zip(gates) {
+                *y /= 1.0 + (-gate).exp();
+            }
+        }
+    }
+
+    /// Writes those of one token and head to `y`.
+    pub(super) fn head(&self, worker: &Worker<'_>, model: &Model, token: usize, head: usize, y: &mut [f32]) {
+        let shape = Shape::new(&self.spec.heads, self.batch.tokens.len());
+        let (kv_head, of_group) = (head / shape.group, head % shape.group);
+        if shape.n > PRIVATE_ROWS {
+            let results = self.buffers.results.read(worker);
+            let at = (kv_head * shape.padded() + token) * shape.row_len() + of_group * shape.head_dim_v;
+            return y.copy_from_slice(&results[at..][..y.len()]);
+        }
+        let spans = seen_spans(self.spec, self.batch);
+        let (parts, len) = (self.buffers.parts.read(worker), shape.part_len());
+        let mut total = Total::default();
+        for span in 0..spans.len() {
+            let unit = kv_head * spans.len() + span;
+            let query = (unit * shape.n + token) * shape.group + of_group;
+            model.kernels().attention_merge(&parts[query * len..][..len], &mut total, y);
+        }
+        if let Some(sink) = self.scores.sinks.get(head) {
+            total.add_sink(*sink, y);
+        }
+        total.finish(y);
+    }
+}
+
+/// The spans of positions that some token of the batch sees.
+fn seen_spans(a: &block::Attention, batch: &Batch<'_>) -> Range<usize> {
+    let start = a.window.map_or(0, |window| (batch.first + 1).saturating_sub(window));
+    spans(&(start..batch.first + batch.tokens.len()))
+}
+
 /// The attention phase of a layer: the batch's queries `q` over all tokens up to each.
-pub(crate) fn attend(
+pub(super) fn attend(
     worker: &mut Worker<'_>,
     model: &Model,
     batch: &Batch<'_>,
-    (layer, a): (usize, &block::Attention),
+    (layer, a, scores): (usize, &block::Attention, &HeadScores),
     (q, kv): (&Shared<f32>, &KvCache),
     buffers: &AttentionBuffers,
     scratch: &mut Scratch,
 ) {
-    let shape = Shape::new(a, batch.tokens.len());
+    let shape = Shape::new(&a.heads, batch.tokens.len());
     let Shape { n_head_kv, group, n, tokens, .. } = shape;
     let operands = |worker, head: usize, first: usize, n_tokens: usize| {
         let (k, v) = kv.head(layer, worker, head);
         Attention {
-            q: &q.read(worker)[first * q.row_len() + head * group * a.head_dim..],
+            q: &q.read(worker)[first * q.row_len() + head * group * a.heads.head_dim..],
             q_stride: q.row_len(),
             k,
             v,
             first: batch.first + first,
             n_tokens,
-            window: None,
+            window: a.window,
             group,
             scale: a.scale,
+            scores: Scores {
+                softcap: a.softcap,
+                slopes: of_group(&scores.slopes, head, group),
+                sinks: of_group(&scores.sinks, head, group),
+            },
         }
     };
     if n <= PRIVATE_ROWS {
-        let n_spans = spans(&(0..batch.first + n)).len();
+        let (first_span, n_spans) = (seen_spans(a, batch).start, seen_spans(a, batch).len());
         let unit_len = n * group * shape.part_len();
         let units = Units::all(n_head_kv * n_spans, unit_len);
         let of = chunks(worker, units.total);
@@ -153,7 +183,7 @@ pub(crate) fn attend(
             let parts = buffers.parts.rows(&chunk, units);
             for (unit, parts) in chunk.range(units.total).zip(parts.chunks_exact_mut(unit_len)) {
                 let operands = operands(worker, unit / n_spans, 0, n);
-                model.kernels().attention_span(&operands, unit % n_spans, scratch, parts);
+                model.kernels().attention_span(&operands, first_span + unit % n_spans, scratch, parts);
             }
         }
     } else {
@@ -170,4 +200,9 @@ pub(crate) fn attend(
         }
     }
     worker.barrier();
+}
+
+/// The numbers of the query heads that share a key/value head, if there are any.
+fn of_group(all: &[f32], head: usize, group: usize) -> &[f32] {
+    if all.is_empty() { &[] } else { &all[head * group..][..group] }
 }

@@ -1,0 +1,57 @@
+//! `deepseek2`: DeepSeek V2, V3 and R1, and others with their attention over compressed keys and values.
+
+use super::file::{Family, File, LLAMA, malformed};
+use crate::block::{Attention, Heads, Latent, Mixer, NormKind, Routing, Scaling, Spec, Temperature};
+use crate::error::Result;
+
+const DEEPSEEK: Family = Family { routing: (Routing::Softmax, false), routing_told: true, ..LLAMA };
+
+pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
+    let mut spec = file.decoder_with(&DEEPSEEK, |i, heads| {
+        Ok(Mixer::Latent(latent(file, file.attention(i, heads, &DEEPSEEK)?)?))
+    })?;
+    let log = file.float("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0) / 0.1;
+    let factor = file.rope_factor()?;
+    for rope in &mut spec.ropes {
+        if let Scaling::Yarn { scale, attn_factor, .. } = &mut rope.scaling
+            && log != 0.0
+        {
+            // cosines and sines stay as they are, and scores are multiplied instead
+            *attn_factor /= 1.0 - 0.1 * scale.ln();
+        }
+    }
+    let sharper = 1.0 + 0.1 * log * factor.ln();
+    let temperature =
+        match (file.float("attention.temperature_scale")?, file.count("attention.temperature_length")?) {
+            (Some(scale), Some(every)) if scale != 0.0 && every > 0 => Some(Temperature { scale, every }),
+            _ => None,
+        };
+    spec.each_attention(|_, a| {
+        a.scale *= sharper * sharper;
+        a.temperature = temperature;
+    });
+    Ok(spec)
+}
+
+/// The attention of a layer, of as many heads as `attention` has queries.
+fn latent(file: &File<'_>, attention: Attention) -> Result<Latent> {
+    let rank = file.size("attention.kv_lora_rank")?;
+    let rope_dim = file.size("rope.dimension_count")?;
+    let query_dim = file.size("attention.key_length_mla")?;
+    let Some(nope_dim) = query_dim.checked_sub(rope_dim).filter(|n| *n > 0) else {
+        return Err(malformed(format!("{rope_dim} of a query's {query_dim} values are rotated")));
+    };
+    let heads =
+        Heads { n_head: attention.heads.n_head, n_head_kv: 1, head_dim: rank + rope_dim, head_dim_v: rank };
+    Ok(Latent {
+        attention: Attention { heads, scale: 1.0 / (query_dim as f32).sqrt(), qk_norm: None, ..attention },
+        // the small ones do not compress queries, whatever their files say
+        q_rank: match file.has("blk.0.attn_q.weight") {
+            true => None,
+            false => Some(file.size("attention.q_lora_rank")?),
+        },
+        nope_dim,
+        v_dim: file.size("attention.value_length_mla")?,
+        eps: file.eps(NormKind::Rms)?,
+    })
+}

@@ -1,0 +1,18 @@
+//! `mpt`: MPT. Positions enter scores as slopes.
+
+use super::file::{Family, File};
+use super::starcoder2::GELU;
+use crate::block::Spec;
+use crate::error::Result;
+
+pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
+    let mut spec = file.decoder(&Family { pairs: None, qk_norm: None, ..GELU })?;
+    for part in ["attn_q_norm.bias", "ffn.act.scales"] {
+        file.refuse(&format!("blk.0.{part}"))?;
+    }
+    spec.embedding.positions = file.has("position_embd.weight");
+    let alibi = file.positive("attention.max_alibi_bias")?;
+    let clamp = file.positive("attention.clamp_kqv")?;
+    spec.each_attention(|_, a| (a.alibi, a.clamp) = (alibi, clamp));
+    Ok(spec)
+}

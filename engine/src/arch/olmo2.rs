@@ -1,0 +1,26 @@
+//! `olmo2`: OLMo 2 and 3. Results are normalized, and not what blocks read.
+
+use super::file::{Family, File, NEOX, check_base};
+use crate::block::{Rope, Scaling, Spec};
+use crate::error::Result;
+
+/// Families that normalize what blocks give, and not what they read.
+pub(super) const RESULTS: Family = Family {
+    norms: [None, Some("post_attention_norm"), None, Some("post_ffw_norm")],
+    qk_norm: Some(true),
+    ..NEOX
+};
+
+pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
+    let mut spec = file.decoder(&RESULTS)?;
+    let windows = file.windows(spec.layers.len(), 4, None)?;
+    let base = file.positive("rope.freq_base_swa")?.unwrap_or(spec.ropes[0].base);
+    let local = Rope { base, scaling: Scaling::NONE, ..spec.ropes[0].clone() };
+    check_base(&local)?;
+    spec.ropes.push(local);
+    spec.each_attention(|i, a| {
+        a.window = windows[i];
+        a.rope = Some(usize::from(a.window.is_some()));
+    });
+    Ok(spec)
+}

@@ -1,0 +1,251 @@
+//! What the workers share: the values of a batch between operations.
+
+use braise_kernels::quant::q8::{BLOCK, SUM_BLOCK};
+use braise_kernels::sync::{Shared, Team};
+use braise_kernels::table::MatMul;
+
+use super::attention::AttentionBuffers;
+use super::{PRIVATE_ROWS, UNIT, input_tokens};
+use crate::backend::Residual;
+use crate::block::{Attention, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
+use crate::model::Model;
+
+/// What the workers share.
+#[derive(Debug)]
+pub struct Buffers {
+    /// (n_batch, n_embd)
+    pub(super) x: Shared<f32>,
+    /// A block's result before it is normalized, (n_batch, n_embd).
+    pub(super) y: Shared<f32>,
+    /// (n_batch, n_head * head_dim)
+    pub(super) q: Shared<f32>,
+    /// Gates of the results of attention, (n_batch, n_head * head_dim).
+    pub(super) gates: Shared<f32>,
+    /// What a block needs between its phases, rows of any length.
+    pub(super) work: Shared<f32>,
+    pub(super) work_2: Shared<f32>,
+    pub(super) attention: AttentionBuffers,
+    /// (n_batch, n_ff)
+    pub(super) h: Shared<f32>,
+    /// The same of the chosen experts, (positions, n_ff).
+    pub(super) h_experts: Shared<f32>,
+    /// Scores of the experts and of the one that all tokens take, (n_batch, n_expert + 1).
+    pub(super) router: Shared<f32>,
+    pub(super) rotations: Vec<Rotation>,
+    /// Cosines and sines of the batch's positions, of all rotations beside each other.
+    pub(super) cos: Shared<f32>,
+    pub(super) sin: Shared<f32>,
+    /// Inputs of a matrix product, rows of any length: in floats, and quantized.
+    pub(super) input: Shared<f32>,
+    pub(super) input_q: Shared<i8>,
+    pub(super) input_z: Shared<i8>,
+    pub(super) input_d: Shared<f32>,
+    pub(super) input_sum: Shared<i16>,
+    /// Quantized inputs of many tokens, in tiles.
+    pub(super) input_packed: Shared<u32>,
+    /// (n_logits, n_vocab)
+    pub(crate) logits: Shared<f32>,
+}
+
+/// One of the model's ropes.
+#[derive(Debug)]
+pub(super) struct Rotation {
+    /// Radians a token, of each pair.
+    pub(super) frequencies: Vec<f64>,
+    /// Factor of cosines and sines.
+    pub(super) magnitude: f32,
+    /// Where in a row of cosines it begins.
+    pub(super) first: usize,
+    /// See [`Pairs::Halves`].
+    pub(super) halves: bool,
+}
+
+/// What the layers need at most.
+struct Widest {
+    q: usize,
+    gates: usize,
+    work: usize,
+    work_2: usize,
+    n_ff: usize,
+    n_ff_expert: usize,
+    scores: usize,
+    /// Rows of `h_experts`.
+    positions: usize,
+    normed: bool,
+}
+
+impl Widest {
+    fn new(spec: &Spec, n_batch: usize, tile: usize) -> Option<Widest> {
+        let mut widest = Widest {
+            q: 0,
+            gates: 0,
+            work: 0,
+            work_2: 0,
+            n_ff: 0,
+            n_ff_expert: 0,
+            scores: 0,
+            positions: 0,
+            normed: false,
+        };
+        for layer in &spec.layers {
+            widest.normed |= layer.norms.mixer_out.is_some() || layer.norms.mlp_out.is_some();
+            if let Some(a) = layer.mixer.attention() {
+                widest.add_attention(a)?;
+            }
+            if let Mixer::Latent(latent) = &layer.mixer {
+                let heads = &latent.attention.heads;
+                let q = heads.n_head.checked_mul(latent.query_dim())?;
+                let compressed = latent.q_rank.unwrap_or(q).checked_next_multiple_of(UNIT)?;
+                let results = heads.n_head.checked_mul(latent.v_dim)?;
+                widest.work = widest.work.max(compressed.checked_add(heads.head_dim)?).max(results);
+                widest.work_2 = widest.work_2.max(if latent.q_rank.is_some() { q } else { 0 });
+            }
+            if let Mixer::ShortConv(conv) = &layer.mixer {
+                widest.work = widest.work.max(conv.channels.checked_mul(3)?.checked_next_multiple_of(UNIT)?);
+                widest.work_2 = widest.work_2.max(conv.channels);
+            }
+            match &layer.mlp {
+                Mlp::Dense(dense) => widest.n_ff = widest.n_ff.max(dense.n_ff),
+                Mlp::Experts(e) => {
+                    widest.n_ff = widest.n_ff.max(e.shared.map_or(0, |(dense, _)| dense.n_ff));
+                    widest.n_ff_expert = widest.n_ff_expert.max(e.expert.n_ff);
+                    widest.scores = widest.scores.max(e.n_expert + 1);
+                    // each expert's tokens are whole tiles
+                    let filled = e.n_expert.checked_mul(tile - 1)?;
+                    widest.positions =
+                        widest.positions.max(n_batch.checked_mul(e.n_used)?.checked_add(filled)?);
+                }
+            }
+        }
+        Some(widest)
+    }
+
+    fn add_attention(&mut self, a: &Attention) -> Option<()> {
+        let q = a.heads.n_head.checked_mul(a.heads.head_dim)?;
+        self.q = self.q.max(q);
+        if a.gated {
+            self.gates = self.gates.max(q);
+        }
+        if a.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token) {
+            self.work = self.work.max(q.checked_add(a.heads.n_head_kv.checked_mul(a.heads.head_dim)?)?);
+        }
+        Some(())
+    }
+}
+
+impl Buffers {
+    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time, in a context of `n_ctx`.
+    /// `None` if there is not that much memory.
+    pub fn new(team: &Team, model: &Model, n_batch: usize, n_logits: usize, n_ctx: usize) -> Option<Buffers> {
+        let spec = model.spec();
+        let packing = model.kernels().packing();
+        let tokens = input_tokens(packing);
+        let widest = Widest::new(spec, n_batch, tokens)?;
+        let tiles = n_batch.div_ceil(tokens);
+        // the most values of all inputs, those of experts being more rows
+        let values = model.layers.iter().flat_map(|layer| layer.matrices()).map(|(weight, _)| weight.cols());
+        let widest_row = values.max().unwrap_or(0).max(spec.n_embd).next_multiple_of(BLOCK);
+        let expert_row = match widest.positions {
+            0 => 0,
+            _ => spec.n_embd.max(widest.n_ff_expert).next_multiple_of(BLOCK),
+        };
+        let expert_tiles = widest.positions.div_ceil(tokens);
+        // of each form only what some matrix takes
+        let room = |needed: fn(&MatMul) -> bool| match model.weights().any(|w| needed(&w.matmul)) {
+            true => {
+                let rows = tiles.checked_mul(tokens)?.checked_mul(widest_row)?;
+                Some(rows.max(expert_tiles.checked_mul(tokens)?.checked_mul(expert_row)?))
+            }
+            false => Some(0),
+        };
+        let floats = room(|matmul| !matmul.takes_q8())?;
+        let q8 = room(|matmul| matmul.takes_q8() && matmul.packing().is_none())?;
+        let words = match packing {
+            None => 0,
+            Some(packing) => {
+                let rows = tiles.checked_mul(packing.words(widest_row))?;
+                rows.max(expert_tiles.checked_mul(packing.words(expert_row))?)
+            }
+        };
+        let rotations = rotations(&spec.ropes, n_ctx);
+        let n_pairs = rotations.iter().map(|rotation| rotation.frequencies.len()).sum();
+        let large = |row_len: usize| Shared::zeroed_in_large_pages(team, n_batch, row_len);
+        Some(Buffers {
+            x: large(spec.n_embd)?,
+            y: large(if widest.normed { spec.n_embd } else { 0 })?,
+            q: large(widest.q)?,
+            gates: large(widest.gates)?,
+            work: large(widest.work)?,
+            work_2: large(widest.work_2)?,
+            attention: AttentionBuffers::new(team, spec, n_batch, n_ctx)?,
+            h: large(widest.n_ff)?,
+            h_experts: Shared::zeroed_in_large_pages(team, widest.positions, widest.n_ff_expert)?,
+            router: Shared::zeroed(team, n_batch, widest.scores)?,
+            rotations,
+            cos: Shared::zeroed(team, n_batch, n_pairs)?,
+            sin: Shared::zeroed(team, n_batch, n_pairs)?,
+            input: Shared::zeroed_in_large_pages(team, floats, 1)?,
+            input_q: Shared::zeroed_in_large_pages(team, q8, 1)?,
+            input_z: Shared::zeroed(team, q8 / BLOCK, 1)?,
+            input_d: Shared::zeroed(team, q8 / BLOCK, 1)?,
+            input_sum: Shared::zeroed(team, q8 / SUM_BLOCK, 1)?,
+            input_packed: Shared::zeroed_in_large_pages(team, words, 1)?,
+            logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
+        })
+    }
+
+    /// Bytes of all buffers.
+    pub fn bytes(&self) -> usize {
+        let floats = [
+            &self.x,
+            &self.y,
+            &self.q,
+            &self.gates,
+            &self.work,
+            &self.work_2,
+            &self.h,
+            &self.h_experts,
+            &self.router,
+            &self.cos,
+            &self.sin,
+            &self.input,
+            &self.input_d,
+            &self.logits,
+        ];
+        let quantized = self.input_q.bytes() + self.input_z.bytes() + self.input_sum.bytes();
+        let floats: usize = floats.iter().map(|buffer| buffer.bytes()).sum();
+        floats + quantized + self.attention.bytes() + self.input_packed.bytes()
+    }
+
+    /// Values of a token that are in use at a time in the widest layer, for [`crate::session::default_chunk`].
+    pub(crate) fn values_a_token(spec: &Spec) -> usize {
+        let heads = spec.layers.iter().filter_map(|layer| layer.mixer.attention()).map(|a| &a.heads);
+        let attention = heads.map(|h| h.n_head.saturating_mul(h.head_dim.saturating_add(h.head_dim_v)));
+        let Some(widest) = Widest::new(spec, PRIVATE_ROWS, 1) else { return usize::MAX };
+        let n_ff =
+            widest.n_ff.saturating_add(widest.n_ff_expert.saturating_mul(widest.positions / PRIVATE_ROWS));
+        // what is between the matrices is packed besides
+        [spec.n_embd, attention.max().unwrap_or(0), n_ff, n_ff, widest.work, widest.work_2]
+            .into_iter()
+            .fold(0, usize::saturating_add)
+    }
+}
+
+/// The model's ropes in a context of `n_ctx` tokens.
+fn rotations(ropes: &[Rope], n_ctx: usize) -> Vec<Rotation> {
+    let mut first = 0;
+    let rotation = |rope: &Rope| {
+        let (frequencies, magnitude) = rope.frequencies(n_ctx);
+        first += frequencies.len();
+        let (start, halves) = (first - frequencies.len(), rope.pairs == Pairs::Halves);
+        Rotation { frequencies, magnitude, first: start, halves }
+    };
+    ropes.iter().map(rotation).collect()
+}
+
+impl Buffers {
+    /// Where a block's result is summed up, and the factor that it gets there.
+    pub(super) fn target(&self, residual: Residual<'_>) -> (&Shared<f32>, f32) {
+        if residual.norm.is_some() { (&self.y, 1.0) } else { (&self.x, residual.scale) }
+    }
+}

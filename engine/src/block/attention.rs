@@ -1,0 +1,137 @@
+//! Kinds of attention.
+
+use super::NormKind;
+
+/// Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Its heads.
+    pub heads: Heads,
+    /// What scores are multiplied with before the softmax.
+    pub scale: f32,
+    /// Which of [`super::Spec::ropes`] rotates queries and keys; `None`: nothing does.
+    pub rope: Option<usize>,
+    /// How many positions a token sees at most, itself included; `None`: all.
+    pub window: Option<usize>,
+    /// Bound of the scores, if they are bounded softly (Gemma 2).
+    pub softcap: Option<f32>,
+    /// The largest bias of ALiBi (Press et al. 2021, arXiv 2108.12409), where positions enter as slopes.
+    pub alibi: Option<f32>,
+    /// Whether each head has a score for a position without a value (gpt-oss).
+    pub sinks: bool,
+    /// How queries and keys are normalized, if they are.
+    pub qk_norm: Option<QkNorm>,
+    /// Whether the query matrix has a gate behind each head's query: the head's result times its sigmoid.
+    pub gated: bool,
+    /// Largest absolute value of queries, keys and values, where they are clamped.
+    pub clamp: Option<f32>,
+    /// How queries grow with their position, if they do.
+    pub temperature: Option<Temperature>,
+}
+
+/// Numbers and sizes of heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads, a multiple of `n_head_kv`.
+    pub n_head: usize,
+    /// Key/value heads.
+    pub n_head_kv: usize,
+    /// Values in a query or key.
+    pub head_dim: usize,
+    /// Values in a value.
+    pub head_dim_v: usize,
+}
+
+impl Heads {
+    /// Query heads that share a key/value head.
+    pub fn group(&self) -> usize {
+        self.n_head / self.n_head_kv
+    }
+}
+
+/// Normalization of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QkNorm {
+    /// Of which kind.
+    pub kind: NormKind,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// Of what, and when.
+    pub place: NormPlace,
+}
+
+/// What is normalized together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPlace {
+    /// Each head, before it is rotated.
+    Head,
+    /// Each head, after it was rotated.
+    RotatedHead,
+    /// All heads of a token together, before they are rotated.
+    Token,
+}
+
+/// Queries at position p are multiplied with `1 + scale * ln(1 + floor(p / every))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Temperature {
+    /// How much they grow.
+    pub scale: f32,
+    /// Positions in a step, at least 1.
+    pub every: usize,
+}
+
+impl Temperature {
+    /// The factor at a position.
+    pub fn factor(&self, position: usize) -> f32 {
+        1.0 + self.scale * ((position / self.every) as f32).ln_1p()
+    }
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads are linear maps of one short
+/// vector, and the cache holds that. The maps are applied to queries and results instead, so that what remains is
+/// attention with one key/value head.
+///
+/// ```text
+/// c, k_rope = W_kv_a x;  c = norm(c)            the cache: key (c, rotated k_rope), value c
+/// q = W_q x, or W_q_b norm(W_q_a x)             of each head: (q_nope, q_rope)
+/// query = (W_k_b q_nope, rotated q_rope)        result = W_v_b attention
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latent {
+    /// Attention over the cache: `head_dim` is the size of c and k_rope, `head_dim_v` that of c.
+    pub attention: Attention,
+    /// Size of the compressed query, if it is compressed.
+    pub q_rank: Option<usize>,
+    /// Size of q_nope.
+    pub nope_dim: usize,
+    /// Size of a head's result.
+    pub v_dim: usize,
+    /// Added to the mean square of c and of the compressed query.
+    pub eps: f32,
+}
+
+impl Latent {
+    /// Size of k_rope and q_rope.
+    pub fn rope_dim(&self) -> usize {
+        self.attention.heads.head_dim - self.attention.heads.head_dim_v
+    }
+
+    /// Size of a head's query before it is mapped.
+    pub fn query_dim(&self) -> usize {
+        self.nope_dim + self.rope_dim()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_grow_in_steps() {
+        let t = Temperature { scale: 0.5, every: 4 };
+        assert_eq!(
+            [0, 3, 4, 7].map(|p| t.factor(p)),
+            [1.0, 1.0, 1.0 + 0.5 * 2f32.ln(), 1.0 + 0.5 * 2f32.ln()]
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Mixtures of experts: which feed-forward networks a token takes, and with which weights.
+
+use super::Dense;
+
+/// A mixture of feed-forward networks (Shazeer et al. 2017, arXiv 1701.06538).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// How many there are.
+    pub n_expert: usize,
+    /// How many a token takes.
+    pub n_used: usize,
+    /// Each of them.
+    pub expert: Dense,
+    /// How scores become weights.
+    pub routing: Routing,
+    /// Experts are chosen from the best groups alone, if there are groups.
+    pub groups: Option<Groups>,
+    /// Whether the weights of the chosen ones are divided by their sum.
+    pub normalize: bool,
+    /// Factor of the weights.
+    pub scale: f32,
+    /// One that every token takes besides, and whether its result is multiplied with the sigmoid of a score.
+    pub shared: Option<(Dense, bool)>,
+}
+
+/// How the router's scores become weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routing {
+    /// The softmax of all scores.
+    Softmax,
+    /// The sigmoid of each.
+    Sigmoid,
+    /// The softmax of the scores of those that were chosen.
+    SoftmaxOfChosen,
+}
+
+/// Groups of neighbouring experts (DeepSeek-V3, arXiv 2412.19437).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    /// How many there are, a divisor of the number of experts.
+    pub n: usize,
+    /// How many may be chosen from.
+    pub used: usize,
+}
+
+impl Experts {
+    /// Chooses a token's experts from the router's `scores`: appends their numbers, ascending, and their weights to
+    /// `chosen`. `bias`, if not empty, is added to the weights for the choice alone.
+    pub fn choose(&self, scores: &[f32], bias: &[f32], weights: &mut Vec<f32>, chosen: &mut Vec<(u32, f32)>) {
+        self.weigh(scores, weights);
+        let rank = |i: usize| weights[i] + bias.get(i).copied().unwrap_or(0.0);
+        let start = chosen.len();
+        match self.groups {
+            None => take_best(self.n_used, 0..self.n_expert, rank, |i| chosen.push((i as u32, weights[i]))),
+            Some(groups) => {
+                let size = self.n_expert / groups.n;
+                let best_two = |group: usize| {
+                    let mut sum = 0.0;
+                    take_best(2, group * size..(group + 1) * size, rank, |i| sum += rank(i));
+                    sum
+                };
+                let mut open = 0_u128;
+                take_best(groups.used, 0..groups.n, best_two, |group| open |= 1 << group);
+                let is_open = |i: &usize| open >> (i / size) & 1 == 1;
+                let experts = (0..self.n_expert).filter(is_open);
+                take_best(self.n_used, experts, rank, |i| chosen.push((i as u32, weights[i])));
+            }
+        }
+        let chosen = &mut chosen[start..];
+        if self.routing == Routing::SoftmaxOfChosen {
+            let max = chosen.iter().fold(f32::NEG_INFINITY, |max, (_, w)| max.max(*w));
+            chosen.iter_mut().for_each(|(_, w)| *w = (*w - max).exp());
+        }
+        if self.normalize || self.routing == Routing::SoftmaxOfChosen {
+            // as small as half precision can be: a sum of 0 is none to divide by
+            let sum = chosen.iter().map(|(_, w)| w).sum::<f32>().max(6.103_515_6e-5);
+            chosen.iter_mut().for_each(|(_, w)| *w /= sum);
+        }
+        chosen.iter_mut().for_each(|(_, w)| *w *= self.scale);
+        chosen.sort_unstable_by_key(|(expert, _)| *expert);
+    }
+
+    fn weigh(&self, scores: &[f32], weights: &mut Vec<f32>) {
+        weights.clear();
+        match self.routing {
+            Routing::SoftmaxOfChosen => weights.extend(scores),
+            Routing::Sigmoid => weights.extend(scores.iter().map(|s| 1.0 / (1.0 + (-s).exp()))),
+            Routing::Softmax => {
+                let max = scores.iter().fold(f32::NEG_INFINITY, |max, s| max.max(*s));
+                weights.extend(scores.iter().map(|s| (s - max).exp()));
+                let sum: f32 = weights.iter().sum();
+                weights.iter_mut().for_each(|w| *w /= sum);
+            }
+        }
+    }
+}
+
+/// Gives the `n` candidates of the highest rank to `take`, the best first, of equal ones the first. Whatever the ranks
+/// are, NaN included, it gives `n` different ones, if there are as many.
+fn take_best(
+    n: usize,
+    candidates: impl Iterator<Item = usize> + Clone,
+    rank: impl Fn(usize) -> f32,
+    mut take: impl FnMut(usize),
+) {
+    // the last one that was taken; the next is the best of those behind it in the order by rank and number
+    let key = |i: usize| (if rank(i).is_nan() { f32::NEG_INFINITY } else { rank(i) }, i);
+    let before = |a: (f32, usize), b: (f32, usize)| a.0 > b.0 || (a.0 == b.0 && a.1 < b.1);
+    let mut last = None;
+    for _ in 0..n {
+        let left = candidates.clone().map(key).filter(|c| last.is_none_or(|last| before(last, *c)));
+        let Some(best) = left.reduce(|a, b| if before(b, a) { b } else { a }) else { return };
+        take(best.1);
+        last = Some(best);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Activation;
+
+    fn experts(n_expert: usize, n_used: usize, routing: Routing) -> Experts {
+        Experts {
+            n_expert,
+            n_used,
+            expert: Dense { n_ff: 1, activation: Activation::Silu, gated: true },
+            routing,
+            groups: None,
+            normalize: false,
+            scale: 1.0,
+            shared: None,
+        }
+    }
+
+    fn choose(experts: &Experts, scores: &[f32], bias: &[f32]) -> Vec<(u32, f32)> {
+        let mut chosen = Vec::new();
+        experts.choose(scores, bias, &mut Vec::new(), &mut chosen);
+        chosen.into_iter().map(|(expert, weight)| (expert, (weight * 1e4).round() / 1e4)).collect()
+    }
+
+    #[test]
+    fn weights_are_those_of_the_routing() {
+        let scores = [0.0, 2f32.ln(), 4f32.ln(), 0.0];
+        let of = |routing| choose(&experts(4, 2, routing), &scores, &[]);
+        assert_eq!(of(Routing::Softmax), [(1, 0.25), (2, 0.5)]);
+        assert_eq!(of(Routing::Sigmoid), [(1, 0.6667), (2, 0.8)]);
+        assert_eq!(of(Routing::SoftmaxOfChosen), [(1, 0.3333), (2, 0.6667)]);
+        let normalized = Experts { normalize: true, scale: 3.0, ..experts(4, 2, Routing::Softmax) };
+        assert_eq!(choose(&normalized, &scores, &[]), [(1, 1.0), (2, 2.0)]);
+    }
+
+    #[test]
+    fn a_bias_changes_the_choice_and_not_the_weights() {
+        let scores = [0.0, 2f32.ln(), 4f32.ln(), 0.0];
+        let bias = [0.0, 0.0, 0.0, 1.0];
+        assert_eq!(choose(&experts(4, 2, Routing::Softmax), &scores, &bias), [(2, 0.5), (3, 0.125)]);
+    }
+
+    #[test]
+    fn closed_groups_are_not_chosen_from() {
+        // sums of the best two: 3.0, 1.5, 2.5; expert 2 is better than 5, but alone in its group
+        let scores = [2.0, 1.0, 1.5, -9.0, 1.3, 1.2];
+        let routing = Routing::SoftmaxOfChosen;
+        let grouped = Experts { groups: Some(Groups { n: 3, used: 2 }), ..experts(6, 3, routing) };
+        let numbers =
+            |chosen: Vec<(u32, f32)>| chosen.into_iter().map(|(expert, _)| expert).collect::<Vec<_>>();
+        assert_eq!(numbers(choose(&grouped, &scores, &[])), [0, 4, 5]);
+        assert_eq!(numbers(choose(&experts(6, 3, routing), &scores, &[])), [0, 2, 4]);
+    }
+
+    #[test]
+    fn scores_that_are_no_numbers_choose_different_experts_all_the_same() {
+        for scores in [[f32::NAN; 4], [f32::INFINITY; 4], [1.0, f32::NAN, f32::NEG_INFINITY, 1.0]] {
+            for routing in [Routing::Softmax, Routing::Sigmoid, Routing::SoftmaxOfChosen] {
+                let mut chosen = Vec::new();
+                experts(4, 3, routing).choose(&scores, &[], &mut Vec::new(), &mut chosen);
+                assert!(chosen.len() == 3 && chosen.is_sorted_by(|a, b| a.0 < b.0), "{chosen:?}");
+            }
+        }
+    }
+}

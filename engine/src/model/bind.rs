@@ -1,0 +1,318 @@
+//! From a layer's Spec to its weights: finds the tensors and checks that they are what the Spec needs.
+
+use std::ops::Range;
+
+use braise_kernels::table::Kernels;
+
+use super::Weight;
+use super::layer::{
+    AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
+    MixerWeights, MlpWeights, NormWeights, NormsWeights, ShortConvWeights,
+};
+use crate::block::{
+    Attention, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, ShortConv,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::gguf::Gguf;
+
+/// Finds tensors and checks their shapes.
+pub(super) struct Binder<'a> {
+    pub(super) gguf: &'a Gguf,
+    pub(super) kernels: Kernels,
+}
+
+/// What belongs to a matrix, and how.
+#[derive(Clone, Copy)]
+struct Extras {
+    /// Numbers of scales: one, or one for each expert.
+    scales: usize,
+    /// Whether the scale is that of the bias too, as llama.cpp has it in feed-forward networks.
+    scaled_bias: bool,
+}
+
+const PLAIN: Extras = Extras { scales: 1, scaled_bias: false };
+const FEED_FORWARD: Extras = Extras { scales: 1, scaled_bias: true };
+
+impl Binder<'_> {
+    pub(super) fn layer(&self, i: usize, n_embd: usize, layer: &Layer) -> Result<LayerWeights> {
+        let name = |part: &str| format!("blk.{i}.{part}");
+        let norm =
+            |norm: &Option<Norm>| norm.as_ref().map(|norm| self.norm(&name(""), norm, n_embd)).transpose();
+        Ok(LayerWeights {
+            mixer: match &layer.mixer {
+                Mixer::Attention(a) => MixerWeights::Attention(Box::new(self.attention(&name, a, n_embd)?)),
+                Mixer::Latent(latent) => MixerWeights::Latent(Box::new(self.latent(&name, latent, n_embd)?)),
+                Mixer::ShortConv(conv) => {
+                    MixerWeights::ShortConv(Box::new(self.short_conv(&name, conv, n_embd)?))
+                }
+            },
+            mlp: match &layer.mlp {
+                Mlp::Dense(dense) => MlpWeights::Dense(Box::new(self.dense(&name, "", dense, n_embd)?)),
+                Mlp::Experts(experts) => MlpWeights::Experts(Box::new(self.experts(&name, experts, n_embd)?)),
+            },
+            norms: NormsWeights {
+                mixer: norm(&layer.norms.mixer)?,
+                mixer_out: norm(&layer.norms.mixer_out)?,
+                mlp: norm(&layer.norms.mlp)?,
+                mlp_out: norm(&layer.norms.mlp_out)?,
+            },
+            parallel: layer.parallel,
+            residual_scale: layer.residual_scale,
+        })
+    }
+
+    /// A normalization of `len` values, whose tensors' names begin with `prefix`.
+    pub(super) fn norm(&self, prefix: &str, norm: &Norm, len: usize) -> Result<NormWeights> {
+        let Norm { tensor, kind, eps } = *norm;
+        let Some(tensor) = tensor else {
+            return Ok(NormWeights { kind, eps, weight: vec![1.0; len], bias: Vec::new() });
+        };
+        let name = |part: &str| format!("{prefix}{tensor}.{part}");
+        let weight = self.gguf.floats(&name("weight"), &[len])?;
+        Ok(NormWeights { kind, eps, weight, bias: self.optional(&name("bias"), &[len])? })
+    }
+
+    fn attention(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        a: &Attention,
+        n_embd: usize,
+    ) -> Result<AttentionWeights> {
+        let heads = &a.heads;
+        let (n_head, n_head_kv) = (heads.n_head, heads.n_head_kv);
+        let q_dim = self.product(&[n_head, heads.head_dim, 1 + usize::from(a.gated)])?;
+        let k_dim = self.product(&[n_head_kv, heads.head_dim])?;
+        let v_dim = self.product(&[n_head_kv, heads.head_dim_v])?;
+        let [q, k, v] = if self.gguf.tensor(&name("attn_qkv.weight")).is_some() {
+            self.parts(&name("attn_qkv"), [q_dim, k_dim, v_dim], n_embd)?
+        } else {
+            [
+                self.weight(&name("attn_q"), q_dim, n_embd)?,
+                self.weight(&name("attn_k"), k_dim, n_embd)?,
+                self.weight(&name("attn_v"), v_dim, n_embd)?,
+            ]
+        };
+        let norm = |part: &str, n_head: usize| match a.qk_norm {
+            None => Ok(Vec::new()),
+            Some(norm) => self.head_norm(&name(part), norm.place, heads.head_dim, n_head),
+        };
+        Ok(AttentionWeights {
+            q,
+            k,
+            v,
+            output: self.weight(&name("attn_output"), n_embd, self.product(&[n_head, heads.head_dim_v])?)?,
+            q_norm: norm("attn_q_norm.weight", n_head)?,
+            k_norm: norm("attn_k_norm.weight", n_head_kv)?,
+            scores: HeadScores {
+                sinks: if a.sinks {
+                    self.gguf.floats(&name("attn_sinks.weight"), &[n_head])?
+                } else {
+                    Vec::new()
+                },
+                slopes: a.alibi.map_or(Vec::new(), |largest| slopes(n_head, largest)),
+            },
+            spec: a.clone(),
+        })
+    }
+
+    /// Weights of the normalization of all heads: those of one serve for all, where there are no more.
+    fn head_norm(&self, name: &str, place: NormPlace, head_dim: usize, n_head: usize) -> Result<Vec<f32>> {
+        let all = self.product(&[head_dim, n_head])?;
+        if place == NormPlace::Token {
+            self.gguf.floats(name, &[all])
+        } else if self.gguf.require(name)?.rows() > 1 {
+            self.gguf.floats(name, &[head_dim, n_head])
+        } else {
+            Ok(self.gguf.floats(name, &[head_dim])?.repeat(n_head))
+        }
+    }
+
+    fn latent(&self, name: &dyn Fn(&str) -> String, l: &Latent, n_embd: usize) -> Result<LatentWeights> {
+        let (n_head, rank) = (l.attention.heads.n_head, l.attention.heads.head_dim_v);
+        let q_dim = self.product(&[n_head, l.query_dim()])?;
+        let norm = |part: &'static str, len: usize| {
+            self.norm(&name(""), &Norm { tensor: Some(part), kind: NormKind::Rms, eps: l.eps }, len)
+        };
+        let (q_a, q_b) = match l.q_rank {
+            None => (self.weight(&name("attn_q"), q_dim, n_embd)?, None),
+            Some(rank) => {
+                let q_b = (norm("attn_q_a_norm", rank)?, self.weight(&name("attn_q_b"), q_dim, rank)?);
+                (self.weight(&name("attn_q_a"), rank, n_embd)?, Some(q_b))
+            }
+        };
+        Ok(LatentWeights {
+            q_a,
+            q_b,
+            kv_a: self.weight(&name("attn_kv_a_mqa"), l.attention.heads.head_dim, n_embd)?,
+            kv_norm: norm("attn_kv_a_norm", rank)?,
+            k_b: self.matrices(&name("attn_k_b"), n_head, rank, l.nope_dim, PLAIN)?,
+            v_b: self.matrices(&name("attn_v_b"), n_head, l.v_dim, rank, PLAIN)?,
+            output: self.weight(&name("attn_output"), n_embd, self.product(&[n_head, l.v_dim])?)?,
+            scores: HeadScores::default(),
+            spec: l.clone(),
+        })
+    }
+
+    fn short_conv(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        conv: &ShortConv,
+        n_embd: usize,
+    ) -> Result<ShortConvWeights> {
+        let ShortConv { channels, width } = *conv;
+        let of_channel = self.gguf.floats(&name("shortconv.conv.weight"), &[width, channels])?;
+        let row = |j: usize| of_channel.iter().skip(j).step_by(width).copied();
+        Ok(ShortConvWeights {
+            spec: *conv,
+            input: self.weight(&name("shortconv.in_proj"), self.product(&[3, channels])?, n_embd)?,
+            kernel: (0..width).flat_map(row).collect(),
+            output: self.weight(&name("shortconv.out_proj"), n_embd, channels)?,
+        })
+    }
+
+    /// A dense network; `suffix` tells it from others of the layer.
+    fn dense(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        suffix: &str,
+        dense: &Dense,
+        n_embd: usize,
+    ) -> Result<DenseWeights> {
+        let name = |part: &str| name(&format!("{part}{suffix}"));
+        let n_ff = dense.n_ff;
+        let up = name("ffn_up");
+        let twice = self.product(&[2, n_ff])?;
+        let fused = self.gguf.tensor(&format!("{up}.weight")).is_some_and(|up| up.rows() == twice);
+        let (gate, up) = if !dense.gated {
+            (None, self.matrices(&up, 1, n_ff, n_embd, FEED_FORWARD)?)
+        } else if !fused {
+            let gate = self.matrices(&name("ffn_gate"), 1, n_ff, n_embd, FEED_FORWARD)?;
+            (Some(gate), self.matrices(&up, 1, n_ff, n_embd, FEED_FORWARD)?)
+        } else {
+            let [gate, up] = self.parts(&up, [n_ff, n_ff], n_embd)?;
+            (Some(gate), up)
+        };
+        let down = self.matrices(&name("ffn_down"), 1, n_embd, n_ff, FEED_FORWARD)?;
+        Ok(DenseWeights { spec: *dense, gate, up, down })
+    }
+
+    fn experts(&self, name: &dyn Fn(&str) -> String, e: &Experts, n_embd: usize) -> Result<ExpertsWeights> {
+        let (n, n_ff) = (e.n_expert, e.expert.n_ff);
+        let matrix = |part: &str, rows: usize, cols: usize| {
+            let extras = Extras { scales: n, scaled_bias: false };
+            let weight = self.matrices(&name(part), n, rows, cols, extras)?;
+            Ok::<_, Error>(ExpertMatrix { weight, stride: rows, first: 0 })
+        };
+        let (gate, up) = if self.gguf.tensor(&name("ffn_gate_up_exps.weight")).is_some() {
+            let both = || matrix("ffn_gate_up_exps", self.product(&[2, n_ff])?, n_embd);
+            (Some(both()?), ExpertMatrix { first: n_ff, ..both()? })
+        } else {
+            let gate = e.expert.gated.then(|| matrix("ffn_gate_exps", n_ff, n_embd)).transpose()?;
+            (gate, matrix("ffn_up_exps", n_ff, n_embd)?)
+        };
+        let shared = match &e.shared {
+            None => None,
+            Some((dense, gated)) => {
+                let gate = gated.then(|| self.weight(&name("ffn_gate_inp_shexp"), 1, n_embd)).transpose()?;
+                Some((self.dense(name, "_shexp", dense, n_embd)?, gate))
+            }
+        };
+        // the first of these names is that of files today
+        let bias = match self.optional(&name("exp_probs_b.bias"), &[n])? {
+            bias if bias.is_empty() => self.optional(&name("exp_probs_b"), &[n])?,
+            bias => bias,
+        };
+        Ok(ExpertsWeights {
+            router: self.weight(&name("ffn_gate_inp"), n, n_embd)?,
+            bias,
+            gate,
+            up,
+            down: matrix("ffn_down_exps", n_embd, n_ff)?,
+            shared,
+            spec: e.clone(),
+        })
+    }
+
+    /// The matrix `{name}.weight` with its `{name}.scale` and its `{name}.bias`, if they are there.
+    pub(super) fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<Weight> {
+        self.matrices(name, 1, rows, cols, PLAIN)
+    }
+
+    /// `n` matrices of one tensor, one after the other.
+    fn matrices(&self, name: &str, n: usize, rows: usize, cols: usize, extras: Extras) -> Result<Weight> {
+        let tensor = self.gguf.shaped(&format!("{name}.weight"), &[cols, rows, n])?;
+        let matmul = self.kernels.matmul(tensor.ty).ok_or_else(|| self.gguf.cannot_compute_with(tensor))?;
+        let optional = |part: &str, dims: &[usize]| {
+            let values = self.optional(&format!("{name}.{part}"), dims)?;
+            Ok::<_, Error>(Some(values).filter(|values| !values.is_empty()))
+        };
+        let scale = optional("scale", &[extras.scales])?;
+        let mut bias = optional("bias", &[rows, n])?;
+        if let (Some(scale), Some(bias), true) = (&scale, &mut bias, extras.scaled_bias) {
+            bias.iter_mut().for_each(|b| *b *= scale[0]);
+        }
+        Ok(Weight { range: 0..tensor.rows(), tensor: tensor.clone(), matmul, scale, bias })
+    }
+
+    /// Several matrices whose rows follow each other in one tensor.
+    fn parts<const N: usize>(&self, name: &str, rows: [usize; N], cols: usize) -> Result<[Weight; N]> {
+        let all = rows.iter().try_fold(0_usize, |sum, n| sum.checked_add(*n)).ok_or_else(absurd)?;
+        let whole = self.weight(name, all, cols)?;
+        let mut start = 0;
+        Ok(rows.map(|n| {
+            let range = start..start + n;
+            start += n;
+            whole.part(range)
+        }))
+    }
+
+    /// The numbers of a tensor, none if it is not there.
+    fn optional(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
+        if self.gguf.tensor(name).is_some() { self.gguf.floats(name, dims) } else { Ok(Vec::new()) }
+    }
+
+    /// The product of sizes that a file gives.
+    fn product(&self, sizes: &[usize]) -> Result<usize> {
+        sizes.iter().try_fold(1_usize, |product, n| product.checked_mul(*n)).ok_or_else(absurd)
+    }
+}
+
+fn absurd() -> Error {
+    Error::new(ErrorKind::Malformed, "sizes of heads or layers that overflow")
+        .next("the file is damaged: download it again")
+}
+
+impl Weight {
+    /// Some of its rows.
+    fn part(&self, rows: Range<usize>) -> Weight {
+        Weight {
+            tensor: self.tensor.clone(),
+            range: self.range.start + rows.start..self.range.start + rows.end,
+            matmul: self.matmul,
+            scale: self.scale.clone(),
+            bias: self.bias.as_ref().map(|bias| bias[rows].to_vec()),
+        }
+    }
+}
+
+/// ALiBi's slopes: powers of `2^(-largest / n)`, where n is the power of two up to the number of heads; the heads beyond
+/// take odd powers of its root (Press et al. 2021, arXiv 2108.12409, and their code).
+fn slopes(n_head: usize, largest: f32) -> Vec<f32> {
+    let n = if n_head.is_power_of_two() { n_head } else { n_head.next_power_of_two() / 2 };
+    let slope = |head: usize| match head.checked_sub(n) {
+        None => (-largest * (head + 1) as f32 / n as f32).exp2(),
+        Some(head) => (-largest * (2 * head + 1) as f32 / (2 * n) as f32).exp2(),
+    };
+    (0..n_head).map(slope).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slopes_are_powers() {
+        assert_eq!(slopes(2, 8.0), [1.0 / 16.0, 1.0 / 256.0]);
+        assert_eq!(slopes(3, 8.0), [1.0 / 16.0, 1.0 / 256.0, 1.0 / 4.0]);
+    }
+}

@@ -1,0 +1,170 @@
+//! A layer's blocks, each with its weights.
+
+use super::Weight;
+use crate::block::{Attention, Dense, Experts, Latent, NormKind, ShortConv};
+
+/// One layer, see [`crate::block::Layer`].
+#[derive(Debug)]
+pub struct LayerWeights {
+    pub(crate) mixer: MixerWeights,
+    pub(crate) mlp: MlpWeights,
+    pub(crate) norms: NormsWeights,
+    pub(crate) parallel: bool,
+    pub(crate) residual_scale: f32,
+}
+
+/// See [`crate::block::Norms`].
+#[derive(Debug)]
+pub struct NormsWeights {
+    pub(crate) mixer: Option<NormWeights>,
+    pub(crate) mixer_out: Option<NormWeights>,
+    pub(crate) mlp: Option<NormWeights>,
+    pub(crate) mlp_out: Option<NormWeights>,
+}
+
+/// See [`crate::block::Norm`].
+#[derive(Debug)]
+pub struct NormWeights {
+    pub(crate) kind: NormKind,
+    pub(crate) eps: f32,
+    pub(crate) weight: Vec<f32>,
+    /// Empty: none.
+    pub(crate) bias: Vec<f32>,
+}
+
+/// See [`crate::block::Mixer`].
+#[derive(Debug)]
+pub enum MixerWeights {
+    /// Attention with keys and values of its own.
+    Attention(Box<AttentionWeights>),
+    /// Attention over compressed keys and values.
+    Latent(Box<LatentWeights>),
+    /// A convolution over the last few tokens.
+    ShortConv(Box<ShortConvWeights>),
+}
+
+/// See [`ShortConv`].
+#[derive(Debug)]
+pub struct ShortConvWeights {
+    pub(crate) spec: ShortConv,
+    pub(crate) input: Weight,
+    /// (width, channels), the last token's row last.
+    pub(crate) kernel: Vec<f32>,
+    pub(crate) output: Weight,
+}
+
+/// See [`Attention`].
+#[derive(Debug)]
+pub struct AttentionWeights {
+    pub(crate) spec: Attention,
+    pub(crate) q: Weight,
+    pub(crate) k: Weight,
+    pub(crate) v: Weight,
+    pub(crate) output: Weight,
+    /// Of one head, or of all heads.
+    pub(crate) q_norm: Vec<f32>,
+    pub(crate) k_norm: Vec<f32>,
+    pub(crate) scores: HeadScores,
+}
+
+/// Numbers of each query head that its scores need; empty: none.
+#[derive(Debug, Default)]
+pub struct HeadScores {
+    pub(crate) sinks: Vec<f32>,
+    pub(crate) slopes: Vec<f32>,
+}
+
+/// See [`Latent`].
+#[derive(Debug)]
+pub struct LatentWeights {
+    pub(crate) spec: Latent,
+    /// From the input: the queries, or the compressed one.
+    pub(crate) q_a: Weight,
+    /// From the compressed query to the queries, with the norm before.
+    pub(crate) q_b: Option<(NormWeights, Weight)>,
+    pub(crate) kv_a: Weight,
+    pub(crate) kv_norm: NormWeights,
+    /// (n_head * size of c, nope_dim)
+    pub(crate) k_b: Weight,
+    /// (n_head * v_dim, size of c)
+    pub(crate) v_b: Weight,
+    pub(crate) output: Weight,
+    pub(crate) scores: HeadScores,
+}
+
+/// See [`crate::block::Mlp`].
+#[derive(Debug)]
+pub enum MlpWeights {
+    /// One for all tokens.
+    Dense(Box<DenseWeights>),
+    /// A mixture.
+    Experts(Box<ExpertsWeights>),
+}
+
+/// See [`Dense`].
+#[derive(Debug)]
+pub struct DenseWeights {
+    pub(crate) spec: Dense,
+    pub(crate) gate: Option<Weight>,
+    pub(crate) up: Weight,
+    pub(crate) down: Weight,
+}
+
+/// See [`Experts`].
+#[derive(Debug)]
+pub struct ExpertsWeights {
+    pub(crate) spec: Experts,
+    pub(crate) router: Weight,
+    /// Added to the weights for the choice alone; empty: none.
+    pub(crate) bias: Vec<f32>,
+    pub(crate) gate: Option<ExpertMatrix>,
+    pub(crate) up: ExpertMatrix,
+    pub(crate) down: ExpertMatrix,
+    /// Expert of all tokens, and its gate, a single row.
+    pub(crate) shared: Option<(DenseWeights, Option<Weight>)>,
+}
+
+/// The matrices of all experts: that of expert e begins at row `e * stride + first`.
+#[derive(Debug)]
+pub struct ExpertMatrix {
+    pub(crate) weight: Weight,
+    pub(crate) stride: usize,
+    pub(crate) first: usize,
+}
+
+impl LayerWeights {
+    /// All matrices, each with the share of its rows that a token is multiplied with.
+    pub(crate) fn matrices(&self) -> Vec<(&Weight, f64)> {
+        let mut all = Vec::new();
+        let mut whole = |weight| all.push((weight, 1.0));
+        match &self.mixer {
+            MixerWeights::Attention(a) => [&a.q, &a.k, &a.v, &a.output].into_iter().for_each(whole),
+            MixerWeights::Latent(l) => {
+                let [q_a, kv_a, k_b, v_b, output] = [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output];
+                [q_a, kv_a, k_b, v_b, output].into_iter().for_each(&mut whole);
+                l.q_b.iter().for_each(|(_, q_b)| whole(q_b));
+            }
+            MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
+        }
+        match &self.mlp {
+            MlpWeights::Dense(dense) => all.extend(dense.matrices().map(|weight| (weight, 1.0))),
+            MlpWeights::Experts(e) => {
+                let share = e.spec.n_used as f64 / e.spec.n_expert as f64;
+                all.push((&e.router, 1.0));
+                let fused = e.gate.as_ref().is_some_and(|gate| gate.stride > e.spec.expert.n_ff);
+                let gate = e.gate.iter().filter(|_| !fused);
+                all.extend(gate.chain([&e.up, &e.down]).map(|matrix| (&matrix.weight, share)));
+                if let Some((shared, gate)) = &e.shared {
+                    all.extend(shared.matrices().chain(gate).map(|weight| (weight, 1.0)));
+                }
+            }
+        }
+        all
+    }
+}
+
+impl DenseWeights {
+    fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+}

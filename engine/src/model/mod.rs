@@ -1,0 +1,159 @@
+//! A model: a file's weights bound to its [`Spec`], each with the kernel that multiplies it.
+
+mod bind;
+mod layer;
+
+use std::ops::Range;
+use std::path::Path;
+
+use braise_kernels::isa::Isa;
+use braise_kernels::quant::Type;
+use braise_kernels::table::{Kernels, MatMul};
+
+use crate::arch;
+use crate::block::Spec;
+use crate::error::{Error, ErrorKind, Result};
+use crate::gguf::{Gguf, TensorInfo};
+
+use bind::Binder;
+pub use layer::{
+    AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
+    MixerWeights, MlpWeights, NormWeights, NormsWeights, ShortConvWeights,
+};
+
+/// A model, ready to run. Its matrices stay in the mapped file.
+#[derive(Debug)]
+pub struct Model {
+    gguf: Gguf,
+    spec: Spec,
+    kernels: Kernels,
+    pub(crate) token_embd: Weight,
+    /// (n_ctx, n_embd), where positions are learned.
+    pub(crate) position_embd: Option<Weight>,
+    pub(crate) layers: Vec<LayerWeights>,
+    pub(crate) output_norm: NormWeights,
+    /// `None`: the token embedding serves as output matrix too.
+    output: Option<Weight>,
+}
+
+/// A matrix in the file, (rows, cols), one row after the other: a tensor, or neighbouring rows of one.
+#[derive(Debug)]
+pub struct Weight {
+    tensor: TensorInfo,
+    range: Range<usize>,
+    pub(crate) matmul: MatMul,
+    /// What products are multiplied with, one number or one for each expert; in files with weights of few bits, whose
+    /// own scales have little range.
+    pub(crate) scale: Option<Vec<f32>>,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl Weight {
+    /// Rows: values that come out.
+    pub fn rows(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Columns: values that go in.
+    pub fn cols(&self) -> usize {
+        self.tensor.row_len()
+    }
+
+    /// The tensor's name.
+    pub fn name(&self) -> &str {
+        &self.tensor.name
+    }
+
+    /// What the products of some rows, of one expert, are multiplied with.
+    pub(crate) fn scale_of(&self, rows: &Range<usize>) -> Option<f32> {
+        let scale = self.scale.as_ref()?;
+        Some(scale[rows.start / (self.rows() / scale.len())])
+    }
+
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.tensor.n_bytes() / self.tensor.rows()
+    }
+}
+
+impl Model {
+    /// Maps the file at `path` and binds its weights, with the kernels of level `isa`.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`]; and the architecture, a tensor's type or shape is not supported, or a tensor is missing.
+    pub fn open(path: &Path, isa: Isa) -> Result<Model> {
+        Model::new(Gguf::open(path)?, isa)
+    }
+
+    /// Binds the weights of an open file.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn new(gguf: Gguf, isa: Isa) -> Result<Model> {
+        let kernels = Kernels::new(isa).map_err(|e| Error::new(ErrorKind::Input, e.to_string()))?;
+        let spec = arch::spec(&gguf)?;
+        let binder = Binder { gguf: &gguf, kernels };
+        let n_embd = spec.n_embd;
+        let token_embd = binder.weight("token_embd", spec.n_vocab, n_embd)?;
+        let position_embd = match spec.embedding.positions {
+            true => Some(binder.weight("position_embd", spec.n_ctx, n_embd)?),
+            false => None,
+        };
+        let output_norm = binder.norm("", &spec.output.norm, n_embd)?;
+        let output = match gguf.tensor("output.weight") {
+            Some(_) => Some(binder.weight("output", spec.n_vocab, n_embd)?),
+            None => None,
+        };
+        let layers = (spec.layers.iter().enumerate())
+            .map(|(i, layer)| binder.layer(i, n_embd, layer))
+            .collect::<Result<_>>()?;
+        gguf.read_ahead();
+        Ok(Model { spec, kernels, token_embd, position_embd, layers, output_norm, output, gguf })
+    }
+
+    /// The file.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// What the model is made of.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The kernels it runs with.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// The matrix that turns the last layer's result into logits.
+    pub(crate) fn output(&self) -> &Weight {
+        self.output.as_ref().unwrap_or(&self.token_embd)
+    }
+
+    /// The bytes of a matrix.
+    pub(crate) fn data(&self, weight: &Weight) -> &[u8] {
+        let bytes = weight.row_bytes();
+        &self.gguf.data(&weight.tensor)[weight.range.start * bytes..weight.range.end * bytes]
+    }
+
+    /// All matrices that tokens are multiplied with.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
+        let layers = self.layers.iter().flat_map(LayerWeights::matrices);
+        layers.map(|(weight, _)| weight).chain([self.output()])
+    }
+
+    /// The formats of the matrices, each with the level that its kernel is written for.
+    pub fn formats(&self) -> Vec<(Type, Isa)> {
+        let mut formats: Vec<_> = self.weights().map(|w| (w.matmul.weights(), w.matmul.isa())).collect();
+        formats.sort_by_key(|(ty, _)| ty.name());
+        formats.dedup();
+        formats
+    }
+
+    /// Those formats whose kernel is written for a slower level than those of others: a format that has
+    /// no kernel of its own yet runs, but slowly.
+    pub fn slow_formats(&self) -> Vec<(Type, Isa)> {
+        self.formats().into_iter().filter(|(_, isa)| *isa < self.kernels.dot_isa()).collect()
+    }
+}

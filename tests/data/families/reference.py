@@ -1,0 +1,62 @@
+"""Logits of llama.cpp for the tiny models of this folder.
+
+    pip install llama-cpp-python numpy
+    BRAISE_WRITE_FAMILIES=models cargo test -p braise-tests --test families -- writes_the_models
+    python reference.py models
+
+For each models/NAME.gguf it writes NAME.logits beside this script: of the tokens KEPT, all logits, as little-endian f32.
+The key/value cache is in f32, and attention is not fused, so that the logits are as exact as llama.cpp computes.
+"""
+
+import ctypes
+import pathlib
+import sys
+
+import llama_cpp as llama
+import numpy as np
+
+N_TOKENS = 96
+KEPT = [0, 40, 64, 95]
+
+
+@llama.llama_log_callback
+def quiet(_level, _text, _data):
+    pass
+
+
+def logits(path):
+    model_params = llama.llama_model_default_params()
+    model_params.use_extra_bufts = False  # no repacked weights
+    model = llama.llama_model_load_from_file(str(path).encode(), model_params)
+    if not model:
+        raise RuntimeError(f"{path}: not loaded")
+    params = llama.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 256
+    params.flash_attn_type = 0
+    params.type_k = params.type_v = 0  # f32
+    params.n_threads = params.n_threads_batch = 1
+    context = llama.llama_init_from_model(model, params)
+    n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+    batch = llama.llama_batch_init(N_TOKENS, 0, 1)
+    batch.n_tokens = N_TOKENS
+    for i in range(N_TOKENS):
+        batch.token[i] = (i * i * 31 + i * 7 + 3) % n_vocab
+        batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = i, 1, 0, 1
+    if llama.llama_decode(context, batch):
+        raise RuntimeError(f"{path}: not decoded")
+    rows = [np.ctypeslib.as_array(llama.llama_get_logits_ith(context, i), (n_vocab,)).copy() for i in KEPT]
+    llama.llama_free(context)
+    llama.llama_model_free(model)
+    return np.stack(rows).astype("<f4")
+
+
+llama.llama_log_set(quiet, ctypes.c_void_p(0))
+llama.llama_backend_init()
+only = sys.argv[2:]
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.gguf")):
+    if only and path.stem not in only:
+        continue
+    rows = logits(path)
+    assert np.isfinite(rows).all(), path
+    rows.tofile(pathlib.Path(__file__).parent / f"{path.stem}.logits")
+    print(path.stem, rows.shape, float(np.sqrt((rows**2).mean())), flush=True)
