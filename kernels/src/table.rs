@@ -464,7 +464,8 @@ impl Kernels {
         unsafe { (self.ops().rope)(x, cos, sin, halves) }
     }
 
-    /// What [`Kernels::attention`] multiplies where scores are plain ([`crate::ops::Scores::are_plain`]); elsewhere floats.
+    /// What [`Kernels::attention`] multiplies where scores are plain ([`crate::ops::Scores::are_plain`]) and need not be
+    /// exact; elsewhere floats.
     pub fn attends_in(self) -> Numbers {
         match self.isa {
             Isa::Amx => Numbers::Tiles,

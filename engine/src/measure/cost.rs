@@ -36,11 +36,16 @@ impl Cost {
         }
         // the i-th token looks at first + i positions, itself included
         let looks = n * first + n * (n + 1) / 2;
-        for a in model.spec().layers.iter().filter_map(|layer| layer.mixer.attention()).map(|a| &a.heads) {
+        for (layer, weights) in model.spec().layers.iter().zip(&model.layers) {
+            let (Some(attention), Some(scores)) = (layer.mixer.attention(), weights.scores()) else {
+                continue;
+            };
+            let a = &attention.heads;
             let dims = (a.head_dim + a.head_dim_v) as u64;
             cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(first + n);
             let ops = 2 * a.n_head as u64 * dims * looks;
             match model.kernels().attends_in() {
+                _ if scores.exact => cost.f32_ops += ops,
                 Numbers::Tiles if n > PRIVATE_ROWS as u64 => cost.int8_ops += ops,
                 // those of 16 bits take twice the time
                 Numbers::Integers if n > PRIVATE_ROWS as u64 => cost.int8_ops += 2 * ops,

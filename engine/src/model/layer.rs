@@ -67,9 +67,12 @@ pub struct AttentionWeights {
     pub(crate) scores: HeadScores,
 }
 
-/// Numbers of each query head that its scores need; empty: none.
-#[derive(Debug, Default)]
+/// What scores need.
+#[derive(Debug)]
 pub struct HeadScores {
+    /// See [`braise_kernels::ops::Scores::exact`].
+    pub(crate) exact: bool,
+    /// Numbers of each query head; empty: none.
     pub(crate) sinks: Vec<f32>,
     pub(crate) slopes: Vec<f32>,
 }
@@ -133,6 +136,15 @@ pub struct ExpertMatrix {
 }
 
 impl LayerWeights {
+    /// What the scores of its attention need, if it has any.
+    pub(crate) fn scores(&self) -> Option<&HeadScores> {
+        match &self.mixer {
+            MixerWeights::Attention(attention) => Some(&attention.scores),
+            MixerWeights::Latent(latent) => Some(&latent.scores),
+            MixerWeights::ShortConv(_) => None,
+        }
+    }
+
     /// All matrices, each with the share of its rows that a token is multiplied with.
     pub(crate) fn matrices(&self) -> Vec<(&Weight, f64)> {
         let mut all = Vec::new();

@@ -80,12 +80,20 @@ pub struct Scores<'a> {
     /// Of each query head of the group, the score of a position without a value; or none. [`attention`] adds it;
     /// whoever merges spans does so himself ([`Total::add_sink`]).
     pub sinks: &'a [f32],
+    /// Whether floats are multiplied, as suits weights that are not quantized. Else a level may round queries, keys,
+    /// values and probabilities ([`Numbers`]).
+    pub exact: bool,
 }
 
 impl Scores<'_> {
     /// Whether they are scaled alone.
     pub fn are_plain(&self) -> bool {
         self.softcap.is_none() && self.slopes.is_empty() && self.sinks.is_empty()
+    }
+
+    /// Whether kernels that round can compute them.
+    pub(crate) fn may_be_rounded(&self) -> bool {
+        !self.exact && self.are_plain()
     }
 
     /// Changes the scores of query head `head` with the block of positions that begins at `first`.

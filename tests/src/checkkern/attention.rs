@@ -137,6 +137,7 @@ struct Heads {
     softcap: Option<f32>,
     slopes: Vec<f32>,
     sinks: Vec<f32>,
+    exact: bool,
 }
 
 /// Rows of `dim` numbers, as `ty` rounds them.
@@ -170,7 +171,23 @@ impl Heads {
         let k = rounded(types.0, head_dim, normals(n_kv * head_dim, random));
         let v = rounded(types.1, v_dim, normals(n_kv * v_dim, random));
         let (softcap, slopes, sinks) = (None, Vec::new(), Vec::new());
-        Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types, q, k, v, softcap, slopes, sinks }
+        let exact = n_kv % 4 == 3;
+        Heads {
+            n_tokens,
+            group,
+            n_kv,
+            window,
+            head_dim,
+            v_dim,
+            types,
+            q,
+            k,
+            v,
+            softcap,
+            slopes,
+            sinks,
+            exact,
+        }
     }
 
     /// The results, (n_tokens, group, v_dim), computed with other heads' queries and results between those of the
@@ -204,7 +221,12 @@ impl Heads {
             window: self.window,
             group: self.group,
             scale,
-            scores: Scores { softcap: self.softcap, slopes: &self.slopes, sinks: &self.sinks },
+            scores: Scores {
+                softcap: self.softcap,
+                slopes: &self.slopes,
+                sinks: &self.sinks,
+                exact: self.exact,
+            },
         };
         if by == By::Spans {
             return spans_merged(kernels, &a, &what, cases);
@@ -237,23 +259,24 @@ impl Heads {
             Heads { n_tokens: 1, n_kv, q, k, v, ..self.clone() }.call(kernels, by, scale, &mut unheard)
         });
         same_bits(one_by_one.collect(), "tokens by themselves");
-        if by == By::Spans && kernels.attends_in() == Numbers::Floats {
+        if by == By::Spans && (self.exact || kernels.attends_in() == Numbers::Floats) {
             same_bits(self.call(kernels, By::Many, scale, &mut unheard), "the kernel for many tokens");
         }
     }
 
     fn what(&self, by: By, scale: f32) -> String {
         let Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types: (k, v), .. } = self;
-        let (softcap, slopes, sinks) = (self.softcap, &self.slopes, &self.sinks);
+        let (softcap, slopes, sinks, exact) = (self.softcap, &self.slopes, &self.sinks, self.exact);
         format!(
             "{by:?}: {n_tokens} tokens, {group} queries each, {n_kv} {k} keys of {head_dim}, {v} values of {v_dim}, \
-             window {window:?}, scale {scale}, softcap {softcap:?}, slopes {slopes:?}, sinks {sinks:?}"
+             window {window:?}, scale {scale}, softcap {softcap:?}, slopes {slopes:?}, sinks {sinks:?}, exact {exact}"
         )
     }
 
     fn check(&self, kernels: Kernels, by: By, cases: &mut Cases) {
         let plain = self.softcap.is_none() && self.slopes.is_empty() && self.sinks.is_empty();
-        let numbers = if by == By::Many && plain { kernels.attends_in() } else { Numbers::Floats };
+        let numbers =
+            if by == By::Many && plain && !self.exact { kernels.attends_in() } else { Numbers::Floats };
         // as models do it, and so large that one position takes nearly all
         for scale in [1.0 / (self.head_dim as f32).sqrt(), 4.0] {
             let got = self.call(kernels, by, scale, cases);

@@ -171,6 +171,7 @@ pub(super) fn attend(
                 softcap: a.softcap,
                 slopes: of_group(&scores.slopes, head, group),
                 sinks: of_group(&scores.sinks, head, group),
+                exact: scores.exact,
             },
         }
     };

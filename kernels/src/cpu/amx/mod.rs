@@ -64,10 +64,10 @@ macro_rules! packed {
 /// Products of many tokens.
 pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = table_of_formats!(packed);
 
-/// Attention in tiles, where scores are plain.
+/// Attention in tiles, where that is possible.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
 fn attend(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
-    if a.scores.are_plain() {
+    if a.scores.may_be_rounded() {
         attention::attention::<avx512vnni::ops::Level>(a, scratch, out, out_stride);
     } else {
         crate::ops::attention::<avx512vnni::ops::Level>(a, scratch, out, out_stride);

@@ -73,10 +73,10 @@ mod loops {
     );
 }
 
-/// Attention in integers, where scores are plain.
+/// Attention in integers, where that is possible.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn attention(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
-    if a.scores.are_plain() {
+    if a.scores.may_be_rounded() {
         super::attention::attention::<Level>(a, scratch, out, out_stride);
     } else {
         crate::ops::attention::<Level>(a, scratch, out, out_stride);
