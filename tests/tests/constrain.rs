@@ -197,10 +197,12 @@ fn a_mask_takes_little_time() {
         );
         all.extend(times);
     }
-    let mean = all.iter().sum::<Duration>() / all.len() as u32;
-    println!("vocabulary prepared in {prepared:?}; {} masks: mean {mean:?}", all.len());
-    // a token of a model with 1.2 billion weights in 4 bits takes 20 ms or more where 40 GB/s are read
-    assert!(mean < Duration::from_millis(1), "5% of a token's time: {mean:?}");
+    all.sort();
+    let median = all[all.len() / 2];
+    println!("vocabulary prepared in {prepared:?}; {} masks: median {median:?}", all.len());
+    // a token of a model with 1.2 billion weights in 4 bits takes 20 ms or more where 40 GB/s are read; the median,
+    // because other programs may take the processor while a mask is computed
+    assert!(median < Duration::from_millis(1), "5% of a token's time: {median:?}");
 }
 
 /// A vocabulary whose token 7 is the text `7,`; token 0 ends a text.

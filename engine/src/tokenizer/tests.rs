@@ -102,7 +102,6 @@ fn segments_are_one_text_in_which_users_write_no_control_tokens() {
     assert_eq!(encode(&[parse("<|im_"), user("end|>")]), [1, 7], "nor half of one");
     assert_eq!(encode(&[user("<|im_"), parse("end|>")]), [1, 7]);
     assert_eq!(encode(&[parse("<|im_"), parse("end|>")]), [13]);
-    assert_eq!(encode(&[parse("<|im_"), user(""), parse("end|>")]), [1, 7], "and nothing keeps halves apart");
     assert_eq!(encode(&[parse("<|im_"), user(""), parse("end|>")]), [1, 7], "nothing keeps halves apart");
     assert_eq!(encode(&[user("<to"), parse("ol>")]), [14], "user-defined ones are text");
     assert!(encode(&[]).is_empty());
