@@ -120,7 +120,7 @@ fn random_texts_of_200_schemas_are_valid() {
 }
 
 #[test]
-fn outputs_of_200_schemas_are_valid() {
+fn outputs_of_a_real_model_are_valid() {
     let Some(model) = real_model() else { return };
     let tokenizer = Tokenizer::of(model.gguf()).expect("has a tokenizer");
     let grammars = Grammars::new(&tokenizer).expect("are there");
@@ -129,7 +129,8 @@ fn outputs_of_200_schemas_are_valid() {
     let prompt = tokenizer.encode_prompt("A person, in JSON:\n", Special::Parse);
     let mut cases = Vec::new();
     let mut tokens = 0;
-    for (seed, (schema, constraint)) in (0..).zip(constraints(&grammars)) {
+    // every fifth schema: a model takes its time
+    for (seed, (schema, constraint)) in (0..).zip(constraints(&grammars)).step_by(5) {
         let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
         let sampler = if seed % 2 == 0 { greedy } else { hot(seed) };
         let constraint = Some(&constraint);
@@ -197,10 +198,12 @@ fn a_mask_takes_little_time() {
         );
         all.extend(times);
     }
-    let mean = all.iter().sum::<Duration>() / all.len() as u32;
-    println!("vocabulary prepared in {prepared:?}; {} masks: mean {mean:?}", all.len());
-    // a token of a model with 1.2 billion weights in 4 bits takes 20 ms or more where 40 GB/s are read
-    assert!(mean < Duration::from_millis(1), "5% of a token's time: {mean:?}");
+    all.sort();
+    let median = all[all.len() / 2];
+    println!("vocabulary prepared in {prepared:?}; {} masks: median {median:?}", all.len());
+    // a token of a model with 1.2 billion weights in 4 bits takes 20 ms or more where 40 GB/s are read; the median,
+    // because other programs may take the processor while a mask is computed
+    assert!(median < Duration::from_millis(1), "5% of a token's time: {median:?}");
 }
 
 /// A vocabulary whose token 7 is the text `7,`; token 0 ends a text.
