@@ -20,7 +20,7 @@ use crate::kv::KvCache;
 use crate::model::{HeadScores, Model};
 
 /// Query rows that are computed together, when there are many tokens: their keys and values are converted once.
-const ROWS: usize = 256;
+const ROWS: usize = 512;
 
 /// Results of attention between the phases.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use crate::ops::{Attention, BLOCK, FloatBlock, KEY_BLOCK, LOWEST, Lanes, Lines};
 const PAIR: usize = 2 * TILE;
 
 /// Positions of a block.
-const POSITIONS: usize = 2 * BLOCK;
+const POSITIONS: usize = 4 * BLOCK;
 
 /// Pairs of tiles in a block.
 const PIECES: usize = POSITIONS / PAIR;
