@@ -30,6 +30,7 @@ fn mix<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
         }
         MixerWeights::Latent(latent) => backend.latent(i, latent, norm),
         MixerWeights::ShortConv(conv) => backend.short_conv(i, conv, norm),
+        MixerWeights::StateSpace(s) => backend.state_space(i, s, norm),
     }
 }
 
@@ -39,6 +40,7 @@ fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
         MixerWeights::Attention(attention) => backend.attn_output(attention, residual),
         MixerWeights::Latent(latent) => backend.latent_output(latent, residual),
         MixerWeights::ShortConv(conv) => backend.short_conv_output(conv, residual),
+        MixerWeights::StateSpace(s) => backend.state_space_output(s, residual),
     }
 }
 
@@ -48,6 +50,7 @@ fn up<B: Backend>(backend: &mut B, layer: &LayerWeights) {
     match &layer.mlp {
         MlpWeights::Dense(dense) => backend.up(dense, norm),
         MlpWeights::Experts(experts) => backend.experts_up(experts, norm),
+        MlpWeights::Nothing => {}
     }
 }
 
@@ -56,6 +59,7 @@ fn down<B: Backend>(backend: &mut B, layer: &LayerWeights) {
     match &layer.mlp {
         MlpWeights::Dense(dense) => backend.down(dense, residual),
         MlpWeights::Experts(experts) => backend.experts_down(experts, residual),
+        MlpWeights::Nothing => {}
     }
 }
 

@@ -104,8 +104,8 @@ fn numbers(name: &str, dims: &[u64]) -> Vec<f32> {
         ("exp_probs_b", _) => (0.0, 0.3),
         (part, "weight") if part.contains("norm") => (1.0, 0.2),
         (_, "bias") => (0.0, 0.2),
-        ("ssm_a", _) => (-0.5, 0.2),
-        ("ssm_d", _) => (1.0, 0.3),
+        (_, "ssm_a") => (-0.5, 0.2),
+        (_, "ssm_d") => (1.0, 0.3),
         ("ssm_dt", _) => (0.0, 0.5),
         // small, so that logits of a tied matrix are not those of the token that was read
         ("token_embd", _) => (0.0, 0.1),

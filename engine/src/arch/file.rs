@@ -2,7 +2,8 @@
 
 use crate::block::{
     Activation, Attention, Dense, Embedding, Experts, Factors, Groups, Heads, Layer, Mixer, Mlp, Norm,
-    NormKind, NormPlace, Norms, Output, Pairs, QkNorm, Rope, Routing, Scaling, Spec,
+    NormKind, NormPlace, Norms, Output, Pairs, QkNorm, Rope, Routing, Scaling, Spec, StateSpace,
+    StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, Value};
@@ -39,6 +40,8 @@ pub(super) struct Family {
     pub(super) routing_told: bool,
     /// Whether mixer and feed-forward network read the same.
     pub(super) parallel: bool,
+    /// Whether layers have a feed-forward network.
+    pub(super) feed_forward: bool,
 }
 
 /// The first family, from which most others differ in a line or two.
@@ -52,6 +55,7 @@ pub(super) const LLAMA: Family = Family {
     routing: (Routing::Softmax, true),
     routing_told: false,
     parallel: false,
+    feed_forward: true,
 };
 
 /// Llama with the rotation of GPT-NeoX: Qwen, and most newer families.
@@ -224,7 +228,7 @@ impl<'a> File<'a> {
         // layers without attention have none
         let most = n_heads.iter().copied().max().unwrap_or(0);
         if most == 0 {
-            return Err(malformed(format!("`{}` is 0 or missing", self.key("attention.head_count"))));
+            return Ok(vec![Heads { n_head: 0, n_head_kv: 0, head_dim: 0, head_dim_v: 0 }; n_layer]);
         }
         let head_dim = self.size_or("attention.key_length", n_embd / most)?;
         let head_dim_v = self.size_or("attention.value_length", head_dim)?;
@@ -246,7 +250,7 @@ impl<'a> File<'a> {
             [(heads.n_head, "attention.head_count"), (heads.n_head_kv, "attention.head_count_kv")]
         {
             if n == 0 {
-                return Err(malformed(format!("`{}` is 0 for layer {layer}", self.key(name))));
+                return Err(malformed(format!("`{}` is 0 or missing for layer {layer}", self.key(name))));
             }
         }
         let name = format!("blk.{layer}.attn_q_norm.weight");
@@ -273,8 +277,41 @@ impl<'a> File<'a> {
         })
     }
 
+    /// The state space of a layer: of the second generation if the file tells groups of heads.
+    pub(super) fn state_space(&self, layer: usize) -> Result<StateSpace> {
+        let (channels, width) = (self.size("ssm.inner_size")?, self.size("ssm.conv_kernel")?);
+        let (d_state, rank) = (self.size("ssm.state_size")?, self.size("ssm.time_step_rank")?);
+        let n_group = self.count("ssm.group_count")?.unwrap_or(0);
+        let eps = self.eps(NormKind::Rms)?;
+        let (n_head, n_group, kind) = if n_group == 0 {
+            let eps = self.flag("ssm.dt_b_c_rms")?.unwrap_or(false).then_some(eps);
+            (channels, 1, StateSpaceKind::One { rank, eps })
+        } else {
+            let normed = self.has(&format!("blk.{layer}.ssm_norm.weight"));
+            (rank, n_group, StateSpaceKind::Two { eps: normed.then_some(eps) })
+        };
+        let largest = channels.max(rank).max(d_state).max(n_group);
+        let divides = |n: usize, by: usize| n.is_multiple_of(by);
+        if largest > 1 << 20
+            || d_state * n_group > 1 << 20
+            || width > 64
+            || !divides(channels, StateSpace::UNIT)
+            || !divides(channels, n_head)
+            || !divides(n_head, n_group)
+        {
+            return Err(malformed(format!(
+                "a state space of {channels} channels in {n_head} heads and {n_group} groups, {d_state} values each, and a \
+                 convolution over {width} tokens"
+            )));
+        }
+        Ok(StateSpace { channels, width, d_state, n_head, n_group, kind })
+    }
+
     /// The feed-forward network of a layer; a mixture if the layer has a router.
     fn mlp(&self, layer: usize, n_ff: usize, family: &Family) -> Result<Mlp> {
+        if !family.feed_forward {
+            return Ok(Mlp::Nothing);
+        }
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         if self.has(&name("ffn_gate_inp")) || self.must_have_experts(layer)? {
             return Ok(Mlp::Experts(self.experts(layer, n_ff, family)?));
@@ -462,7 +499,7 @@ impl Spec {
             match &mut layer.mixer {
                 Mixer::Attention(attention) => change(i, attention),
                 Mixer::Latent(latent) => change(i, &mut latent.attention),
-                Mixer::ShortConv(_) => {}
+                Mixer::ShortConv(_) | Mixer::StateSpace(_) => {}
             }
         }
     }

@@ -17,9 +17,11 @@ mod gpt2;
 mod gpt_oss;
 mod gptneox;
 mod granite;
+mod granitehybrid;
 mod hunyuan;
 mod lfm2;
 mod llama;
+mod mamba;
 mod minicpm;
 mod mistral3;
 mod mpt;
@@ -95,6 +97,9 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("orion", stablelm::spec),
     ("nanbeige", llama::spec),
     ("phimoe", qwen2::spec),
+    ("mamba", mamba::spec),
+    ("mamba2", mamba::spec),
+    ("granitehybrid", granitehybrid::spec),
 ];
 
 /// The names of all families.

@@ -4,6 +4,7 @@ pub mod cpu;
 
 use crate::model::{
     AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
+    StateSpaceWeights,
 };
 
 /// What becomes of a block's result: `x += scale * norm(result)`.
@@ -45,6 +46,12 @@ pub trait Backend {
 
     /// Adds what the output matrix of a convolution gives to `x`.
     fn short_conv_output(&mut self, weights: &ShortConvWeights, residual: Residual<'_>);
+
+    /// A selective state space up to its output matrix; remembers the batch.
+    fn state_space(&mut self, layer: usize, weights: &StateSpaceWeights, norm: Option<&NormWeights>);
+
+    /// Adds what the output matrix of a state space gives to `x`.
+    fn state_space_output(&mut self, weights: &StateSpaceWeights, residual: Residual<'_>);
 
     /// The values between the matrices of a feed-forward network.
     fn up(&mut self, weights: &DenseWeights, norm: Option<&NormWeights>);

@@ -9,10 +9,12 @@
 mod attention;
 mod experts;
 mod rope;
+mod state_space;
 
 pub use attention::{Attention, Heads, Latent, NormPlace, QkNorm, Temperature};
 pub use experts::{Experts, Groups, Routing};
 pub use rope::{Factors, Pairs, Rope, Scaling};
+pub use state_space::{StateSpace, StateSpaceKind};
 
 pub use braise_kernels::ops::Activation;
 
@@ -40,7 +42,7 @@ pub struct Spec {
 impl Spec {
     /// Whether tokens can be forgotten only by reading those before them again.
     pub fn is_recurrent(&self) -> bool {
-        self.layers.iter().any(|layer| layer.mixer.state().is_some())
+        self.layers.iter().any(|layer| !layer.mixer.states().is_empty())
     }
 }
 
@@ -122,6 +124,8 @@ pub enum Mixer {
     Latent(Latent),
     /// A convolution over the last few tokens.
     ShortConv(ShortConv),
+    /// A selective state space.
+    StateSpace(StateSpace),
 }
 
 /// A gated convolution over the last tokens (LFM2): of each channel, `out(c * sum over j of kernel[j] (b x)[t - j])` with
@@ -140,15 +144,17 @@ impl Mixer {
         match self {
             Mixer::Attention(attention) => Some(attention),
             Mixer::Latent(latent) => Some(&latent.attention),
-            Mixer::ShortConv(_) => None,
+            Mixer::ShortConv(_) | Mixer::StateSpace(_) => None,
         }
     }
 
-    /// Rows and columns of what it remembers of all tokens so far in one place, which no token can be taken from again.
-    pub fn state(&self) -> Option<(usize, usize)> {
+    /// Rows and columns of the tables in which it remembers all tokens so far together, so that none can be taken from
+    /// them again: inputs of a convolution, then a state space's states.
+    pub fn states(&self) -> Vec<(usize, usize)> {
         match self {
-            Mixer::Attention(_) | Mixer::Latent(_) => None,
-            Mixer::ShortConv(conv) => Some((conv.width - 1, conv.channels)),
+            Mixer::Attention(_) | Mixer::Latent(_) => Vec::new(),
+            Mixer::ShortConv(conv) => vec![(conv.width - 1, conv.channels)],
+            Mixer::StateSpace(s) => vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)],
         }
     }
 }
@@ -160,6 +166,8 @@ pub enum Mlp {
     Dense(Dense),
     /// A mixture, of which each token takes some.
     Experts(Experts),
+    /// None: the mixer is the whole layer.
+    Nothing,
 }
 
 /// `down(f(gate(x)) * up(x))`, or `down(f(up(x)))`.

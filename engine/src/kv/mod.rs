@@ -29,8 +29,8 @@ pub struct KvCache {
     types: KvTypes,
     /// One for each layer that has attention.
     layers: Vec<Option<LayerCache>>,
-    /// What layers remember in one place, see [`crate::block::Mixer::state`].
-    states: Vec<Option<Shared<f32>>>,
+    /// What layers remember of all tokens together, see [`crate::block::Mixer::states`].
+    states: Vec<Vec<Shared<f32>>>,
 }
 
 #[derive(Debug)]
@@ -62,9 +62,9 @@ impl KvCache {
             None => Some(None),
         });
         let layers = layers.collect::<Option<_>>()?;
-        let states = spec.layers.iter().map(|l| match l.mixer.state() {
-            Some((rows, row_len)) => Some(Some(Shared::zeroed(team, rows, row_len)?)),
-            None => Some(None),
+        let states = spec.layers.iter().map(|l| {
+            let tables = l.mixer.states().into_iter();
+            tables.map(|(rows, row_len)| Shared::zeroed(team, rows, row_len)).collect()
         });
         let states = states.collect::<Option<_>>()?;
         Some(KvCache { types, layers, states })
@@ -74,7 +74,7 @@ impl KvCache {
     pub fn bytes(spec: &Spec, n_ctx: usize, types: KvTypes) -> Option<usize> {
         let mut layers = spec.layers.iter().filter_map(|l| l.mixer.attention());
         let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(&a.heads)?))?;
-        let mut states = spec.layers.iter().filter_map(|l| l.mixer.state());
+        let mut states = spec.layers.iter().flat_map(|l| l.mixer.states());
         let states = states
             .try_fold(0usize, |sum, (rows, len)| sum.checked_add(rows.checked_mul(len)?.checked_mul(4)?))?;
         position.checked_mul(n_ctx.checked_next_multiple_of(KEY_BLOCK)?)?.checked_add(states)
@@ -84,9 +84,9 @@ impl KvCache {
         self.layers[layer].as_ref().expect("a layer with attention")
     }
 
-    /// What a layer remembers in one place.
-    pub(crate) fn state(&self, layer: usize) -> &Shared<f32> {
-        self.states[layer].as_ref().expect("a layer with a state")
+    /// What a layer remembers of all tokens together, see [`crate::block::Mixer::states`].
+    pub(crate) fn states(&self, layer: usize) -> &[Shared<f32>] {
+        &self.states[layer]
     }
 
     /// The chunk's key heads of a layer, to be written.

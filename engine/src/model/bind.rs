@@ -7,10 +7,11 @@ use braise_kernels::table::Kernels;
 use super::Weight;
 use super::layer::{
     AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
-    MixerWeights, MlpWeights, NormWeights, NormsWeights, ShortConvWeights,
+    MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
 };
 use crate::block::{
-    Attention, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, ShortConv,
+    Attention, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, ShortConv, StateSpace,
+    StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
@@ -45,8 +46,12 @@ impl Binder<'_> {
                 Mixer::ShortConv(conv) => {
                     MixerWeights::ShortConv(Box::new(self.short_conv(&name, conv, n_embd)?))
                 }
+                Mixer::StateSpace(s) => {
+                    MixerWeights::StateSpace(Box::new(self.state_space(&name, s, n_embd)?))
+                }
             },
             mlp: match &layer.mlp {
+                Mlp::Nothing => MlpWeights::Nothing,
                 Mlp::Dense(dense) => MlpWeights::Dense(Box::new(self.dense(&name, "", dense, n_embd)?)),
                 Mlp::Experts(experts) => MlpWeights::Experts(Box::new(self.experts(&name, experts, n_embd)?)),
             },
@@ -162,13 +167,64 @@ impl Binder<'_> {
         n_embd: usize,
     ) -> Result<ShortConvWeights> {
         let ShortConv { channels, width } = *conv;
-        let of_channel = self.gguf.floats(&name("shortconv.conv.weight"), &[width, channels])?;
-        let row = |j: usize| of_channel.iter().skip(j).step_by(width).copied();
         Ok(ShortConvWeights {
             spec: *conv,
             input: self.weight(&name("shortconv.in_proj"), self.product(&[3, channels])?, n_embd)?,
-            kernel: (0..width).flat_map(row).collect(),
+            kernel: self.conv_kernel(&name("shortconv.conv.weight"), width, channels)?,
             output: self.weight(&name("shortconv.out_proj"), n_embd, channels)?,
+        })
+    }
+
+    /// A convolution's numbers (width, channels), which the file has channel by channel.
+    fn conv_kernel(&self, name: &str, width: usize, channels: usize) -> Result<Vec<f32>> {
+        let of_channel = self.gguf.floats(name, &[width, channels])?;
+        let row = |j: usize| of_channel.iter().skip(j).step_by(width).copied();
+        Ok((0..width).flat_map(row).collect())
+    }
+
+    fn state_space(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        s: &StateSpace,
+        n_embd: usize,
+    ) -> Result<StateSpaceWeights> {
+        let StateSpace { channels, d_state, n_head, n_group, .. } = *s;
+        let rms =
+            |weight: Vec<f32>, eps: f32| NormWeights { kind: NormKind::Rms, eps, weight, bias: Vec::new() };
+        let (mut selection, mut dt_bias, mut norms) = (None, Vec::new(), Vec::new());
+        match s.kind {
+            StateSpaceKind::One { rank, eps } => {
+                let of_parts = |eps| [rank, d_state, d_state].map(|len| rms(vec![1.0; len], eps)).into();
+                selection = Some(Selection {
+                    x: self.weight(&name("ssm_x"), s.selected(), channels)?,
+                    norms: eps.map_or(Vec::new(), of_parts),
+                    dt: self.weight(&name("ssm_dt"), channels, rank)?,
+                });
+            }
+            StateSpaceKind::Two { eps } => {
+                dt_bias = self.gguf.floats(&name("ssm_dt.bias"), &[n_head])?;
+                if let Some(eps) = eps {
+                    let len = channels / n_group;
+                    let all = self.gguf.floats(&name("ssm_norm.weight"), &[len, n_group])?;
+                    norms = all.chunks_exact(len).map(|weight| rms(weight.to_vec(), eps)).collect();
+                }
+            }
+        }
+        let per_head = |dims: [usize; 2]| match s.kind {
+            StateSpaceKind::One { .. } => dims,
+            StateSpaceKind::Two { .. } => [1, n_head],
+        };
+        Ok(StateSpaceWeights {
+            spec: *s,
+            input: self.weight(&name("ssm_in"), s.inputs(), n_embd)?,
+            kernel: self.conv_kernel(&name("ssm_conv1d.weight"), s.width, s.conv_channels())?,
+            conv_bias: self.optional(&name("ssm_conv1d.bias"), &[s.conv_channels()])?,
+            selection,
+            dt_bias,
+            a: self.gguf.floats(&name("ssm_a"), &per_head([d_state, n_head]))?,
+            d: self.gguf.floats(&name("ssm_d"), &per_head([n_head, 1]))?,
+            norms,
+            output: self.weight(&name("ssm_out"), n_embd, channels)?,
         })
     }
 

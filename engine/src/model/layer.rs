@@ -1,7 +1,7 @@
 //! A layer's blocks, each with its weights.
 
 use super::Weight;
-use crate::block::{Attention, Dense, Experts, Latent, NormKind, ShortConv};
+use crate::block::{Attention, Dense, Experts, Latent, NormKind, ShortConv, StateSpace};
 
 /// One layer, see [`crate::block::Layer`].
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub enum MixerWeights {
     Latent(Box<LatentWeights>),
     /// A convolution over the last few tokens.
     ShortConv(Box<ShortConvWeights>),
+    /// A selective state space.
+    StateSpace(Box<StateSpaceWeights>),
 }
 
 /// See [`ShortConv`].
@@ -51,6 +53,38 @@ pub struct ShortConvWeights {
     /// (width, channels), the last token's row last.
     pub(crate) kernel: Vec<f32>,
     pub(crate) output: Weight,
+}
+
+/// See [`StateSpace`].
+#[derive(Debug)]
+pub struct StateSpaceWeights {
+    pub(crate) spec: StateSpace,
+    pub(crate) input: Weight,
+    /// Of the convolution, (width, conv_channels), the last token's row last.
+    pub(crate) kernel: Vec<f32>,
+    /// Empty: none.
+    pub(crate) conv_bias: Vec<f32>,
+    /// Where dt, B and C come from x.
+    pub(crate) selection: Option<Selection>,
+    /// Added to dt where it comes from the input.
+    pub(crate) dt_bias: Vec<f32>,
+    /// (n_head, d_state), or one number a head.
+    pub(crate) a: Vec<f32>,
+    /// (n_head)
+    pub(crate) d: Vec<f32>,
+    /// Of each group of the result; empty: none.
+    pub(crate) norms: Vec<NormWeights>,
+    pub(crate) output: Weight,
+}
+
+/// How dt, B and C of a state space come from x.
+#[derive(Debug)]
+pub struct Selection {
+    /// To what dt is made of, B and C.
+    pub(crate) x: Weight,
+    /// Of these three; empty: none.
+    pub(crate) norms: Vec<NormWeights>,
+    pub(crate) dt: Weight,
 }
 
 /// See [`Attention`].
@@ -102,6 +136,8 @@ pub enum MlpWeights {
     Dense(Box<DenseWeights>),
     /// A mixture.
     Experts(Box<ExpertsWeights>),
+    /// None.
+    Nothing,
 }
 
 /// See [`Dense`].
@@ -141,7 +177,7 @@ impl LayerWeights {
         match &self.mixer {
             MixerWeights::Attention(attention) => Some(&attention.scores),
             MixerWeights::Latent(latent) => Some(&latent.scores),
-            MixerWeights::ShortConv(_) => None,
+            MixerWeights::ShortConv(_) | MixerWeights::StateSpace(_) => None,
         }
     }
 
@@ -157,8 +193,13 @@ impl LayerWeights {
                 l.q_b.iter().for_each(|(_, q_b)| whole(q_b));
             }
             MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
+            MixerWeights::StateSpace(s) => {
+                [&s.input, &s.output].into_iter().for_each(&mut whole);
+                s.selection.iter().flat_map(|selection| [&selection.x, &selection.dt]).for_each(whole);
+            }
         }
         match &self.mlp {
+            MlpWeights::Nothing => {}
             MlpWeights::Dense(dense) => all.extend(dense.matrices().map(|weight| (weight, 1.0))),
             MlpWeights::Experts(e) => {
                 let share = e.spec.n_used as f64 / e.spec.n_expert as f64;

@@ -24,6 +24,7 @@ pub struct Buffers {
     /// What a block needs between its phases, rows of any length.
     pub(super) work: Shared<f32>,
     pub(super) work_2: Shared<f32>,
+    pub(super) work_3: Shared<f32>,
     pub(super) attention: AttentionBuffers,
     /// (n_batch, n_ff)
     pub(super) h: Shared<f32>,
@@ -66,6 +67,7 @@ struct Widest {
     gates: usize,
     work: usize,
     work_2: usize,
+    work_3: usize,
     n_ff: usize,
     n_ff_expert: usize,
     scores: usize,
@@ -81,6 +83,7 @@ impl Widest {
             gates: 0,
             work: 0,
             work_2: 0,
+            work_3: 0,
             n_ff: 0,
             n_ff_expert: 0,
             scores: 0,
@@ -104,7 +107,13 @@ impl Widest {
                 widest.work = widest.work.max(conv.channels.checked_mul(3)?.checked_next_multiple_of(UNIT)?);
                 widest.work_2 = widest.work_2.max(conv.channels);
             }
+            if let Mixer::StateSpace(s) = &layer.mixer {
+                widest.work = widest.work.max(s.inputs().checked_next_multiple_of(UNIT)?);
+                widest.work_2 = widest.work_2.max(s.channels);
+                widest.work_3 = widest.work_3.max(s.selected().checked_next_multiple_of(UNIT)?);
+            }
             match &layer.mlp {
+                Mlp::Nothing => {}
                 Mlp::Dense(dense) => widest.n_ff = widest.n_ff.max(dense.n_ff),
                 Mlp::Experts(e) => {
                     widest.n_ff = widest.n_ff.max(e.shared.map_or(0, |(dense, _)| dense.n_ff));
@@ -177,6 +186,7 @@ impl Buffers {
             gates: large(widest.gates)?,
             work: large(widest.work)?,
             work_2: large(widest.work_2)?,
+            work_3: large(widest.work_3)?,
             attention: AttentionBuffers::new(team, spec, n_batch, n_ctx)?,
             h: large(widest.n_ff)?,
             h_experts: Shared::zeroed_in_large_pages(team, widest.positions, widest.n_ff_expert)?,
@@ -203,6 +213,7 @@ impl Buffers {
             &self.gates,
             &self.work,
             &self.work_2,
+            &self.work_3,
             &self.h,
             &self.h_experts,
             &self.router,
@@ -225,7 +236,7 @@ impl Buffers {
         let n_ff =
             widest.n_ff.saturating_add(widest.n_ff_expert.saturating_mul(widest.positions / PRIVATE_ROWS));
         // what is between the matrices is packed besides
-        [spec.n_embd, attention.max().unwrap_or(0), n_ff, n_ff, widest.work, widest.work_2]
+        [spec.n_embd, attention.max().unwrap_or(0), n_ff, n_ff, widest.work, widest.work_2, widest.work_3]
             .into_iter()
             .fold(0, usize::saturating_add)
     }

@@ -9,12 +9,14 @@
 
 mod attention;
 mod buffers;
+mod conv;
 mod dense;
 mod experts;
 mod heads;
 mod inputs;
 mod latent;
 mod short_conv;
+mod state_space;
 
 use std::ops::Range;
 
@@ -28,6 +30,7 @@ use super::{Backend, Residual};
 use crate::kv::KvCache;
 use crate::model::{
     AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
+    StateSpaceWeights,
 };
 
 /// Up to so many tokens, each worker prepares a matrix product's inputs for itself, and the kernels of single tokens
@@ -139,6 +142,16 @@ impl Backend for CpuWorker<'_, '_> {
     }
 
     fn short_conv_output(&mut self, weights: &ShortConvWeights, residual: Residual<'_>) {
+        let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work_2));
+        self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
+        self.finish(residual);
+    }
+
+    fn state_space(&mut self, layer: usize, weights: &StateSpaceWeights, norm: Option<&NormWeights>) {
+        self.scan_states(layer, weights, norm);
+    }
+
+    fn state_space_output(&mut self, weights: &StateSpaceWeights, residual: Residual<'_>) {
         let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work_2));
         self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
         self.finish(residual);

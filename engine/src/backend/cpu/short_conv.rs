@@ -1,7 +1,8 @@
-//! Convolutions over the last tokens: see [`crate::block::ShortConv`].
+//! Gated convolutions over the last tokens: see [`crate::block::ShortConv`].
 
 use braise_kernels::sync::Units;
 
+use super::conv::Conv;
 use super::inputs::{Rows, Values};
 use super::{CpuWorker, UNIT, chunks};
 use crate::model::{NormWeights, ShortConvWeights};
@@ -16,46 +17,27 @@ impl CpuWorker<'_, '_> {
             &buffers.work,
         );
         let (channels, width) = (weights.spec.channels, weights.spec.width);
-        let state = self.kv.state(layer);
-        // a ring of the last `width` tokens' b x, of the chunk's channels
-        let ring = &mut self.scratch.tile;
+        let continues = self.batch.first > 0;
+        let conv = Conv { kernel: &weights.kernel, width, channels, n, continues };
         let units = Units::all(channels.div_ceil(UNIT), UNIT);
         let of = chunks(self.worker, units.total);
         while let Some(chunk) = self.worker.claim(of) {
             let mut y = buffers.work_2.columns(&chunk, units);
-            let mut state = state.columns(&chunk, units);
+            let mut past = self.kv.states(layer)[0].columns(&chunk, units);
             let work = buffers.work.read(self.worker);
             let mine = y.range().start..y.range().end.min(channels);
-            let len = mine.len();
-            ring.clear();
-            ring.resize(width * len, 0.0);
-            if self.batch.first > 0 {
-                for (j, past) in ring.chunks_exact_mut(len).take(width - 1).enumerate() {
-                    past.copy_from_slice(&state.row(j)[..len]);
-                }
-            }
-            for t in 0..n {
-                let row = &work[t * buffers.work.row_len()..];
-                let part = |i: usize| &row[i * channels + mine.start..i * channels + mine.end];
-                let (b, c, x) = (part(0), part(1), part(2));
-                let now = (t + width - 1) % width;
-                for ((bx, b), x) in ring[now * len..(now + 1) * len].iter_mut().zip(b).zip(x) {
+            let part = |t: usize, i: usize| &work[t * buffers.work.row_len() + i * channels..][mine.clone()];
+            let read = |t: usize, bx: &mut [f32]| {
+                for ((bx, b), x) in bx.iter_mut().zip(part(t, 0)).zip(part(t, 2)) {
                     *bx = b * x;
                 }
-                let y = &mut y.row(t)[..len];
-                y.fill(0.0);
-                for j in 0..width {
-                    let past = &ring[(t + j) % width * len..][..len];
-                    let kernel = &weights.kernel[j * channels + mine.start..j * channels + mine.end];
-                    for ((y, past), k) in y.iter_mut().zip(past).zip(kernel) {
-                        *y += past * k;
-                    }
+            };
+            let write = |t: usize, sums: &mut [f32]| {
+                for ((y, sum), c) in y.row(t).iter_mut().zip(sums).zip(part(t, 1)) {
+                    *y = *sum * c;
                 }
-                y.iter_mut().zip(c).for_each(|(y, c)| *y *= c);
-            }
-            for j in 0..width - 1 {
-                state.row(j)[..len].copy_from_slice(&ring[(n + j) % width * len..][..len]);
-            }
+            };
+            conv.run(mine.clone(), &mut past, &mut self.scratch.tile, read, write);
         }
         self.worker.barrier();
     }
