@@ -6,6 +6,9 @@ use crate::model::{LayerWeights, MixerWeights, MlpWeights, Model};
 /// Runs the batch that `backend` holds through `model`, up to the logits of those tokens that it was asked for.
 pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
     backend.embed(model);
+    if let Some(norm) = &model.embd_norm {
+        backend.normalize(norm);
+    }
     for (i, layer) in model.layers.iter().enumerate() {
         mix(backend, i, layer);
         if layer.parallel {
@@ -40,6 +43,9 @@ fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
         MixerWeights::Latent(latent) => backend.latent_output(latent, residual),
         MixerWeights::ShortConv(conv) => backend.short_conv_output(conv, residual),
     }
+    if let Some(norm) = &layer.norms.mixer_sum {
+        backend.normalize(norm);
+    }
 }
 
 /// The feed-forward network, up to its last matrix.
@@ -56,6 +62,9 @@ fn down<B: Backend>(backend: &mut B, layer: &LayerWeights) {
     match &layer.mlp {
         MlpWeights::Dense(dense) => backend.down(dense, residual),
         MlpWeights::Experts(experts) => backend.experts_down(experts, residual),
+    }
+    if let Some(norm) = &layer.norms.mlp_sum {
+        backend.normalize(norm);
     }
 }
 

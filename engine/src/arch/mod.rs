@@ -1,6 +1,7 @@
 //! Architectures: one file a family turns GGUF metadata into a [`Spec`]. This is their registry.
 
 mod arcee;
+mod bert;
 mod cohere2;
 mod command_r;
 mod deepseek;
@@ -95,6 +96,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("orion", stablelm::spec),
     ("nanbeige", llama::spec),
     ("phimoe", qwen2::spec),
+    ("bert", bert::spec),
 ];
 
 /// The names of all families.
