@@ -12,6 +12,7 @@ mod file;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma_embedding;
 mod glm4;
 mod glm4moe;
 mod gpt2;
@@ -25,6 +26,7 @@ mod minicpm;
 mod mistral3;
 mod mpt;
 mod nemotron;
+mod nomic_bert;
 mod olmo2;
 mod olmoe;
 mod phi2;
@@ -97,6 +99,8 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("nanbeige", llama::spec),
     ("phimoe", qwen2::spec),
     ("bert", bert::spec),
+    ("nomic-bert", nomic_bert::spec),
+    ("gemma-embedding", gemma_embedding::spec),
 ];
 
 /// The names of all families.
