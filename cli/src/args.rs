@@ -14,7 +14,7 @@ use braise_kernels::ops::KvType;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, info, list, logits, pull, rm, run, show, tokenize};
+use crate::commands::{bench, embed, info, list, logits, pull, rm, run, show, tokenize};
 use crate::failure::Usage;
 
 /// Runs language models from GGUF files at the full speed of this machine.
@@ -36,6 +36,7 @@ pub enum Command {
     Show(show::ShowArgs),
     Rm(rm::RmArgs),
     Tokenize(tokenize::TokenizeArgs),
+    Embed(embed::EmbedArgs),
     Logits(logits::LogitsArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),

@@ -6,6 +6,9 @@ use crate::model::{LayerWeights, MixerWeights, MlpWeights, Model};
 /// Runs the batch that `backend` holds through `model`, up to the logits of those tokens that it was asked for.
 pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
     backend.embed(model);
+    if let Some(norm) = &model.embd_norm {
+        backend.normalize(norm);
+    }
     for (i, layer) in model.layers.iter().enumerate() {
         mix(backend, i, layer);
         if layer.parallel {
@@ -42,6 +45,9 @@ fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
         MixerWeights::ShortConv(conv) => backend.short_conv_output(conv, residual),
         MixerWeights::StateSpace(s) => backend.state_space_output(s, residual),
     }
+    if let Some(norm) = &layer.norms.mixer_sum {
+        backend.normalize(norm);
+    }
 }
 
 /// The feed-forward network, up to its last matrix.
@@ -60,6 +66,9 @@ fn down<B: Backend>(backend: &mut B, layer: &LayerWeights) {
         MlpWeights::Dense(dense) => backend.down(dense, residual),
         MlpWeights::Experts(experts) => backend.experts_down(experts, residual),
         MlpWeights::Nothing => {}
+    }
+    if let Some(norm) = &layer.norms.mlp_sum {
+        backend.normalize(norm);
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use braise_kernels::sync::Team;
 
-use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch};
-use crate::block::Spec;
+use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch, normalize};
+use crate::block::{Pooling, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::{KvCache, KvTypes};
@@ -20,7 +20,7 @@ pub struct SessionOptions {
     pub n_ctx: Option<usize>,
     /// Worker threads; `None`: [`threads::default_threads`].
     pub threads: Option<usize>,
-    /// Tokens that are read at a time; `None`: [`default_chunk`].
+    /// Tokens that are read at a time; `None`: [`default_chunk`]. Encoders read a whole text at a time.
     pub chunk: Option<usize>,
     /// Formats of the key/value cache.
     pub kv: KvTypes,
@@ -82,7 +82,10 @@ impl<'m> Session<'m> {
         let spec = model.spec();
         let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
         let n_threads = options.threads.unwrap_or_else(threads::default_threads);
-        let chunk = options.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx);
+        let chunk = match spec.is_encoder() {
+            true => n_ctx,
+            false => options.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx),
+        };
         if n_ctx == 0 || chunk == 0 {
             return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
                 .next("choose 1 or more"));
@@ -91,7 +94,7 @@ impl<'m> Session<'m> {
             let what = format!("{n_threads} threads");
             return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
         }
-        if spec.embedding.positions && n_ctx > spec.n_ctx {
+        if (spec.embedding.positions || spec.is_encoder()) && n_ctx > spec.n_ctx {
             let what =
                 format!("a context of {n_ctx} tokens, but the model has learned {} positions", spec.n_ctx);
             return Err(Error::new(ErrorKind::Input, what)
@@ -164,13 +167,21 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// There are no tokens or one that is not in the vocabulary; they do not fit the context (then nothing was
-    /// read); or a logit is not a finite number.
+    /// read); a logit is not a finite number; or the model is an encoder.
     pub fn eval(
         &mut self,
         tokens: &[u32],
         logits: Logits,
         sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
     ) -> Result<()> {
+        if self.model.spec().is_encoder() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the model is an encoder, which continues no text",
+            )
+            .file(self.model.gguf().path())
+            .next("ask it for embeddings"));
+        }
         self.check(tokens)?;
         if std::mem::take(&mut self.stale) {
             let known = std::mem::take(&mut self.tokens);
@@ -205,6 +216,48 @@ impl<'m> Session<'m> {
             }
         }
         Ok(())
+    }
+
+    /// Forgets what was read, reads `tokens` as a text of their own, and gives its embedding: n_embd numbers, a vector of
+    /// length 1.
+    ///
+    /// # Errors
+    /// There are no tokens or one that is not in the vocabulary, they do not fit the context, or the embedding has no
+    /// length or one that is not finite.
+    pub fn embed(&mut self, tokens: &[u32], pooling: Pooling) -> Result<Vec<f32>> {
+        self.tokens.clear();
+        self.stale = false; // there is nothing to read again
+        self.check(tokens)?;
+        let (model, n_embd) = (self.model, self.model.spec().n_embd);
+        let (mut sum, mut row) = (vec![0.0_f64; n_embd], vec![0.0; n_embd]);
+        for part in tokens.chunks(self.chunk) {
+            let (first, n) = (self.tokens.len(), part.len());
+            self.run(&Batch { tokens: part, first, logits: n..n }, |worker, model| {
+                forward::forward(worker, model);
+            });
+            self.tokens.extend(part);
+            let pooled = match pooling {
+                Pooling::Mean => 0..n,
+                Pooling::First => 0..usize::from(first == 0),
+                Pooling::Last => n - usize::from(self.tokens.len() == tokens.len())..n,
+            };
+            for x in self.buffers.x.get_mut()[pooled.start * n_embd..pooled.end * n_embd].chunks_exact(n_embd)
+            {
+                match &model.output_norm {
+                    Some(norm) => normalize(model.kernels(), norm, x, &mut row),
+                    None => row.copy_from_slice(x),
+                }
+                sum.iter_mut().zip(&row).for_each(|(sum, x)| *sum += f64::from(*x));
+            }
+        }
+        // a mean has the direction of the sum
+        let length = sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+        if !length.is_normal() {
+            return Err(Error::new(ErrorKind::Numeric, format!("an embedding of length {length}"))
+                .file(model.gguf().path())
+                .next("the file has weights that are no numbers or absurdly large: download it again"));
+        }
+        Ok(sum.into_iter().map(|x| (x / length) as f32).collect())
     }
 
     /// Gives the logits of the batch's tokens to `sink`.

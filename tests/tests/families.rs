@@ -1,10 +1,12 @@
-//! Every family against llama.cpp, on a tiny model each: prefill and decode, in chunks of several sizes.
+//! Every family against llama.cpp, on a tiny model each: prefill and decode, in chunks of several sizes; models that embed
+//! texts with each kind of pooling.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use braise_engine::arch;
+use braise_engine::block::Pooling;
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use braise_kernels::isa::Isa;
@@ -18,6 +20,7 @@ const KEPT: [usize; 4] = [0, 40, 64, 95];
 /// part is the half precision of the cache, and most that of attention in integers.
 const WORST: &[(&str, f64)] = &[
     ("arcee", 4.2e-07),
+    ("bert", 1.4e-07),
     ("cohere2", 1.9e-07),
     ("command-r", 2.6e-07),
     ("deepseek", 1.1e-06),
@@ -31,6 +34,7 @@ const WORST: &[(&str, f64)] = &[
     ("falcon", 3.8e-07),
     ("falcon-7b", 4.4e-07),
     ("gemma", 8.9e-08),
+    ("gemma-embedding", 9.3e-08),
     ("gemma2", 9.0e-08),
     ("gemma3", 8.1e-08),
     ("glm4", 1.2e-06),
@@ -59,6 +63,7 @@ const WORST: &[(&str, f64)] = &[
     ("mpt", 6.3e-08),
     ("nanbeige", 8.7e-07),
     ("nemotron", 3.1e-07),
+    ("nomic-bert", 2.0e-07),
     ("olmo2", 3.2e-08),
     ("olmoe", 3.5e-07),
     ("orion", 1.1e-06),
@@ -71,6 +76,7 @@ const WORST: &[(&str, f64)] = &[
     ("qwen2moe", 1.8e-06),
     ("qwen2vl", 3.4e-06),
     ("qwen3", 2.8e-07),
+    ("qwen3-embedding", 8.5e-08),
     ("qwen3moe", 2.2e-07),
     ("qwen3vl", 1.6e-07),
     ("qwen3vlmoe", 2.2e-07),
@@ -92,15 +98,19 @@ const LARGEST: f64 = 1e-4;
 /// Bound for quantized weights: twice the most that was measured. Most of it is the rounding of activations.
 const QUANTIZED: f64 = 2.5e-4;
 
-/// The logits of all tokens.
-fn eval(model: &Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
+fn session(model: &Model, chunk: usize) -> Session<'_> {
     let options = SessionOptions {
         threads: Some(2),
         chunk: Some(chunk),
         n_ctx: Some(256),
         ..SessionOptions::default()
     };
-    let mut session = Session::new(model, &options).expect("a session");
+    Session::new(model, &options).expect("a session")
+}
+
+/// The logits of all tokens.
+fn eval(model: &Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
+    let mut session = session(model, chunk);
     let mut all = Vec::new();
     let mut sink = |_, logits: &[f32]| {
         all.extend(logits);
@@ -108,6 +118,14 @@ fn eval(model: &Model, tokens: &[u32], chunk: usize) -> Vec<f32> {
     };
     session.eval(tokens, Logits::All, &mut sink).expect("the tokens are read");
     all
+}
+
+/// The embeddings with each kind of pooling, which a text read before must not change.
+fn embed(model: &Model, tokens: &[u32], chunk: usize) -> [Vec<f32>; 3] {
+    let mut session = session(model, chunk);
+    session.embed(&tokens[..7], Pooling::Mean).expect("an embedding");
+    [Pooling::Mean, Pooling::First, Pooling::Last]
+        .map(|pooling| session.embed(tokens, pooling).expect("an embedding"))
 }
 
 /// Mean squared error, normalized by the mean square of `exact`.
@@ -129,12 +147,21 @@ fn error(name: &str) -> Result<(f64, String), String> {
         let model = Model::open(file.path(), isa).map_err(|e| e.to_string())?;
         let n_vocab = model.spec().n_vocab;
         for chunk in chunks {
-            let got = eval(&model, &tokens(n_vocab), *chunk);
-            let kept: Vec<f32> =
-                KEPT.iter().flat_map(|t| &got[t * n_vocab..(t + 1) * n_vocab]).copied().collect();
-            let error = nmse(&want, &kept);
-            worst = if error > worst || error.is_nan() { error } else { worst };
-            write!(words, " {error:.1e}").expect("a string grows");
+            let errors = if model.spec().pooling.is_some() {
+                let want = want.chunks_exact(model.spec().n_embd);
+                let got = embed(&model, &tokens(n_vocab), *chunk);
+                assert_eq!(want.len(), got.len(), "{name}: an embedding with each pooling");
+                want.zip(got).map(|(want, got)| nmse(want, &got)).collect()
+            } else {
+                let got = eval(&model, &tokens(n_vocab), *chunk);
+                let kept: Vec<f32> =
+                    KEPT.iter().flat_map(|t| &got[t * n_vocab..(t + 1) * n_vocab]).copied().collect();
+                vec![nmse(&want, &kept)]
+            };
+            for error in errors {
+                worst = if error > worst || error.is_nan() { error } else { worst };
+                write!(words, " {error:.1e}").expect("a string grows");
+            }
         }
     }
     Ok((worst, words))

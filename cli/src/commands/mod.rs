@@ -1,6 +1,7 @@
 //! One file a command: its arguments, and what it does.
 
 pub mod bench;
+pub mod embed;
 pub mod info;
 pub mod list;
 pub mod logits;
@@ -23,6 +24,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Show(args) => show::run(&args),
         Command::Rm(args) => rm::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Bench(args) => bench::run(&args),

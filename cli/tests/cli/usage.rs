@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use super::{BRAISE, Home, done, failed, texts};
 
-const COMMANDS: [&str; 8] = ["run", "pull", "list", "rm", "tokenize", "logits", "info", "bench"];
+const COMMANDS: [&str; 9] = ["run", "pull", "list", "rm", "tokenize", "embed", "logits", "info", "bench"];
 
 #[test]
 fn every_command_explains_itself() {
@@ -22,7 +22,7 @@ fn every_command_explains_itself() {
 #[test]
 fn wrong_usage_is_one_line_and_code_2() {
     let home = Home::new();
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["rnu"], "unrecognized subcommand 'rnu'"),
         (&["run", "--tmp", "1"], "'--temp'"),
         (&["run", "--temp", "hot"], "'--temp <T>'"),
@@ -35,6 +35,8 @@ fn wrong_usage_is_one_line_and_code_2() {
         (&["pull"], "<NAME|ADDRESS|PATH>"),
         (&["rm"], "<NAME>"),
         (&["tokenize", "tiny"], "<TEXT>"),
+        (&["embed", "tiny"], "<TEXT>"),
+        (&["embed", "tiny", "--stdin"], "there are no texts"),
         (&["logits", "tiny", "--tokens", "1,x", "-o", "f"], "'x'"),
         (&["list", "--output", "xml"], "'xml'"),
     ];

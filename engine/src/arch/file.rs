@@ -2,7 +2,7 @@
 
 use crate::block::{
     Activation, Attention, Dense, Embedding, Experts, Factors, Groups, Heads, Layer, Mixer, Mlp, Norm,
-    NormKind, NormPlace, Norms, Output, Pairs, QkNorm, Rope, Routing, Scaling, Spec, StateSpace,
+    NormKind, NormPlace, Norms, Output, Pairs, Pooling, QkNorm, Rope, Routing, Scaling, Spec, StateSpace,
     StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +28,8 @@ pub(super) struct Family {
     /// What normalizations of a layer are called: for the mixer, of what it gives, and the same for the feed-forward
     /// network; `None`: there is none.
     pub(super) norms: [Option<&'static str>; 4],
+    /// The same of the sums behind the two. Families that have them normalize the embedding and not the output.
+    pub(super) sums: Option<[&'static str; 2]>,
     /// Whether queries and keys are normalized; `None`: if the file has weights for that.
     pub(super) qk_norm: Option<bool>,
     /// Between the matrices of the feed-forward network.
@@ -49,6 +51,7 @@ pub(super) const LLAMA: Family = Family {
     pairs: Some(Pairs::Neighbours),
     norm: NormKind::Rms,
     norms: [Some("attn_norm"), None, Some("ffn_norm"), None],
+    sums: None,
     qk_norm: Some(false),
     activation: Activation::Silu,
     gated: true,
@@ -192,7 +195,9 @@ impl<'a> File<'a> {
         let eps = self.eps(family.norm)?;
         let norm = |tensor| Norm { tensor: Some(tensor), kind: family.norm, eps };
         let [before_mixer, mixer_out, mlp, mlp_out] = family.norms.map(|name| name.map(norm));
-        let norms = Norms { mixer: before_mixer, mixer_out, mlp, mlp_out };
+        let sums = family.sums.map(|sums| sums.map(norm));
+        let [mixer_sum, mlp_sum] = [0, 1].map(|i| sums.map(|sums| sums[i]));
+        let norms = Norms { mixer: before_mixer, mixer_out, mixer_sum, mlp, mlp_out, mlp_sum };
         let n_ff = self.counts("feed_forward_length", n_layer)?;
         let layer = |i: usize| {
             Ok(Layer {
@@ -208,14 +213,34 @@ impl<'a> File<'a> {
             n_vocab,
             n_embd,
             n_ctx,
-            embedding: Embedding { scale: 1.0, positions: false },
+            embedding: Embedding {
+                scale: 1.0,
+                positions: false,
+                kinds: false,
+                norm: sums.map(|_| norm("token_embd_norm")),
+            },
             ropes: match family.pairs {
                 Some(pairs) => vec![self.rope(pairs, heads[0].head_dim, n_ctx)?],
                 None => Vec::new(),
             },
             layers: (0..n_layer).map(layer).collect::<Result<_>>()?,
-            output: Output { norm: norm("output_norm"), scale: 1.0, softcap: None },
+            output: Output { norm: sums.is_none().then(|| norm("output_norm")), scale: 1.0, softcap: None },
+            pooling: self.pooling()?,
         })
+    }
+
+    /// How the file says that a text gets an embedding. Scores of a ranking are none.
+    fn pooling(&self) -> Result<Option<Pooling>> {
+        match self.count("pooling_type")? {
+            None | Some(0 | 4) => Ok(None),
+            Some(1) => Ok(Some(Pooling::Mean)),
+            Some(2) => Ok(Some(Pooling::First)),
+            Some(3) => Ok(Some(Pooling::Last)),
+            Some(n) => {
+                let what = format!("the pooling type {n} is not supported");
+                Err(Error::new(ErrorKind::Unsupported, what).next("supported are: 1, 2, 3"))
+            }
+        }
     }
 
     /// Numbers and sizes of each layer's heads.
@@ -267,6 +292,7 @@ impl<'a> File<'a> {
             scale: 1.0 / (heads.head_dim as f32).sqrt(),
             rope: family.pairs.map(|_| 0),
             window: None,
+            causal: self.flag("attention.causal")?.unwrap_or(true),
             softcap: None,
             alibi: None,
             sinks: false,

@@ -1,6 +1,7 @@
 //! Architectures: one file a family turns GGUF metadata into a [`Spec`]. This is their registry.
 
 mod arcee;
+mod bert;
 mod cohere2;
 mod command_r;
 mod deepseek;
@@ -11,6 +12,7 @@ mod file;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma_embedding;
 mod glm4;
 mod glm4moe;
 mod gpt2;
@@ -26,6 +28,7 @@ mod minicpm;
 mod mistral3;
 mod mpt;
 mod nemotron;
+mod nomic_bert;
 mod olmo2;
 mod olmoe;
 mod phi2;
@@ -100,6 +103,9 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("mamba", mamba::spec),
     ("mamba2", mamba::spec),
     ("granitehybrid", granitehybrid::spec),
+    ("bert", bert::spec),
+    ("nomic-bert", nomic_bert::spec),
+    ("gemma-embedding", gemma_embedding::spec),
 ];
 
 /// The names of all families.

@@ -25,11 +25,14 @@ pub trait Backend {
     /// `x = ` the embedding of each token of the batch; prepares the rotations of their positions.
     fn embed(&mut self, model: &Model);
 
+    /// `x = norm(x)`.
+    fn normalize(&mut self, norm: &NormWeights);
+
     /// Queries, keys and values of layer `layer` from `x`; normalizes and rotates queries and keys, and stores keys and
     /// values in the cache.
     fn qkv(&mut self, layer: usize, weights: &AttentionWeights, norm: Option<&NormWeights>);
 
-    /// Attention of the batch's queries over all tokens up to each.
+    /// Attention of the batch's queries over all tokens that each sees.
     fn attend(&mut self, layer: usize, weights: &AttentionWeights);
 
     /// Adds `output(attention)` to `x`.

@@ -13,6 +13,8 @@ pub struct Attention {
     pub rope: Option<usize>,
     /// How many positions a token sees at most, itself included; `None`: all.
     pub window: Option<usize>,
+    /// Whether a token sees none of those after it. Else half of a window is on each side.
+    pub causal: bool,
     /// Bound of the scores, if they are bounded softly (Gemma 2).
     pub softcap: Option<f32>,
     /// The largest bias of ALiBi (Press et al. 2021, arXiv 2108.12409), where positions enter as slopes.

@@ -4,6 +4,7 @@
 //! ```text
 //! a layer, in sequence    x += norm(mixer(norm(x)));  x += norm(mlp(norm(x)))      each norm may be missing
 //! in parallel             x += norm(mixer(norm(x))) + norm(mlp(norm(x)))
+//! sums                    x = norm(x) behind either of the two, in sequence
 //! ```
 
 mod attention;
@@ -37,9 +38,16 @@ pub struct Spec {
     pub layers: Vec<Layer>,
     /// How values become logits.
     pub output: Output,
+    /// How the values of all tokens become one embedding of the text, if the model was made for that.
+    pub pooling: Option<Pooling>,
 }
 
 impl Spec {
+    /// Whether tokens see those after them: a text is read at once then, and not continued.
+    pub fn is_encoder(&self) -> bool {
+        self.layers.iter().filter_map(|layer| layer.mixer.attention()).any(|attention| !attention.causal)
+    }
+
     /// Whether tokens can be forgotten only by reading those before them again.
     pub fn is_recurrent(&self) -> bool {
         self.layers.iter().any(|layer| !layer.mixer.states().is_empty())
@@ -53,13 +61,28 @@ pub struct Embedding {
     pub scale: f32,
     /// Whether a row of a second table, one for each position, is added (GPT-2).
     pub positions: bool,
+    /// Whether the first row of a table of kinds of text is added (BERT).
+    pub kinds: bool,
+    /// Normalizes the sum.
+    pub norm: Option<Norm>,
+}
+
+/// How the values of a text's tokens, after the last layer and the output's normalization, become one embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// Those of the first token.
+    First,
+    /// Those of the last token.
+    Last,
 }
 
 /// How values become logits: `softcap * tanh(scale * W norm(x) / softcap)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Output {
     /// Before the matrix.
-    pub norm: Norm,
+    pub norm: Option<Norm>,
     /// Factor of the logits.
     pub scale: f32,
     /// Bound of the logits, if they are bounded softly.
@@ -109,10 +132,14 @@ pub struct Norms {
     pub mixer: Option<Norm>,
     /// What it gives.
     pub mixer_out: Option<Norm>,
+    /// The sum of that and of what came in (BERT).
+    pub mixer_sum: Option<Norm>,
     /// What the feed-forward network reads.
     pub mlp: Option<Norm>,
     /// What it gives.
     pub mlp_out: Option<Norm>,
+    /// The sum of that and of what came in.
+    pub mlp_sum: Option<Norm>,
 }
 
 /// What looks at the tokens so far.

@@ -58,8 +58,10 @@ impl Binder<'_> {
             norms: NormsWeights {
                 mixer: norm(&layer.norms.mixer)?,
                 mixer_out: norm(&layer.norms.mixer_out)?,
+                mixer_sum: norm(&layer.norms.mixer_sum)?,
                 mlp: norm(&layer.norms.mlp)?,
                 mlp_out: norm(&layer.norms.mlp_out)?,
+                mlp_sum: norm(&layer.norms.mlp_sum)?,
             },
             parallel: layer.parallel,
             residual_scale: layer.residual_scale,
@@ -75,6 +77,14 @@ impl Binder<'_> {
         let name = |part: &str| format!("{prefix}{tensor}.{part}");
         let weight = self.gguf.floats(&name("weight"), &[len])?;
         Ok(NormWeights { kind, eps, weight, bias: self.optional(&name("bias"), &[len])? })
+    }
+
+    /// The first row of a tensor with rows of `len` numbers.
+    pub(super) fn first_row(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let rows = self.gguf.require(name)?.rows().max(1);
+        let mut all = self.gguf.floats(name, &[len, rows])?;
+        all.truncate(len);
+        Ok(all)
     }
 
     fn attention(

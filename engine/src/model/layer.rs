@@ -18,8 +18,10 @@ pub struct LayerWeights {
 pub struct NormsWeights {
     pub(crate) mixer: Option<NormWeights>,
     pub(crate) mixer_out: Option<NormWeights>,
+    pub(crate) mixer_sum: Option<NormWeights>,
     pub(crate) mlp: Option<NormWeights>,
     pub(crate) mlp_out: Option<NormWeights>,
+    pub(crate) mlp_sum: Option<NormWeights>,
 }
 
 /// See [`crate::block::Norm`].

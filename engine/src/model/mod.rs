@@ -11,7 +11,7 @@ use braise_kernels::quant::Type;
 use braise_kernels::table::{Kernels, MatMul};
 
 use crate::arch;
-use crate::block::Spec;
+use crate::block::{Norm, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, TensorInfo};
 
@@ -30,8 +30,11 @@ pub struct Model {
     pub(crate) token_embd: Weight,
     /// (n_ctx, n_embd), where positions are learned.
     pub(crate) position_embd: Option<Weight>,
+    /// What is added to all embeddings, n_embd values, and what normalizes the sum.
+    pub(crate) kind_embd: Option<Vec<f32>>,
+    pub(crate) embd_norm: Option<NormWeights>,
     pub(crate) layers: Vec<LayerWeights>,
-    pub(crate) output_norm: NormWeights,
+    pub(crate) output_norm: Option<NormWeights>,
     /// `None`: the token embedding serves as output matrix too.
     output: Option<Weight>,
 }
@@ -99,7 +102,12 @@ impl Model {
             true => Some(binder.weight("position_embd", spec.n_ctx, n_embd)?),
             false => None,
         };
-        let output_norm = binder.norm("", &spec.output.norm, n_embd)?;
+        let kind_embd = match spec.embedding.kinds {
+            true => Some(binder.first_row("token_types.weight", n_embd)?),
+            false => None,
+        };
+        let norm = |norm: Option<Norm>| norm.map(|norm| binder.norm("", &norm, n_embd)).transpose();
+        let (embd_norm, output_norm) = (norm(spec.embedding.norm)?, norm(spec.output.norm)?);
         let output = match gguf.tensor("output.weight") {
             Some(_) => Some(binder.weight("output", spec.n_vocab, n_embd)?),
             None => None,
@@ -108,7 +116,18 @@ impl Model {
             .map(|(i, layer)| binder.layer(i, n_embd, layer))
             .collect::<Result<_>>()?;
         gguf.read_ahead();
-        Ok(Model { spec, kernels, token_embd, position_embd, layers, output_norm, output, gguf })
+        Ok(Model {
+            spec,
+            kernels,
+            token_embd,
+            position_embd,
+            kind_embd,
+            embd_norm,
+            layers,
+            output_norm,
+            output,
+            gguf,
+        })
     }
 
     /// The file.

@@ -1,4 +1,4 @@
-//! Causal attention of some tokens, for the query heads that share one key/value head, block of positions by block
+//! Attention of some tokens, for the query heads that share one key/value head, block of positions by block
 //! (Dao et al. 2022, arXiv 2205.14135):
 //!
 //! 1. The keys and values of a [`BLOCK`] become floats once, for all queries.
@@ -55,12 +55,15 @@ pub struct Attention<'a> {
     pub k: Cached<'a>,
     /// Values of these positions.
     pub v: Cached<'a>,
-    /// Position of the first token; it sees itself and those before it.
+    /// Position of the first token; it sees itself and those before it, and others as [`Attention::both_ways`] says.
     pub first: usize,
     /// Tokens, at neighbouring positions.
     pub n_tokens: usize,
-    /// How many positions a token sees at most, itself included; `None`: all.
+    /// How many positions a token sees at most, itself included; `None`: all. Where it sees both ways, half of them are
+    /// on each side.
     pub window: Option<usize>,
+    /// Whether a token sees what comes after it too (encoders), and then the number of all positions.
+    pub both_ways: Option<usize>,
     /// Query heads that share the keys and values.
     pub group: usize,
     /// What scores are multiplied with, usually 1 / sqrt(head_dim).
@@ -140,13 +143,19 @@ impl<'a> Attention<'a> {
     /// The positions that query `row` sees.
     #[inline(always)]
     pub(crate) fn seen_by(&self, row: usize) -> Range<usize> {
-        let end = self.first + row / self.group + 1;
-        self.window.map_or(0, |window| end.saturating_sub(window))..end
+        let position = self.first + row / self.group;
+        match self.both_ways {
+            None => self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1,
+            Some(n) => {
+                let aside = self.window.map_or(n, |window| window / 2);
+                position.saturating_sub(aside)..n.min(position + aside + 1)
+            }
+        }
     }
 
-    /// The positions that any of the queries sees.
+    /// The positions that any of the queries sees: of one query to the next, both ends only grow.
     pub fn seen(&self) -> Range<usize> {
-        self.seen_by(0).start..self.first + self.n_tokens
+        self.seen_by(0).start..self.seen_by(self.rows() - 1).end
     }
 
     /// First positions of the blocks that some query sees a part of, within `span`.
@@ -168,7 +177,8 @@ impl<'a> Attention<'a> {
             of_heads(self.scores.slopes) && of_heads(self.scores.sinks),
             "attention: a number for each head"
         );
-        let n = self.first + self.n_tokens;
+        assert!(self.both_ways.is_none_or(|n| n >= self.first + self.n_tokens), "a token sees itself");
+        let n = self.seen().end;
         let (k, v) = (self.k.positions(), self.v.positions());
         assert!(v >= n && k >= n.next_multiple_of(KEY_BLOCK), "attention: too few keys or values");
     }

@@ -75,6 +75,19 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
             }
         }
     }
+    for (n_tokens, group) in [(1, 4), (3, 1), (17, 3), (40, 1), (130, 1)] {
+        for (before, behind) in [(0, 0), (0, 50), (70, 0), (130, 170), (SPAN - 5, 9)] {
+            for window in [None, Some(1), Some(2), Some(17), Some(200)] {
+                let n_kv = before + n_tokens + behind;
+                let mut heads = Heads::new((n_tokens, group), n_kv, (64, 40), types(), window, &mut random);
+                heads.behind = Some(behind);
+                heads.check(k, by, cases);
+                if n_tokens < 40 {
+                    heads.check_grouping(k, by, cases);
+                }
+            }
+        }
+    }
     for (n_tokens, group) in [(1, 4), (3, 1), (17, 3), (40, 8)] {
         for more in [0, 40, SPAN + 5] {
             for window in [None, Some(17), Some(200)] {
@@ -124,6 +137,8 @@ struct Heads {
     group: usize,
     n_kv: usize,
     window: Option<usize>,
+    /// Positions after the last token, which are seen too; `None`: tokens see none after themselves.
+    behind: Option<usize>,
     head_dim: usize,
     /// Size of a value.
     v_dim: usize,
@@ -177,6 +192,7 @@ impl Heads {
             group,
             n_kv,
             window,
+            behind: None,
             head_dim,
             v_dim,
             types,
@@ -188,6 +204,22 @@ impl Heads {
             sinks,
             exact,
         }
+    }
+
+    /// Position of a token.
+    fn position(&self, token: usize) -> usize {
+        self.n_kv - self.behind.unwrap_or(0) - self.n_tokens + token
+    }
+
+    /// The positions that a token sees.
+    fn seen(&self, token: usize) -> Range<usize> {
+        let position = self.position(token);
+        let seen = |other: &usize| match (self.behind, self.window) {
+            (None, window) => *other <= position && window.is_none_or(|window| position - other < window),
+            (Some(_), window) => window.is_none_or(|window| position.abs_diff(*other) <= window / 2),
+        };
+        let all: Vec<usize> = (0..self.n_kv).filter(seen).collect();
+        all[0]..all[all.len() - 1] + 1
     }
 
     /// The results, (n_tokens, group, v_dim), computed with other heads' queries and results between those of the
@@ -216,9 +248,10 @@ impl Heads {
             q_stride: q_len + 5,
             k: Cached { ty: self.types.0, dim: self.head_dim, data: &keys[1..] },
             v: Cached { ty: self.types.1, dim: self.v_dim, data: &values[1..] },
-            first: self.n_kv - self.n_tokens,
+            first: self.position(0),
             n_tokens: self.n_tokens,
             window: self.window,
+            both_ways: self.behind.map(|_| self.n_kv),
             group: self.group,
             scale,
             scores: Scores {
@@ -253,10 +286,17 @@ impl Heads {
         };
         let mut unheard = Cases::default();
         let one_by_one = (0..self.n_tokens).flat_map(|t| {
-            let n_kv = self.n_kv - (self.n_tokens - 1 - t);
+            let after = self.n_tokens - 1 - t;
+            let n_kv = if self.behind.is_some() { self.n_kv } else { self.n_kv - after };
+            let behind = self.behind.map(|behind| behind + after);
             let q = self.q[t * self.group * self.head_dim..][..self.group * self.head_dim].to_vec();
             let (k, v) = (self.k[..n_kv * self.head_dim].to_vec(), self.v[..n_kv * self.v_dim].to_vec());
-            Heads { n_tokens: 1, n_kv, q, k, v, ..self.clone() }.call(kernels, by, scale, &mut unheard)
+            Heads { n_tokens: 1, n_kv, behind, q, k, v, ..self.clone() }.call(
+                kernels,
+                by,
+                scale,
+                &mut unheard,
+            )
         });
         same_bits(one_by_one.collect(), "tokens by themselves");
         if by == By::Spans && (self.exact || kernels.attends_in() == Numbers::Floats) {
@@ -265,11 +305,11 @@ impl Heads {
     }
 
     fn what(&self, by: By, scale: f32) -> String {
-        let Heads { n_tokens, group, n_kv, window, head_dim, v_dim, types: (k, v), .. } = self;
+        let Heads { n_tokens, group, n_kv, window, behind, head_dim, v_dim, types: (k, v), .. } = self;
         let (softcap, slopes, sinks, exact) = (self.softcap, &self.slopes, &self.sinks, self.exact);
         format!(
             "{by:?}: {n_tokens} tokens, {group} queries each, {n_kv} {k} keys of {head_dim}, {v} values of {v_dim}, \
-             window {window:?}, scale {scale}, softcap {softcap:?}, slopes {slopes:?}, sinks {sinks:?}, exact {exact}"
+             window {window:?}, behind {behind:?}, scale {scale}, softcap {softcap:?}, slopes {slopes:?}, sinks {sinks:?}, exact {exact}"
         )
     }
 
@@ -281,11 +321,7 @@ impl Heads {
         for scale in [1.0 / (self.head_dim as f32).sqrt(), 4.0] {
             let got = self.call(kernels, by, scale, cases);
             let want: Vec<Want> = (self.q.chunks_exact(self.head_dim).enumerate())
-                .flat_map(|(i, q)| {
-                    let end = self.n_kv - (self.n_tokens - 1 - i / self.group);
-                    let start = self.window.map_or(0, |window| end.saturating_sub(window));
-                    self.want(q, i % self.group, start..end, scale, numbers)
-                })
+                .flat_map(|(i, q)| self.want(q, i % self.group, self.seen(i / self.group), scale, numbers))
                 .collect();
             expect_all(&self.what(by, scale), &got, want, cases);
         }

@@ -139,11 +139,14 @@ impl Results<'_> {
 
 /// The spans of positions that some token of the batch sees.
 fn seen_spans(a: &block::Attention, batch: &Batch<'_>) -> Range<usize> {
-    let start = a.window.map_or(0, |window| (batch.first + 1).saturating_sub(window));
+    let start = a.window.map_or(0, |window| match a.causal {
+        true => (batch.first + 1).saturating_sub(window),
+        false => batch.first.saturating_sub(window / 2),
+    });
     spans(&(start..batch.first + batch.tokens.len()))
 }
 
-/// The attention phase of a layer: the batch's queries `q` over all tokens up to each.
+/// The attention phase of a layer: the batch's queries `q` over all tokens that each sees.
 pub(super) fn attend(
     worker: &mut Worker<'_>,
     model: &Model,
@@ -165,6 +168,7 @@ pub(super) fn attend(
             first: batch.first + first,
             n_tokens,
             window: a.window,
+            both_ways: (!a.causal).then_some(batch.first + batch.tokens.len()),
             group,
             scale: a.scale,
             scores: Scores {

@@ -14,7 +14,7 @@ use crate::model::Model;
 #[derive(Debug)]
 pub struct Buffers {
     /// (n_batch, n_embd)
-    pub(super) x: Shared<f32>,
+    pub(crate) x: Shared<f32>,
     /// A block's result before it is normalized, (n_batch, n_embd).
     pub(super) y: Shared<f32>,
     /// (n_batch, n_head * head_dim)

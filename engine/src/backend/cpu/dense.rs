@@ -45,6 +45,9 @@ impl CpuWorker<'_, '_> {
                     dequantize_row(model, positions, position, row);
                     model.kernels().add(row, x);
                 }
+                if let Some(kind) = &model.kind_embd {
+                    model.kernels().add(kind, x);
+                }
                 for rotation in &buffers.rotations {
                     for (j, frequency) in rotation.frequencies.iter().enumerate() {
                         let (s, c) = (frequency * position as f64).sin_cos();
@@ -153,10 +156,27 @@ impl CpuWorker<'_, '_> {
         self.worker.barrier();
     }
 
+    /// `x = norm(x)`.
+    pub(super) fn normalize_x(&mut self, norm: &NormWeights) {
+        let n = self.batch.tokens.len();
+        let n_embd = self.buffers.x.row_len();
+        let row = &mut self.scratch.tile;
+        let of = chunks(self.worker, n);
+        while let Some(chunk) = self.worker.claim(of) {
+            let x = self.buffers.x.rows(&chunk, Units::all(n, 1));
+            for x in x.chunks_exact_mut(n_embd) {
+                row.clear();
+                row.extend_from_slice(x);
+                normalize(self.model.kernels(), norm, row, x);
+            }
+        }
+        self.worker.barrier();
+    }
+
     pub(super) fn output_logits(&mut self, model: &Model) {
         let (tokens, spec) = (self.batch.logits.clone(), &model.spec().output);
         let (n, output) = (tokens.len(), model.output());
-        let rows = Rows::Values(Values { norm: Some(&model.output_norm), ..Values::of(&self.buffers.x) });
+        let rows = Rows::Values(Values { norm: model.output_norm.as_ref(), ..Values::of(&self.buffers.x) });
         let source = Source { rows, row_len: output.cols(), tokens };
         let s = &mut *self.scratch;
         let ready = Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &[output]);

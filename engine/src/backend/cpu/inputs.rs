@@ -104,7 +104,7 @@ impl Source<'_> {
 }
 
 /// `y = ` the normalized `x`.
-pub(super) fn normalize(kernels: Kernels, norm: &NormWeights, x: &[f32], y: &mut [f32]) {
+pub(crate) fn normalize(kernels: Kernels, norm: &NormWeights, x: &[f32], y: &mut [f32]) {
     match norm.kind {
         NormKind::Rms => {
             kernels.rms_norm(x, &norm.weight, norm.eps, y);

@@ -25,6 +25,7 @@ use braise_kernels::sync::Worker;
 use braise_kernels::table::Packing;
 
 pub use buffers::Buffers;
+pub(crate) use inputs::normalize;
 
 use super::{Backend, Residual};
 use crate::kv::KvCache;
@@ -110,6 +111,10 @@ fn tiles(rows: Range<usize>, n: usize) -> impl Iterator<Item = Range<usize>> {
 impl Backend for CpuWorker<'_, '_> {
     fn embed(&mut self, model: &Model) {
         self.embed_tokens(model);
+    }
+
+    fn normalize(&mut self, norm: &NormWeights) {
+        self.normalize_x(norm);
     }
 
     fn qkv(&mut self, layer: usize, weights: &AttentionWeights, norm: Option<&NormWeights>) {
