@@ -36,16 +36,14 @@ fn model(shape: &Shape, seed: u64, isa: Isa) -> (NamedTempFile, Model) {
     (file, model)
 }
 
-/// A vocabulary whose token 7 is the text `7,`; nothing ends a text.
+/// A vocabulary whose token 7 is the text `7,`; what ends a text is a token more, which no model has.
 fn tokenizer(n_vocab: usize) -> Tokenizer {
-    let texts: Vec<String> = (0..n_vocab).map(|id| format!("{id},")).collect();
-    let none = Some(u32::MAX); // outside of the vocabulary counts as absent
+    let texts: Vec<String> = (0..=n_vocab).map(|id| format!("{id},")).collect();
     let vocab = Vocab {
         model: "llama",
         tokens: texts.iter().map(String::as_bytes).collect(),
-        scores: vec![0.0; n_vocab],
-        bos: none,
-        eos: none,
+        scores: vec![0.0; texts.len()],
+        eos: Some(n_vocab as u32),
         add_bos: Some(false),
         ..Vocab::default()
     };
@@ -144,9 +142,9 @@ fn the_text_is_the_same_whatever_is_drafted() {
             };
             for (sampler, n_prompt) in samplers.iter().flat_map(|sampler| [(sampler, 1), (sampler, 60)]) {
                 let prompt = prompt(n_prompt);
-                let request = request(&prompt, sampler.clone(), 40);
+                let request = request(&prompt, sampler.clone(), 60);
                 let (plain, _) = run(&mut session(&model, 128), &request, None);
-                assert!(plain.decode_tokens > 10, "a text to draft: {} tokens", plain.decode_tokens);
+                assert_eq!(plain.decode_tokens, 59);
                 let speculations = [
                     Speculation::new(NGram::new()).with_length(2),
                     Speculation::new(NGram::new()).with_length(MAX_DRAFT),
@@ -161,7 +159,7 @@ fn the_text_is_the_same_whatever_is_drafted() {
             }
         }
     }
-    assert!(accepted.iter().all(|n| *n > 4), "each drafter was right sometimes: {accepted:?}");
+    assert!(accepted.iter().all(|n| *n > 10), "each drafter was right sometimes: {accepted:?}");
 }
 
 #[test]

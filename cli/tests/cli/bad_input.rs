@@ -20,7 +20,7 @@ use braise_kernels::quant::Type;
 use super::{BRAISE, Home, done, failed, texts};
 
 /// No bad input may take longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Address space that a run may take, in KiB: 4 GiB, of which tiny models need little.
 #[cfg(target_os = "linux")]
