@@ -12,51 +12,28 @@ pub mod peak;
 pub(crate) mod portable;
 
 use crate::quant::mxfp4;
+#[cfg(target_arch = "x86_64")]
+use std::arch::asm;
 
 /// Blocks of 32 weights that a kernel takes together: their scales fill a 256-bit vector, and they are one superblock
 /// of the K formats.
 const GROUP: usize = 8;
 
 /// How far ahead of their use weights are fetched, in bytes: they come from memory once, in order, and a core that waits
-/// for each line by itself reads at half the speed.
-#[derive(Clone, Copy)]
-struct Ahead {
-    /// Into the first-level cache.
-    near: usize,
-    /// Into the second-level cache.
-    far: usize,
-}
-
-impl Ahead {
-    /// Where `rows` rows of `row_bytes` are read side by side.
-    #[inline(always)]
-    fn of(rows: usize, row_bytes: usize) -> Ahead {
-        // What follows a row's end is being read already, by its neighbour: short rows ask for the next ones' bytes in
-        // the same place.
-        let next = rows * row_bytes;
-        let near = if rows == 1 || next > 4096 { 1024 } else { next };
-        // further than a page of 4 KB is slower: the processor's own fetching ends there and begins anew
-        Ahead { near, far: near + 2048 }
-    }
-}
-
-/// Asks for memory that follows `w`, where all is read in order.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn prefetch_after(w: &[u8]) {
-    prefetch(w, Ahead::of(1, 0));
-}
+/// for each line by itself reads at half the speed. Further than a page of 4 KB is slower: the processor's own fetching
+/// ends there and begins anew.
+const AHEAD: usize = 2048;
 
 /// Asks for memory that follows `w`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch(w: &[u8], ahead: Ahead) {
-    use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+fn prefetch_after(w: &[u8]) {
+    let ahead = w.as_ptr().wrapping_add(AHEAD);
     for at in (0..w.len()).step_by(64) {
+        // Not an intrinsic: the compiler moves those behind the group's arithmetic, where they come too late.
         // SAFETY: a prefetch reads nothing that the program can see, whatever the address, and cannot fault.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(w.as_ptr().wrapping_add(ahead.far + at).cast());
-            _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(ahead.near + at).cast());
+            asm!("prefetcht0 [{}]", in(reg) ahead.wrapping_add(at), options(nostack, preserves_flags));
         }
     }
 }

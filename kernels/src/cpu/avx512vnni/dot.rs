@@ -23,8 +23,7 @@ use std::cell::RefCell;
 use super::*;
 use crate::quant::q8::{BLOCK, Q8Mat, Q8Row, SUM_BLOCK};
 
-/// In which order the 256 bytes of a group fill four vectors, each of four parts of sixteen: `(block, half of it)`.
-pub(super) type Order = fn(vector: usize, part: usize) -> (usize, usize);
+// In which order the 256 bytes of a group fill four vectors, each of four parts of sixteen: `(block, half of it)`.
 
 /// As they lie in a row.
 pub(super) fn natural(vector: usize, part: usize) -> (usize, usize) {
@@ -55,35 +54,48 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    fn new(x: Q8Row<'_>, i: usize, order: Order) -> Prepared {
-        let get = |of: &[f32], at: usize| of.get(at).copied().unwrap_or(0.0);
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn new(x: Q8Row<'_>, i: usize, order: impl Fn(usize, usize) -> (usize, usize)) -> Prepared {
+        let q: [[i8; SUM_BLOCK]; 2 * GROUP] = bytemuck::cast(part_of::<_, { GROUP * BLOCK }>(x.q, i));
+        let z: [i8; GROUP] = part_of(x.z, i);
+        let d: [f32; GROUP] = part_of(x.d, i);
+        let sum: [i16; 2 * GROUP] = part_of(x.sum, i);
         let mut to = Prepared {
             q: [[0; 64]; 4],
             z: [[0; 64]; 4],
-            d: std::array::from_fn(|h| get(x.d, i * GROUP + h / 2)),
-            block_d: std::array::from_fn(|b| get(x.d, i * GROUP + b)),
+            d: [0.0; 16],
+            block_d: d,
             block_sums: [0.0; GROUP],
             sums: [0.0; 16],
         };
         for vector in 0..4 {
             for part in 0..4 {
                 let (block, half) = order(vector, part);
-                let block = i * GROUP + block;
-                if let Some(z) = x.z.get(block) {
-                    let at = block * BLOCK + half * SUM_BLOCK;
-                    to.q[vector][16 * part..][..16].copy_from_slice(&x.q[at..at + 16]);
-                    to.z[vector][16 * part..][..16].fill(*z);
-                }
+                to.q[vector][16 * part..][..16].copy_from_slice(&q[2 * block + half]);
+                to.z[vector][16 * part..][..16].fill(z[block]);
             }
         }
-        for (h, sum) in x.sum.iter().skip(i * 2 * GROUP).take(2 * GROUP).enumerate() {
-            to.sums[h] = to.d[h] * f32::from(*sum);
+        for h in 0..2 * GROUP {
+            to.d[h] = d[h / 2];
+            to.sums[h] = d[h / 2] * f32::from(sum[h]);
         }
-        for (b, sums) in x.sum.as_chunks::<2>().0.iter().skip(i * GROUP).take(GROUP).enumerate() {
-            to.block_sums[b] = to.block_d[b] * f32::from(sums[0] + sums[1]);
+        for b in 0..GROUP {
+            to.block_sums[b] = d[b] * f32::from(sum[2 * b] + sum[2 * b + 1]);
         }
         to
     }
+}
+
+/// Part `i` of N values; zeros beyond the end.
+#[inline(always)]
+fn part_of<T: Copy + Default, const N: usize>(x: &[T], i: usize) -> [T; N] {
+    let x = &x[i * N..];
+    x.first_chunk().copied().unwrap_or_else(|| {
+        let mut part = [T::default(); N];
+        part[..x.len()].copy_from_slice(x);
+        part
+    })
 }
 
 thread_local! {
@@ -92,13 +104,27 @@ thread_local! {
 }
 
 /// Calls `f` with the groups of all columns, one column after the other.
-pub(super) fn with_prepared(x: Q8Mat<'_>, order: Order, f: impl FnOnce(&[Prepared])) {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn with_prepared(
+    x: Q8Mat<'_>,
+    order: impl Fn(usize, usize) -> (usize, usize),
+    f: impl FnOnce(&[Prepared]),
+) {
     PREPARED.with_borrow_mut(|prepared| {
         prepared.clear();
-        let groups = x.row_len.div_ceil(GROUP * BLOCK);
-        prepared.extend((0..x.rows() * groups).map(|i| Prepared::new(x.row(i / groups), i % groups, order)));
+        prepare(x, order, prepared);
         f(prepared);
     });
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn prepare(x: Q8Mat<'_>, order: impl Fn(usize, usize) -> (usize, usize), to: &mut Vec<Prepared>) {
+    for row in 0..x.rows() {
+        for i in 0..x.row_len.div_ceil(GROUP * BLOCK) {
+            to.push(Prepared::new(x.row(row), i, &order));
+        }
+    }
 }
 
 /// Group `g` of each column.
@@ -219,57 +245,51 @@ impl<const N: usize> Rows2<N> {
 }
 
 /// Running sums of one row and N columns, of formats with sixteen scales a group.
-pub(super) struct Row<const N: usize> {
-    main: [__m512; N],
-    offset: [__m512; N],
-}
+pub(super) struct Row<const N: usize>([__m512; N]);
 
 impl<const N: usize> Row<N> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
     pub(super) fn new() -> Self {
-        Row { main: [_mm512_setzero_ps(); N], offset: [_mm512_setzero_ps(); N] }
+        Row([_mm512_setzero_ps(); N])
     }
 
-    /// Adds a group in the order [`split`] or [`natural`].
+    /// Adds a group in the order [`natural`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
-    pub(super) fn add<const SPLIT: bool>(
+    pub(super) fn add(
         &mut self,
         x: [&Prepared; N],
         (d, m): (__m512, __m512),
         bytes: impl Fn(usize) -> __m512i,
     ) {
-        let mut scale = self.offset;
+        let mut scale = self.0;
         for c in 0..N {
-            self.offset[c] = _mm512_fmadd_ps(m, load_floats(&x[c].sums), self.offset[c]);
+            self.0[c] = _mm512_fmadd_ps(m, load_floats(&x[c].sums), self.0[c]);
             scale[c] = _mm512_mul_ps(d, load_floats(&x[c].d));
         }
         for p in 0..4 {
             let w = bytes(p);
-            let place = |part: usize| {
-                let (block, half) = if SPLIT { split(p, part) } else { natural(p, part) };
-                (2 * block + half) as i32
-            };
-            let (i, j, k, l) = (place(0), place(1), place(2), place(3));
+            let i = 4 * p as i32;
+            let (j, k, l) = (i + 1, i + 2, i + 3);
             let index = _mm512_setr_epi32(i, i, i, i, j, j, j, j, k, k, k, k, l, l, l, l);
             for c in 0..N {
                 let sums = _mm512_cvtepi32_ps(integer_sums([w], x[c], p));
                 let scale = _mm512_permutexvar_ps(index, scale[c]);
-                self.main[c] = _mm512_fmadd_ps(sums, scale, self.main[c]);
+                self.0[c] = _mm512_fmadd_ps(sums, scale, self.0[c]);
             }
         }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
-    pub(super) fn sum(self) -> [[f32; N]; 1] {
+    pub(super) fn sum(self) -> [f32; N] {
         let mut sums = [0.0; N];
         for c in 0..N {
-            let all = _mm512_add_ps(self.main[c], self.offset[c]);
+            let all = self.0[c];
             sums[c] = reduce(_mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps::<1>(all)));
         }
-        [sums]
+        sums
     }
 }
 
@@ -281,10 +301,9 @@ fn reduce(eight: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// Defines `matmul` (see `table::MatMul`) from the module's `dot::<N>`, of `$rows` rows of weights at a time and N
-/// columns of activations in order `$order`.
+/// Defines `matmul` (see `table::MatMul`) from the module's `dot::<N>`, of two rows of weights and N columns of activations in order `$order`.
 macro_rules! matmul_by_dot {
-    ($order:path, $rows:literal) => {
+    ($order:path) => {
         /// All rows of weights times all columns of activations.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         pub(crate) fn matmul(w: &[u8], x: crate::quant::q8::Q8Mat<'_>, y: &mut [f32]) {
@@ -322,15 +341,20 @@ macro_rules! matmul_by_dot {
             for c in 0..N {
                 columns[c] = &x[c * groups..(c + 1) * groups];
             }
-            for first in (0..rows).step_by($rows) {
+            // far apart: the processor fetches ahead of rows that lie side by side as of a single one
+            let part = rows.div_ceil(2);
+            for first in 0..part {
                 // a row that is missing is the last one again
-                let mut group = [w; $rows];
-                for r in 0..$rows {
-                    group[r] = &w[(first + r).min(rows - 1) * bytes..][..bytes];
+                let mut group = [w; 2];
+                for r in 0..2 {
+                    group[r] = &w[(first + r * part).min(rows - 1) * bytes..][..bytes];
                 }
-                for (r, dots) in dot::<N>(group, columns).into_iter().enumerate().take(rows - first) {
-                    for (c, dot) in dots.into_iter().enumerate() {
-                        y[c * rows + first + r] = dot;
+                for (r, dots) in dot::<N>(group, columns).into_iter().enumerate() {
+                    let row = first + r * part;
+                    if row < rows {
+                        for (c, dot) in dots.into_iter().enumerate() {
+                            y[c * rows + row] = dot;
+                        }
                     }
                 }
             }
@@ -346,14 +370,13 @@ macro_rules! dot_of_blocks {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
         fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
-            let ahead = Ahead::of(2, w[0].len());
             let w = w.map(|w| w.as_chunks::<{ $bytes }>().0);
             let mut acc = super::dot::Rows2::new();
             // whole groups have a length that the compiler knows
             let whole = w.map(|w| w.as_chunks::<GROUP>().0);
             for (g, (first, second)) in whole[0].iter().zip(whole[1]).enumerate() {
-                prefetch(first.as_flattened(), ahead);
-                prefetch(second.as_flattened(), ahead);
+                prefetch_after(first.as_flattened());
+                prefetch_after(second.as_flattened());
                 let bytes = [bytes_of(first), bytes_of(second)];
                 acc.$add(super::dot::group(x, g), scales_of([first, second]), bytes);
             }
@@ -364,7 +387,7 @@ macro_rules! dot_of_blocks {
             }
             acc.sum()
         }
-        super::dot::matmul_by_dot!(super::dot::$order, 2);
+        super::dot::matmul_by_dot!(super::dot::$order);
     };
 }
 pub(super) use dot_of_blocks;
@@ -375,39 +398,41 @@ macro_rules! dot_of_superblocks {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
         fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
-            let ahead = Ahead::of(2, w[0].len());
             let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
             let mut acc = super::dot::Rows2::new();
             for g in 0..x[0].len() {
                 let w = [&w[0][g], &w[1][g]];
                 for w in w {
-                    prefetch(bytemuck::bytes_of(w), ahead);
+                    prefetch_after(bytemuck::bytes_of(w));
                 }
                 acc.$add(super::dot::group(x, g), scales_of(w), [bytes_of(w[0]), bytes_of(w[1])]);
             }
             acc.sum()
         }
-        super::dot::matmul_by_dot!(super::dot::$order, 2);
+        super::dot::matmul_by_dot!(super::dot::$order);
     };
 }
 pub(super) use dot_of_superblocks;
 
 /// The same of a format of superblocks with sixteen scales, from `scales_of` and `bytes_of` of one.
 macro_rules! dot_of_halves {
-    ($order:ident, $split:literal) => {
+    () => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
-        fn dot<const N: usize>(w: [&[u8]; 1], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 1] {
-            let ahead = Ahead::of(1, w[0].len());
-            let w: &[Block] = bytemuck::cast_slice(w[0]);
-            let mut acc = super::dot::Row::new();
-            for (g, w) in w.iter().enumerate() {
-                prefetch(bytemuck::bytes_of(w), ahead);
-                acc.add::<$split>(super::dot::group(x, g), scales_of(w), bytes_of(w));
+        fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
+            let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
+            let mut acc = [super::dot::Row::new(), super::dot::Row::new()];
+            for g in 0..x[0].len() {
+                for r in 0..2 {
+                    let w = &w[r][g];
+                    prefetch_after(bytemuck::bytes_of(w));
+                    acc[r].add(super::dot::group(x, g), scales_of(w), bytes_of(w));
+                }
             }
-            acc.sum()
+            let [first, second] = acc;
+            [first.sum(), second.sum()]
         }
-        super::dot::matmul_by_dot!(super::dot::$order, 1);
+        super::dot::matmul_by_dot!(super::dot::natural);
     };
 }
 pub(super) use dot_of_halves;

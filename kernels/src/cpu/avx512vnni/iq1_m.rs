@@ -37,4 +37,4 @@ fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
     |p| bytes(w, p)
 }
 
-dot_of_halves!(natural, false);
+dot_of_halves!();

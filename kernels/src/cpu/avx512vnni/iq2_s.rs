@@ -36,4 +36,4 @@ fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
     |p| bytes(w, p)
 }
 
-dot_of_halves!(natural, false);
+dot_of_halves!();

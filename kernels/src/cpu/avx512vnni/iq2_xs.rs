@@ -45,4 +45,4 @@ fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
     move |p| bytes(w, signs, p)
 }
 
-dot_of_halves!(natural, false);
+dot_of_halves!();

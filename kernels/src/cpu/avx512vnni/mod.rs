@@ -31,7 +31,7 @@ pub(crate) mod tq1_0;
 pub(crate) mod tq2_0;
 
 use super::avx2::{k_scales_and_offsets, unit};
-use super::{Ahead, GROUP, high_bits_and_nibbles, k_scales, prefetch};
+use super::{GROUP, high_bits_and_nibbles, k_scales, prefetch_after};
 use crate::quant::Type;
 use crate::table::PackedMat;
 use crate::table::{MatMulFn, MatMulPacked};
@@ -104,6 +104,16 @@ pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = table_of_formats!(pack
 fn load_512(a: &[i8; 64]) -> __m512i {
     // SAFETY: reads the 64 bytes of `a`; the load needs no alignment.
     unsafe { _mm512_loadu_si512(a.as_ptr().cast()) }
+}
+
+/// Bytes `from..from + 64`; zeros beyond the end.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn load_some(a: &[u8], from: usize) -> __m512i {
+    let mask =
+        u64::MAX.checked_shr(64u32.saturating_sub(a.len().saturating_sub(from).min(64) as u32)).unwrap_or(0);
+    // SAFETY: reads those of the 64 bytes that are in `a`; others are neither read nor cause a fault.
+    unsafe { _mm512_maskz_loadu_epi8(mask, a.as_ptr().wrapping_add(from).cast()) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -193,15 +203,32 @@ fn scales<const BYTES: usize>(b: &[[u8; BYTES]], at: usize) -> __m256 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn scales_of_two<const BYTES: usize>(w: [&[[u8; BYTES]]; 2], at: usize) -> __m512 {
-    // put together as integers: inserting them into a vector one by one takes twice as long
-    let mut fours = [[0; 2]; 2];
-    for r in 0..2 {
-        for i in 0..GROUP.min(w[r].len()) {
-            let half = u16::from_le_bytes([w[r][i][at], w[r][i][at + 1]]);
-            fours[r][i / 4] |= i64::from(half) << (16 * (i % 4));
+    let halves = if 3 * BYTES + at + 2 <= 64 {
+        // two loads hold those of four blocks each
+        let n = (BYTES / 2) as i16;
+        let i = (at / 2) as i16;
+        let second = (4 * BYTES + at).min(GROUP * BYTES - 64);
+        let j = 32 + ((4 * BYTES + at - second) / 2) as i16;
+        let index = _mm_setr_epi16(i, i + n, i + 2 * n, i + 3 * n, j, j + n, j + 2 * n, j + 3 * n);
+        let index = _mm512_castsi128_si512(index);
+        let eight = |w: &[[u8; BYTES]]| {
+            let bytes = w.as_flattened();
+            let all = _mm512_permutex2var_epi16(load_some(bytes, 0), index, load_some(bytes, second));
+            _mm512_castsi512_si128(all)
+        };
+        _mm256_set_m128i(eight(w[1]), eight(w[0]))
+    } else {
+        // put together as integers: inserting them into a vector one by one takes twice as long
+        let mut fours = [[0; 2]; 2];
+        for r in 0..2 {
+            for i in 0..GROUP.min(w[r].len()) {
+                let half = u16::from_le_bytes([w[r][i][at], w[r][i][at + 1]]);
+                fours[r][i / 4] |= i64::from(half) << (16 * (i % 4));
+            }
         }
-    }
-    _mm512_cvtph_ps(_mm256_set_epi64x(fours[1][1], fours[1][0], fours[0][1], fours[0][0]))
+        _mm256_set_epi64x(fours[1][1], fours[1][0], fours[0][1], fours[0][0])
+    };
+    _mm512_cvtph_ps(halves)
 }
 
 /// Eight floats of each of two rows.
@@ -244,6 +271,41 @@ fn split_nibbles<'a>(block: impl Fn(usize) -> &'a [u8; 16], v: usize) -> __m512i
     let part = |i: usize| load_128(block(2 * i + odd));
     let two = |i: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(part(i)), part(i + 1));
     let all = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(two(0)), two(2));
+    let moved = if v.is_multiple_of(2) { all } else { _mm512_srli_epi16::<4>(all) };
+    _mm512_and_si512(moved, _mm512_set1_epi8(0x0f))
+}
+
+/// The same where blocks of `BYTES` bytes, a multiple of two, end with them; zeros where blocks are missing.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn split_nibbles_of_blocks<const BYTES: usize>(w: &[[u8; BYTES]], v: usize) -> __m512i {
+    // Two loads hold four blocks each, and what four of the eight need lies at multiples of four bytes in them.
+    let odd = v / 2;
+    let start = |i: usize| (2 * i + odd) * BYTES + BYTES - 16;
+    let loads = [start(0), start(2).min(GROUP * BYTES - 64)];
+    let bytes = w.as_flattened();
+    let [low, high] = [load_some(bytes, loads[0]), load_some(bytes, loads[1])];
+    let at = |part: usize| ((start(part) - loads[part / 2]) / 4 + 16 * (part / 2)) as i32;
+    let (i, j, k, l) = (at(0), at(1), at(2), at(3));
+    let index = _mm512_setr_epi32(
+        i,
+        i + 1,
+        i + 2,
+        i + 3,
+        j,
+        j + 1,
+        j + 2,
+        j + 3,
+        k,
+        k + 1,
+        k + 2,
+        k + 3,
+        l,
+        l + 1,
+        l + 2,
+        l + 3,
+    );
+    let all = _mm512_permutex2var_epi32(low, index, high);
     let moved = if v.is_multiple_of(2) { all } else { _mm512_srli_epi16::<4>(all) };
     _mm512_and_si512(moved, _mm512_set1_epi8(0x0f))
 }

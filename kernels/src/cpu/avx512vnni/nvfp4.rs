@@ -56,15 +56,18 @@ unpack_by_pairs!(true, Some(SHIFT));
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn dot<const N: usize>(w: [&[u8]; 1], x: [&[dot::Prepared]; N]) -> [[f32; N]; 1] {
-    let ahead = Ahead::of(1, w[0].len());
-    let w: &[Block] = bytemuck::cast_slice(w[0]);
-    let mut acc = dot::Row::new();
-    for (g, w) in w.chunks(BLOCKS).enumerate() {
-        prefetch(bytemuck::cast_slice(w), ahead);
-        acc.add::<false>(dot::group(x, g), scales_of(w), bytes_of(w));
+fn dot<const N: usize>(w: [&[u8]; 2], x: [&[dot::Prepared]; N]) -> [[f32; N]; 2] {
+    let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
+    let mut acc = [dot::Row::new(), dot::Row::new()];
+    for g in 0..x[0].len() {
+        for r in 0..2 {
+            let w = &w[r][g * BLOCKS..w[r].len().min((g + 1) * BLOCKS)];
+            prefetch_after(bytemuck::cast_slice(w));
+            acc[r].add(dot::group(x, g), scales_of(w), bytes_of(w));
+        }
     }
-    acc.sum()
+    let [first, second] = acc;
+    [first.sum(), second.sum()]
 }
 
-dot::matmul_by_dot!(dot::natural, 1);
+dot::matmul_by_dot!(dot::natural);

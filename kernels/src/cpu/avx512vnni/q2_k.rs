@@ -28,4 +28,4 @@ fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
     parts(w).1
 }
 
-dot_of_halves!(natural, false);
+dot_of_halves!();

@@ -22,7 +22,7 @@ fn scales_of(w: [&[[u8; BYTES]]; 2]) -> (__m512, __m512) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn bytes_of(w: &[[u8; BYTES]]) -> impl Fn(usize) -> __m512i {
-    |v| split_nibbles(|b| codes(w, b), v)
+    |v| split_nibbles_of_blocks(w, v)
 }
 
 dot_of_blocks!(BYTES, split, add_split);

@@ -7,15 +7,7 @@ use crate::quant::q6_k::Block;
 #[inline]
 fn parts(w: &Block) -> (Halves, impl Fn(usize) -> __m512i) {
     let scales = load_128(bytemuck::cast_ref(&w.scales));
-    (Halves::shifted(unit(w.d), scales, 32), |p| {
-        // 64 bytes: the low nibbles are one pair of blocks, the high ones the next
-        let nibbles = load_512(bytemuck::cast_ref::<[u8; 64], _>(&w.ql.as_chunks().0[p / 2]));
-        let low = _mm512_srlv_epi64(nibbles, _mm512_set1_epi64(4 * (p % 2) as i64));
-        _mm512_or_si512(
-            _mm512_and_si512(low, _mm512_set1_epi8(0x0f)),
-            _mm512_slli_epi64::<4>(two_bits(&w.qh, p)),
-        )
-    })
+    (Halves::shifted(unit(w.d), scales, 32), bytes_of(w))
 }
 
 unpack_of_superblocks!(true, Some(32));
@@ -31,28 +23,16 @@ fn scales_of(w: &Block) -> (__m512, __m512) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn bytes_of(w: &Block) -> impl Fn(usize) -> __m512i {
-    let [low, high] = w.ql.as_chunks::<64>().0 else { unreachable!("128 bytes") };
-    let (low, high) = (load_512(bytemuck::cast_ref(low)), load_512(bytemuck::cast_ref(high)));
-    let top = load_512(bytemuck::cast_ref(&w.qh));
-    move |v| {
-        // of 64 bytes each: 16 of them are a half of a block in the low nibbles, and of the next but one in the high
-        let nibbles = match v {
-            0 => _mm512_shuffle_i64x2::<0b00_00_00_00>(low, high),
-            1 => _mm512_shuffle_i64x2::<0b01_01_01_01>(low, high),
-            2 => _mm512_shuffle_i64x2::<0b10_10_10_10>(low, high),
-            _ => _mm512_shuffle_i64x2::<0b11_11_11_11>(low, high),
-        };
-        let nibbles = _mm512_srlv_epi64(nibbles, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
-        // of 32 bytes: 16 of them hold two bits of the same half of four blocks, which belong at bit 4
-        let top = match v % 2 {
-            0 => _mm512_shuffle_i64x2::<0b10_10_00_00>(top, top),
-            _ => _mm512_shuffle_i64x2::<0b11_11_01_01>(top, top),
-        };
-        let n = 4 - 2 * (v as i64 / 2);
-        let top = _mm512_rolv_epi64(top, _mm512_setr_epi64(n, n, n - 4, n - 4, n, n, n - 4, n - 4));
-        let low = _mm512_and_si512(nibbles, _mm512_set1_epi8(0x0f));
+    |p| {
+        let nibbles = load_512(bytemuck::cast_ref::<[u8; 64], _>(&w.ql.as_chunks().0[p / 2]));
+        let moved = if p.is_multiple_of(2) { nibbles } else { _mm512_srli_epi16::<4>(nibbles) };
+        let low = _mm512_and_si512(moved, _mm512_set1_epi8(0x0f));
+        // of each 32 bytes: two bits of four blocks, which belong at bit 4
+        let twice = _mm512_broadcast_i64x4(load_256(&w.qh.as_chunks().0[p / 2]));
+        let n = 4 - 4 * (p as i64 % 2);
+        let top = _mm512_rolv_epi64(twice, _mm512_setr_epi64(n, n, n, n, n - 2, n - 2, n - 2, n - 2));
         select(_mm512_set1_epi8(0x30), top, low)
     }
 }
 
-dot_of_halves!(split, true);
+dot_of_halves!();
