@@ -174,7 +174,12 @@ macro_rules! matmul_of {
             ) {
                 let (rows, groups) = (y.len() / N, x.len() / N);
                 let x: [&[$prepared]; N] = std::array::from_fn(|c| &x[c * groups..(c + 1) * groups]);
-                for (r, row) in w.chunks_exact(w.len() / rows).enumerate() {
+                // By turns from two places: the processor's own fetching stops at the end of a page of 4 KB, and one
+                // place's data come while it begins anew in the other.
+                let (bytes, half) = (w.len() / rows, rows.div_ceil(2));
+                for i in 0..rows {
+                    let r = i / 2 + i % 2 * half;
+                    let row = &w[r * bytes..][..bytes];
                     let mut acc = $acc::<N>::new();
                     let (whole, rest) = row.as_chunks::<BYTES>();
                     for (g, w) in whole.iter().enumerate() {
