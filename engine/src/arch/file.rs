@@ -523,7 +523,7 @@ impl Spec {
     pub(super) fn each_attention(&mut self, change: impl Fn(usize, &mut Attention)) {
         for (i, layer) in self.layers.iter_mut().enumerate() {
             match &mut layer.mixer {
-                Mixer::Attention(attention) => change(i, attention),
+                Mixer::Attention(attention) | Mixer::Both(attention, _) => change(i, attention),
                 Mixer::Latent(latent) => change(i, &mut latent.attention),
                 Mixer::ShortConv(_) | Mixer::StateSpace(_) => {}
             }

@@ -8,6 +8,7 @@ mod deepseek;
 mod deepseek2;
 mod exaone4;
 mod falcon;
+mod falcon_h1;
 mod file;
 mod gemma;
 mod gemma2;
@@ -103,6 +104,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("mamba", mamba::spec),
     ("mamba2", mamba::spec),
     ("granitehybrid", granitehybrid::spec),
+    ("falcon-h1", falcon_h1::spec),
     ("bert", bert::spec),
     ("nomic-bert", nomic_bert::spec),
     ("gemma-embedding", gemma_embedding::spec),

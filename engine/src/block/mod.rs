@@ -153,6 +153,8 @@ pub enum Mixer {
     ShortConv(ShortConv),
     /// A selective state space.
     StateSpace(StateSpace),
+    /// Attention and a state space that read the same; their results are added (Falcon-H1).
+    Both(Attention, StateSpace),
 }
 
 /// A gated convolution over the last tokens (LFM2): of each channel, `out(c * sum over j of kernel[j] (b x)[t - j])` with
@@ -169,7 +171,7 @@ impl Mixer {
     /// The attention that goes over the cache, if there is one.
     pub fn attention(&self) -> Option<&Attention> {
         match self {
-            Mixer::Attention(attention) => Some(attention),
+            Mixer::Attention(attention) | Mixer::Both(attention, _) => Some(attention),
             Mixer::Latent(latent) => Some(&latent.attention),
             Mixer::ShortConv(_) | Mixer::StateSpace(_) => None,
         }
@@ -181,7 +183,9 @@ impl Mixer {
         match self {
             Mixer::Attention(_) | Mixer::Latent(_) => Vec::new(),
             Mixer::ShortConv(conv) => vec![(conv.width - 1, conv.channels)],
-            Mixer::StateSpace(s) => vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)],
+            Mixer::StateSpace(s) | Mixer::Both(_, s) => {
+                vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)]
+            }
         }
     }
 }

@@ -49,6 +49,10 @@ impl Binder<'_> {
                 Mixer::StateSpace(s) => {
                     MixerWeights::StateSpace(Box::new(self.state_space(&name, s, n_embd)?))
                 }
+                Mixer::Both(a, s) => MixerWeights::Both(
+                    Box::new(self.attention(&name, a, n_embd)?),
+                    Box::new(self.state_space(&name, s, n_embd)?),
+                ),
             },
             mlp: match &layer.mlp {
                 Mlp::Nothing => MlpWeights::Nothing,
@@ -75,7 +79,10 @@ impl Binder<'_> {
             return Ok(NormWeights { kind, eps, weight: vec![1.0; len], bias: Vec::new() });
         };
         let name = |part: &str| format!("{prefix}{tensor}.{part}");
-        let weight = self.gguf.floats(&name("weight"), &[len])?;
+        // the files of some families leave out the suffix
+        let plain = format!("{prefix}{tensor}");
+        let weight = if self.gguf.tensor(&plain).is_some() { plain } else { name("weight") };
+        let weight = self.gguf.floats(&weight, &[len])?;
         Ok(NormWeights { kind, eps, weight, bias: self.optional(&name("bias"), &[len])? })
     }
 

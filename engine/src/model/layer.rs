@@ -45,6 +45,8 @@ pub enum MixerWeights {
     ShortConv(Box<ShortConvWeights>),
     /// A selective state space.
     StateSpace(Box<StateSpaceWeights>),
+    /// Attention and a state space.
+    Both(Box<AttentionWeights>, Box<StateSpaceWeights>),
 }
 
 /// See [`ShortConv`].
@@ -177,7 +179,7 @@ impl LayerWeights {
     /// What the scores of its attention need, if it has any.
     pub(crate) fn scores(&self) -> Option<&HeadScores> {
         match &self.mixer {
-            MixerWeights::Attention(attention) => Some(&attention.scores),
+            MixerWeights::Attention(attention) | MixerWeights::Both(attention, _) => Some(&attention.scores),
             MixerWeights::Latent(latent) => Some(&latent.scores),
             MixerWeights::ShortConv(_) | MixerWeights::StateSpace(_) => None,
         }
@@ -188,17 +190,15 @@ impl LayerWeights {
         let mut all = Vec::new();
         let mut whole = |weight| all.push((weight, 1.0));
         match &self.mixer {
-            MixerWeights::Attention(a) => [&a.q, &a.k, &a.v, &a.output].into_iter().for_each(whole),
+            MixerWeights::Attention(a) => a.matrices().into_iter().for_each(whole),
             MixerWeights::Latent(l) => {
                 let [q_a, kv_a, k_b, v_b, output] = [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output];
                 [q_a, kv_a, k_b, v_b, output].into_iter().for_each(&mut whole);
                 l.q_b.iter().for_each(|(_, q_b)| whole(q_b));
             }
             MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
-            MixerWeights::StateSpace(s) => {
-                [&s.input, &s.output].into_iter().for_each(&mut whole);
-                s.selection.iter().flat_map(|selection| [&selection.x, &selection.dt]).for_each(whole);
-            }
+            MixerWeights::StateSpace(s) => s.matrices().for_each(whole),
+            MixerWeights::Both(a, s) => a.matrices().into_iter().chain(s.matrices()).for_each(whole),
         }
         match &self.mlp {
             MlpWeights::Nothing => {}
@@ -215,6 +215,19 @@ impl LayerWeights {
             }
         }
         all
+    }
+}
+
+impl AttentionWeights {
+    fn matrices(&self) -> [&Weight; 4] {
+        [&self.q, &self.k, &self.v, &self.output]
+    }
+}
+
+impl StateSpaceWeights {
+    fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        let selection = self.selection.iter().flat_map(|selection| [&selection.x, &selection.dt]);
+        [&self.input, &self.output].into_iter().chain(selection)
     }
 }
 

@@ -107,7 +107,7 @@ impl Widest {
                 widest.work = widest.work.max(conv.channels.checked_mul(3)?.checked_next_multiple_of(UNIT)?);
                 widest.work_2 = widest.work_2.max(conv.channels);
             }
-            if let Mixer::StateSpace(s) = &layer.mixer {
+            if let Mixer::StateSpace(s) | Mixer::Both(_, s) = &layer.mixer {
                 widest.work = widest.work.max(s.inputs().checked_next_multiple_of(UNIT)?);
                 widest.work_2 = widest.work_2.max(s.channels);
                 widest.work_3 = widest.work_3.max(s.selected().checked_next_multiple_of(UNIT)?);
