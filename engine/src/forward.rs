@@ -39,6 +39,7 @@ fn mix<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
             backend.attend(i, attention);
             backend.state_space(i, s, norm);
         }
+        MixerWeights::DeltaNet(d) => backend.delta_net(i, d, norm),
     }
 }
 
@@ -53,6 +54,7 @@ fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
             backend.attn_output(attention, residual);
             backend.state_space_output(s, residual);
         }
+        MixerWeights::DeltaNet(d) => backend.delta_net_output(d, residual),
     }
     if let Some(norm) = &layer.norms.mixer_sum {
         backend.normalize(norm);

@@ -79,7 +79,11 @@ const WORST: &[(&str, f64)] = &[
     ("qwen2vl", 3.4e-06),
     ("qwen3", 2.8e-07),
     ("qwen3-embedding", 8.5e-08),
+    ("qwen35", 3.0e-09),
+    ("qwen35moe", 3.9e-07),
     ("qwen3moe", 2.2e-07),
+    ("qwen3next", 8.0e-09),
+    ("qwen3next-fused", 7.5e-09),
     ("qwen3vl", 1.6e-07),
     ("qwen3vlmoe", 2.2e-07),
     ("seed_oss", 1.1e-06),
@@ -207,7 +211,7 @@ fn every_family_has_a_recipe() {
 /// Of recurrent layers too, which have to read again what came before.
 #[test]
 fn what_was_forgotten_leaves_no_trace() {
-    for name in ["lfm2", "mamba", "granitehybrid", "falcon-h1", "gemma3", "deepseek2"] {
+    for name in ["lfm2", "mamba", "granitehybrid", "falcon-h1", "qwen35", "gemma3", "deepseek2"] {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         write(name, file.path());
         let model = Model::open(file.path(), Isa::best()).expect("the model opens");

@@ -500,21 +500,30 @@ impl<'a> File<'a> {
         };
         let Some(window) = window else { return Ok(vec![None; n_layer]) };
         let name = "attention.sliding_window_pattern";
-        let key = self.key(name);
-        let slides: Vec<bool> = match self.gguf.metadata().get(&key) {
-            Some(Value::Array(_)) => match self.gguf.metadata().bools(&key) {
-                Ok(Some(list)) => list,
-                _ => self.counts(name, n_layer)?.into_iter().map(|n| n != 0).collect(),
-            },
-            _ => {
+        let slides = match self.flags(name, n_layer)? {
+            Some(list) => list,
+            None => {
                 let period = self.count(name)?.unwrap_or(period);
                 (0..n_layer).map(|i| period == 0 || i % period < period - 1).collect()
             }
         };
-        if slides.len() < n_layer {
-            return Err(malformed(format!("`{key}` has {} entries for {n_layer} layers", slides.len())));
+        Ok(slides.into_iter().map(|slides| slides.then_some(window)).collect())
+    }
+
+    /// A yes or no of each layer, where the file has a list of them, as such or as numbers.
+    pub(super) fn flags(&self, name: &str, n_layer: usize) -> Result<Option<Vec<bool>>> {
+        let (key, meta) = (self.key(name), self.gguf.metadata());
+        if !matches!(meta.get(&key), Some(Value::Array(_))) {
+            return Ok(None);
         }
-        Ok(slides[..n_layer].iter().map(|slides| slides.then_some(window)).collect())
+        let list = match meta.bools(&key) {
+            Ok(Some(list)) => list,
+            _ => self.counts(name, n_layer)?.into_iter().map(|n| n != 0).collect(),
+        };
+        match list.get(..n_layer) {
+            Some(flags) => Ok(Some(flags.to_vec())),
+            None => Err(malformed(format!("`{key}` has {} entries for {n_layer} layers", list.len()))),
+        }
     }
 }
 
@@ -525,7 +534,7 @@ impl Spec {
             match &mut layer.mixer {
                 Mixer::Attention(attention) | Mixer::Both(attention, _) => change(i, attention),
                 Mixer::Latent(latent) => change(i, &mut latent.attention),
-                Mixer::ShortConv(_) | Mixer::StateSpace(_) => {}
+                Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::DeltaNet(_) => {}
             }
         }
     }

@@ -37,6 +37,8 @@ mod phi3;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
+mod qwen3next;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -105,6 +107,9 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("mamba2", mamba::spec),
     ("granitehybrid", granitehybrid::spec),
     ("falcon-h1", falcon_h1::spec),
+    ("qwen3next", qwen3next::spec),
+    ("qwen35", qwen35::spec),
+    ("qwen35moe", qwen35::spec),
     ("bert", bert::spec),
     ("nomic-bert", nomic_bert::spec),
     ("gemma-embedding", gemma_embedding::spec),

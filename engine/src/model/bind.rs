@@ -6,12 +6,13 @@ use braise_kernels::table::Kernels;
 
 use super::Weight;
 use super::layer::{
-    AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
-    MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights,
+    LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection, ShortConvWeights,
+    StateSpaceWeights,
 };
 use crate::block::{
-    Attention, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, ShortConv, StateSpace,
-    StateSpaceKind,
+    Attention, DeltaNet, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, Sharing,
+    ShortConv, StateSpace, StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
@@ -49,6 +50,7 @@ impl Binder<'_> {
                 Mixer::StateSpace(s) => {
                     MixerWeights::StateSpace(Box::new(self.state_space(&name, s, n_embd)?))
                 }
+                Mixer::DeltaNet(d) => MixerWeights::DeltaNet(Box::new(self.delta_net(&name, d, n_embd)?)),
                 Mixer::Both(a, s) => MixerWeights::Both(
                     Box::new(self.attention(&name, a, n_embd)?),
                     Box::new(self.state_space(&name, s, n_embd)?),
@@ -243,6 +245,70 @@ impl Binder<'_> {
             norms,
             output: self.weight(&name("ssm_out"), n_embd, channels)?,
         })
+    }
+
+    fn delta_net(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        d: &DeltaNet,
+        n_embd: usize,
+    ) -> Result<DeltaNetWeights> {
+        let (dim, n) = (d.head_dim, d.head_dim as f32);
+        // the length is the root of n times the mean square
+        let length = |length: f32| NormWeights {
+            kind: NormKind::Rms,
+            eps: d.eps / n,
+            weight: vec![length / n.sqrt(); dim],
+            bias: Vec::new(),
+        };
+        let norm = Norm { tensor: Some("ssm_norm"), kind: NormKind::Rms, eps: d.eps };
+        Ok(DeltaNetWeights {
+            spec: *d,
+            inputs: self.delta_inputs(name, d, n_embd)?,
+            kernel: self.conv_kernel(&name("ssm_conv1d.weight"), d.width, d.conv_channels())?,
+            q_norm: length(1.0 / n.sqrt()),
+            k_norm: length(1.0),
+            a: self.gguf.floats(&name("ssm_a"), &[d.n_head])?,
+            dt_bias: self.gguf.floats(&name("ssm_dt.bias"), &[d.n_head])?,
+            norm: self.norm(&name(""), &norm, dim)?,
+            output: self.weight(&name("ssm_out"), n_embd, d.values())?,
+        })
+    }
+
+    /// The matrices to q, k, v, z, b and a of a delta net.
+    fn delta_inputs(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        d: &DeltaNet,
+        n_embd: usize,
+    ) -> Result<Vec<Weight>> {
+        let (channels, values) = (d.conv_channels(), d.values());
+        let mut inputs = Vec::new();
+        let all = name("ssm_in");
+        if self.gguf.tensor(&format!("{all}.weight")).is_some()
+            && self.gguf.tensor(&name("attn_qkv.weight")).is_none()
+        {
+            // older files: q, k, v and z of the first group of heads, of the second, and so on
+            let (all, of_group) = (self.weight(&all, channels + values, n_embd)?, values / d.n_head_k);
+            let mut first = 0;
+            for rows in [d.head_dim, d.head_dim, of_group, of_group] {
+                let group = 2 * (d.head_dim + of_group);
+                let starts = (0..d.n_head_k).map(|i| i * group + first);
+                inputs.extend(starts.map(|start| all.part(start..start + rows)));
+                first += rows;
+            }
+        } else {
+            inputs.push(self.weight(&name("attn_qkv"), channels, n_embd)?);
+            inputs.push(self.weight(&name("attn_gate"), values, n_embd)?);
+        }
+        match d.sharing {
+            Sharing::Neighbours => inputs.push(self.weight(&name("ssm_ba"), 2 * d.n_head, n_embd)?),
+            Sharing::Strided => {
+                inputs.push(self.weight(&name("ssm_beta"), d.n_head, n_embd)?);
+                inputs.push(self.weight(&name("ssm_alpha"), d.n_head, n_embd)?);
+            }
+        }
+        Ok(inputs)
     }
 
     /// A dense network; `suffix` tells it from others of the layer.

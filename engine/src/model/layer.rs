@@ -1,7 +1,7 @@
 //! A layer's blocks, each with its weights.
 
 use super::Weight;
-use crate::block::{Attention, Dense, Experts, Latent, NormKind, ShortConv, StateSpace};
+use crate::block::{Attention, DeltaNet, Dense, Experts, Latent, NormKind, ShortConv, StateSpace};
 
 /// One layer, see [`crate::block::Layer`].
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub enum MixerWeights {
     StateSpace(Box<StateSpaceWeights>),
     /// Attention and a state space.
     Both(Box<AttentionWeights>, Box<StateSpaceWeights>),
+    /// Linear attention with the delta rule.
+    DeltaNet(Box<DeltaNetWeights>),
 }
 
 /// See [`ShortConv`].
@@ -78,6 +80,26 @@ pub struct StateSpaceWeights {
     pub(crate) d: Vec<f32>,
     /// Of each group of the result; empty: none.
     pub(crate) norms: Vec<NormWeights>,
+    pub(crate) output: Weight,
+}
+
+/// See [`DeltaNet`].
+#[derive(Debug)]
+pub struct DeltaNetWeights {
+    pub(crate) spec: DeltaNet,
+    /// To q, k and v, to z, and to b and a, in this order; each may be several matrices.
+    pub(crate) inputs: Vec<Weight>,
+    /// Of the convolution, (width, conv_channels), the last token's row last.
+    pub(crate) kernel: Vec<f32>,
+    /// Give a head of q the length of 1 / sqrt(head_dim), and one of k that of 1.
+    pub(crate) q_norm: NormWeights,
+    pub(crate) k_norm: NormWeights,
+    /// (n_head)
+    pub(crate) a: Vec<f32>,
+    /// (n_head)
+    pub(crate) dt_bias: Vec<f32>,
+    /// Of a head's result.
+    pub(crate) norm: NormWeights,
     pub(crate) output: Weight,
 }
 
@@ -181,7 +203,7 @@ impl LayerWeights {
         match &self.mixer {
             MixerWeights::Attention(attention) | MixerWeights::Both(attention, _) => Some(&attention.scores),
             MixerWeights::Latent(latent) => Some(&latent.scores),
-            MixerWeights::ShortConv(_) | MixerWeights::StateSpace(_) => None,
+            MixerWeights::ShortConv(_) | MixerWeights::StateSpace(_) | MixerWeights::DeltaNet(_) => None,
         }
     }
 
@@ -198,6 +220,7 @@ impl LayerWeights {
             }
             MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
             MixerWeights::StateSpace(s) => s.matrices().for_each(whole),
+            MixerWeights::DeltaNet(d) => d.inputs.iter().chain([&d.output]).for_each(whole),
             MixerWeights::Both(a, s) => a.matrices().into_iter().chain(s.matrices()).for_each(whole),
         }
         match &self.mlp {

@@ -8,7 +8,7 @@ use super::attention;
 use super::compare::{Want, same};
 use super::inputs::{normal, shifted};
 use super::report::Cases;
-use braise_kernels::ops::Activation;
+use braise_kernels::ops::{Activation, DELTA_VALUES};
 use braise_kernels::quant::q8::{self, BLOCK, SUM_BLOCK};
 use braise_kernels::table::Kernels;
 use fastrand::Rng;
@@ -33,6 +33,7 @@ pub const OPS: &[(&str, Check)] = &[
     ("attention", attention::many),
     ("attention_span", attention::spans),
     ("attention_merge", attention::merge),
+    ("delta_rule", delta_rule),
     ("quantize_q8", quantize_q8),
 ];
 
@@ -266,6 +267,46 @@ fn rope(k: Kernels, cases: &mut Cases) {
                 (want[a], want[b]) = (within(x * c, -y * s), within(x * s, y * c));
             }
             expect_all(&what, &got, want, cases);
+        }
+    }
+}
+
+/// Sums of n products run in two halves, so that n / 2 roundings and a few more meet a term.
+fn delta_rule(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(9);
+    for n in [2, 4, 16, 30, 64, 96, 128, 256] {
+        let of_halves = (n / 2 + 2) as f64;
+        for beta in [0.0, 0.3, 1.0] {
+            let small = |x: &f32| x / (n as f32).sqrt();
+            let [query, key] = [0, 1].map(|_| normals(n, &mut random).iter().map(small).collect::<Vec<_>>());
+            let decay: Vec<f32> = (0..n).map(|_| random.f32()).collect();
+            let (before, v) = (normals(n * DELTA_VALUES, &mut random), normals(DELTA_VALUES, &mut random));
+            let what = format!("n {n}, beta {beta}");
+            let mut got = v.clone();
+            let run = |state: &mut [f32]| k.delta_rule(state, &query, &key, &decay, beta, &mut got);
+            let after = guarded(&before, run, &what, cases);
+            let mut states = vec![Want::Exactly(SENTINEL); before.len()];
+            let mut answers = Vec::new();
+            for (j, v) in v.iter().map(|v| f64::from(*v)).enumerate() {
+                let column =
+                    |i: usize| [before[i * DELTA_VALUES + j], key[i], decay[i], query[i]].map(f64::from);
+                let beta = f64::from(beta);
+                let held: f64 = (0..n).map(column).map(|[s, k, d, _]| s * k * d).sum();
+                let off: f64 = (0..n).map(column).map(|[s, k, d, _]| (s * k * d).abs()).sum();
+                let delta = beta * (v - held);
+                let off = beta * ((of_halves + 1.0) * U * off + 2.0 * U * (v - held).abs());
+                let (mut sum, mut bound) = (0.0, 0.0);
+                for (i, [s, k, d, q]) in (0..n).map(column).enumerate() {
+                    let exact = s * d + k * delta;
+                    let within = k.abs() * off + 2.0 * U * ((s * d).abs() + (k * delta).abs());
+                    states[i * DELTA_VALUES + j] = Want::Within { exact, bound: 1.01 * within };
+                    sum += q * exact;
+                    bound += q.abs() * (within + of_halves * U * exact.abs());
+                }
+                answers.push(Want::Within { exact: sum, bound: 1.01 * bound });
+            }
+            expect_all(&format!("{what}, state"), &after, states, cases);
+            expect_all(&what, &got, answers, cases);
         }
     }
 }

@@ -7,7 +7,7 @@ use braise_kernels::table::MatMul;
 use super::attention::AttentionBuffers;
 use super::{PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
-use crate::block::{Attention, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
+use crate::block::{Attention, DeltaNet, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
 use crate::model::Model;
 
 /// What the workers share.
@@ -112,6 +112,9 @@ impl Widest {
                 widest.work_2 = widest.work_2.max(s.channels);
                 widest.work_3 = widest.work_3.max(s.selected().checked_next_multiple_of(UNIT)?);
             }
+            if let Mixer::DeltaNet(d) = &layer.mixer {
+                widest.add_delta_net(d)?;
+            }
             match &layer.mlp {
                 Mlp::Nothing => {}
                 Mlp::Dense(dense) => widest.n_ff = widest.n_ff.max(dense.n_ff),
@@ -127,6 +130,15 @@ impl Widest {
             }
         }
         Some(widest)
+    }
+
+    fn add_delta_net(&mut self, d: &DeltaNet) -> Option<()> {
+        // of each head two numbers more, in one matrix or in two
+        let gates = d.n_head.checked_next_multiple_of(UNIT)?.checked_mul(2)?;
+        self.work = self.work.max(d.conv_channels().checked_add(d.values())?.checked_add(gates)?);
+        self.work_2 = self.work_2.max(d.values());
+        self.work_3 = self.work_3.max(2 * d.keys());
+        Some(())
     }
 
     fn add_attention(&mut self, a: &Attention) -> Option<()> {

@@ -10,6 +10,7 @@ use braise_kernels::ops::Activation;
 use braise_kernels::sync::{Shared, Units};
 
 use super::conv::Conv;
+use super::delta_net::softplus;
 use super::inputs::{Inputs, Ready, Rows, Source, Values, multiply, normalize};
 use super::{CpuWorker, UNIT, chunks, tiles};
 use crate::block::{StateSpace, StateSpaceKind};
@@ -185,8 +186,7 @@ fn time_steps(
             }
         }
     }
-    // softplus; of large numbers nothing is left of the logarithm
-    dt.iter_mut().filter(|dt| **dt <= 20.0).for_each(|dt| *dt = dt.exp().ln_1p());
+    dt.iter_mut().for_each(|dt| *dt = softplus(*dt));
 }
 
 /// `exp(dt A)` for each value of a head's states.
