@@ -40,6 +40,7 @@ fn mix<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
             backend.state_space(i, s, norm);
         }
         MixerWeights::DeltaNet(d) => backend.delta_net(i, d, norm),
+        MixerWeights::Nothing => {}
     }
 }
 
@@ -55,6 +56,7 @@ fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
             backend.state_space_output(s, residual);
         }
         MixerWeights::DeltaNet(d) => backend.delta_net_output(d, residual),
+        MixerWeights::Nothing => {}
     }
     if let Some(norm) = &layer.norms.mixer_sum {
         backend.normalize(norm);

@@ -52,6 +52,7 @@ const WORST: &[(&str, f64)] = &[
     ("hunyuan-dense", 1.8e-07),
     ("hunyuan-dense-alpha", 1.9e-07),
     ("internlm2", 8.4e-07),
+    ("jamba", 5.2e-09),
     ("lfm2", 1.0e-06),
     ("lfm2moe", 6.1e-07),
     ("llama", 4.8e-07),
@@ -65,6 +66,8 @@ const WORST: &[(&str, f64)] = &[
     ("mpt", 6.3e-08),
     ("nanbeige", 8.7e-07),
     ("nemotron", 3.1e-07),
+    ("nemotron_h", 1.2e-08),
+    ("nemotron_h_moe", 8.8e-09),
     ("nomic-bert", 2.0e-07),
     ("olmo2", 3.2e-08),
     ("olmoe", 3.5e-07),
@@ -211,7 +214,8 @@ fn every_family_has_a_recipe() {
 /// Of recurrent layers too, which have to read again what came before.
 #[test]
 fn what_was_forgotten_leaves_no_trace() {
-    for name in ["lfm2", "mamba", "granitehybrid", "falcon-h1", "qwen35", "gemma3", "deepseek2"] {
+    for name in ["lfm2", "mamba", "granitehybrid", "falcon-h1", "qwen35", "nemotron_h", "gemma3", "deepseek2"]
+    {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         write(name, file.path());
         let model = Model::open(file.path(), Isa::best()).expect("the model opens");

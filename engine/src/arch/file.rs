@@ -42,7 +42,7 @@ pub(super) struct Family {
     pub(super) routing_told: bool,
     /// Whether mixer and feed-forward network read the same.
     pub(super) parallel: bool,
-    /// Whether layers have a feed-forward network.
+    /// Whether all layers have a feed-forward network, or those alone for which the file has its size.
     pub(super) feed_forward: bool,
 }
 
@@ -310,7 +310,8 @@ impl<'a> File<'a> {
         let n_group = self.count("ssm.group_count")?.unwrap_or(0);
         let eps = self.eps(NormKind::Rms)?;
         let (n_head, n_group, kind) = if n_group == 0 {
-            let eps = self.flag("ssm.dt_b_c_rms")?.unwrap_or(false).then_some(eps);
+            let normed = self.flag("ssm.dt_b_c_rms")?.unwrap_or(false);
+            let eps = (normed || self.has(&format!("blk.{layer}.ssm_dt_norm.weight"))).then_some(eps);
             (channels, 1, StateSpaceKind::One { rank, eps })
         } else {
             let normed = self.has(&format!("blk.{layer}.ssm_norm.weight"));
@@ -335,7 +336,7 @@ impl<'a> File<'a> {
 
     /// The feed-forward network of a layer; a mixture if the layer has a router.
     fn mlp(&self, layer: usize, n_ff: usize, family: &Family) -> Result<Mlp> {
-        if !family.feed_forward {
+        if n_ff == 0 && !family.feed_forward {
             return Ok(Mlp::Nothing);
         }
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
@@ -534,7 +535,7 @@ impl Spec {
             match &mut layer.mixer {
                 Mixer::Attention(attention) | Mixer::Both(attention, _) => change(i, attention),
                 Mixer::Latent(latent) => change(i, &mut latent.attention),
-                Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::DeltaNet(_) => {}
+                Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::DeltaNet(_) | Mixer::Nothing => {}
             }
         }
     }

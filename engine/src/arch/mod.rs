@@ -22,6 +22,7 @@ mod gptneox;
 mod granite;
 mod granitehybrid;
 mod hunyuan;
+mod jamba;
 mod lfm2;
 mod llama;
 mod mamba;
@@ -29,6 +30,7 @@ mod minicpm;
 mod mistral3;
 mod mpt;
 mod nemotron;
+mod nemotron_h;
 mod nomic_bert;
 mod olmo2;
 mod olmoe;
@@ -110,6 +112,9 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("qwen3next", qwen3next::spec),
     ("qwen35", qwen35::spec),
     ("qwen35moe", qwen35::spec),
+    ("nemotron_h", nemotron_h::spec),
+    ("nemotron_h_moe", nemotron_h::spec),
+    ("jamba", jamba::spec),
     ("bert", bert::spec),
     ("nomic-bert", nomic_bert::spec),
     ("gemma-embedding", gemma_embedding::spec),

@@ -159,6 +159,8 @@ pub enum Mixer {
     Both(Attention, StateSpace),
     /// Linear attention with the delta rule.
     DeltaNet(DeltaNet),
+    /// None: the feed-forward network is the whole layer.
+    Nothing,
 }
 
 /// A gated convolution over the last tokens (LFM2): of each channel, `out(c * sum over j of kernel[j] (b x)[t - j])` with
@@ -177,7 +179,7 @@ impl Mixer {
         match self {
             Mixer::Attention(attention) | Mixer::Both(attention, _) => Some(attention),
             Mixer::Latent(latent) => Some(&latent.attention),
-            Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::DeltaNet(_) => None,
+            Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::DeltaNet(_) | Mixer::Nothing => None,
         }
     }
 
@@ -185,7 +187,7 @@ impl Mixer {
     /// them again: inputs of a convolution, then the states of what follows it.
     pub fn states(&self) -> Vec<(usize, usize)> {
         match self {
-            Mixer::Attention(_) | Mixer::Latent(_) => Vec::new(),
+            Mixer::Attention(_) | Mixer::Latent(_) | Mixer::Nothing => Vec::new(),
             Mixer::ShortConv(conv) => vec![(conv.width - 1, conv.channels)],
             Mixer::StateSpace(s) | Mixer::Both(_, s) => {
                 vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)]

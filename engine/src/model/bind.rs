@@ -50,6 +50,7 @@ impl Binder<'_> {
                 Mixer::StateSpace(s) => {
                     MixerWeights::StateSpace(Box::new(self.state_space(&name, s, n_embd)?))
                 }
+                Mixer::Nothing => MixerWeights::Nothing,
                 Mixer::DeltaNet(d) => MixerWeights::DeltaNet(Box::new(self.delta_net(&name, d, n_embd)?)),
                 Mixer::Both(a, s) => MixerWeights::Both(
                     Box::new(self.attention(&name, a, n_embd)?),
@@ -213,10 +214,15 @@ impl Binder<'_> {
         let (mut selection, mut dt_bias, mut norms) = (None, Vec::new(), Vec::new());
         match s.kind {
             StateSpaceKind::One { rank, eps } => {
-                let of_parts = |eps| [rank, d_state, d_state].map(|len| rms(vec![1.0; len], eps)).into();
+                let parts = [("ssm_dt_norm", rank), ("ssm_b_norm", d_state), ("ssm_c_norm", d_state)];
+                let of_part = |(part, len): (&str, usize), eps| {
+                    let weight = self.optional(&name(&format!("{part}.weight")), &[len])?;
+                    Ok::<_, Error>(rms(if weight.is_empty() { vec![1.0; len] } else { weight }, eps))
+                };
+                let of_parts = |eps| parts.into_iter().map(|part| of_part(part, eps)).collect();
                 selection = Some(Selection {
                     x: self.weight(&name("ssm_x"), s.selected(), channels)?,
-                    norms: eps.map_or(Vec::new(), of_parts),
+                    norms: eps.map_or(Ok(Vec::new()), of_parts)?,
                     dt: self.weight(&name("ssm_dt"), channels, rank)?,
                 });
             }

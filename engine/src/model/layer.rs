@@ -49,6 +49,8 @@ pub enum MixerWeights {
     Both(Box<AttentionWeights>, Box<StateSpaceWeights>),
     /// Linear attention with the delta rule.
     DeltaNet(Box<DeltaNetWeights>),
+    /// None.
+    Nothing,
 }
 
 /// See [`ShortConv`].
@@ -203,7 +205,10 @@ impl LayerWeights {
         match &self.mixer {
             MixerWeights::Attention(attention) | MixerWeights::Both(attention, _) => Some(&attention.scores),
             MixerWeights::Latent(latent) => Some(&latent.scores),
-            MixerWeights::ShortConv(_) | MixerWeights::StateSpace(_) | MixerWeights::DeltaNet(_) => None,
+            MixerWeights::ShortConv(_)
+            | MixerWeights::StateSpace(_)
+            | MixerWeights::DeltaNet(_)
+            | MixerWeights::Nothing => None,
         }
     }
 
@@ -212,6 +217,7 @@ impl LayerWeights {
         let mut all = Vec::new();
         let mut whole = |weight| all.push((weight, 1.0));
         match &self.mixer {
+            MixerWeights::Nothing => {}
             MixerWeights::Attention(a) => a.matrices().into_iter().for_each(whole),
             MixerWeights::Latent(l) => {
                 let [q_a, kv_a, k_b, v_b, output] = [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output];
