@@ -34,6 +34,7 @@ pub const OPS: &[(&str, Check)] = &[
     ("attention_span", attention::spans),
     ("attention_merge", attention::merge),
     ("delta_rule", delta_rule),
+    ("state_space", state_space),
     ("quantize_q8", quantize_q8),
 ];
 
@@ -306,6 +307,40 @@ fn delta_rule(k: Kernels, cases: &mut Cases) {
                 answers.push(Want::Within { exact: sum, bound: 1.01 * bound });
             }
             expect_all(&format!("{what}, state"), &after, states, cases);
+            expect_all(&what, &got, answers, cases);
+        }
+    }
+}
+
+fn state_space(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(10);
+    for n in (1..36).chain([48, 64, 100, 128, 256]) {
+        for (channels, one, dt) in [(1, false, 0.7), (3, true, 0.2), (64, true, 2.0), (2, false, 0.0)] {
+            let a: Vec<f32> = (0..if one { 1 } else { n }).map(|_| -2.0 * random.f32()).collect();
+            let [b, c] = [0, 1].map(|_| normals(n, &mut random));
+            let (before, x) = (normals(channels * n, &mut random), normals(channels, &mut random));
+            let d = normal(&mut random);
+            let what = format!("n {n}, {channels} channels, one decay {one}, dt {dt}");
+            let mut got = x.clone();
+            let run = |states: &mut [f32]| k.state_space(states, &mut got, dt, &a, &b, &c, d);
+            let after = guarded(&before, run, &what, cases);
+            let (mut states, mut answers) = (Vec::new(), Vec::new());
+            for (x, before) in x.iter().zip(before.chunks_exact(n)) {
+                let (x, d, dt) = (f64::from(*x), f64::from(d), f64::from(dt));
+                let (mut sum, mut bound) = (d * x, of_sum(n) * U * (d * x).abs());
+                for (i, before) in before.iter().enumerate() {
+                    let [before, a, b, c] = [*before, a[if one { 0 } else { i }], b[i], c[i]].map(f64::from);
+                    let (kept, taken) = ((dt * a).exp() * before, dt * x * b);
+                    // the exponent is rounded, and e to it; two products are; then the sum
+                    let off = kept.abs() * (EXP + U * (dt * a).abs()) + 2.0 * U * taken.abs();
+                    let off = 1.01 * (off + 2.0 * U * (kept.abs() + taken.abs()));
+                    states.push(Want::Within { exact: kept + taken, bound: off });
+                    sum += (kept + taken) * c;
+                    bound += c.abs() * (off + of_sum(n) * U * (kept + taken).abs());
+                }
+                answers.push(Want::Within { exact: sum, bound: 1.01 * bound });
+            }
+            expect_all(&format!("{what}, states"), &after, states, cases);
             expect_all(&what, &got, answers, cases);
         }
     }
