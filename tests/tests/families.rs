@@ -53,6 +53,7 @@ const WORST: &[(&str, f64)] = &[
     ("hunyuan-dense-alpha", 1.9e-07),
     ("internlm2", 8.4e-07),
     ("jamba", 5.2e-09),
+    ("kimi-linear", 6.4e-08),
     ("lfm2", 1.0e-06),
     ("lfm2moe", 6.1e-07),
     ("llama", 4.8e-07),
@@ -214,8 +215,17 @@ fn every_family_has_a_recipe() {
 /// Of recurrent layers too, which have to read again what came before.
 #[test]
 fn what_was_forgotten_leaves_no_trace() {
-    for name in ["lfm2", "mamba", "granitehybrid", "falcon-h1", "qwen35", "nemotron_h", "gemma3", "deepseek2"]
-    {
+    for name in [
+        "lfm2",
+        "mamba",
+        "granitehybrid",
+        "falcon-h1",
+        "qwen35",
+        "nemotron_h",
+        "kimi-linear",
+        "gemma3",
+        "deepseek2",
+    ] {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         write(name, file.path());
         let model = Model::open(file.path(), Isa::best()).expect("the model opens");

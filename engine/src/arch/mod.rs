@@ -23,6 +23,7 @@ mod granite;
 mod granitehybrid;
 mod hunyuan;
 mod jamba;
+mod kimi_linear;
 mod lfm2;
 mod llama;
 mod mamba;
@@ -115,6 +116,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("nemotron_h", nemotron_h::spec),
     ("nemotron_h_moe", nemotron_h::spec),
     ("jamba", jamba::spec),
+    ("kimi-linear", kimi_linear::spec),
     ("bert", bert::spec),
     ("nomic-bert", nomic_bert::spec),
     ("gemma-embedding", gemma_embedding::spec),

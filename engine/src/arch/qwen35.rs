@@ -2,9 +2,9 @@
 
 use super::file::File;
 use super::qwen3next::hybrid;
-use crate::block::{Sharing, Spec};
+use crate::block::{DeltaNetKind, Spec};
 use crate::error::Result;
 
 pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
-    hybrid(file, Sharing::Strided)
+    hybrid(file, DeltaNetKind::Strided)
 }

@@ -1,7 +1,7 @@
 //! `qwen3next`: gated delta nets in most layers, attention with gated results in the others.
 
 use super::file::{Family, File, NEOX, malformed};
-use crate::block::{DeltaNet, Mixer, NormKind, Sharing, Spec};
+use crate::block::{DeltaNet, DeltaNetKind, Mixer, NormKind, Spec};
 use crate::error::Result;
 
 const QWEN_3_NEXT: Family = Family {
@@ -11,18 +11,18 @@ const QWEN_3_NEXT: Family = Family {
 };
 
 pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
-    hybrid(file, Sharing::Neighbours)
+    hybrid(file, DeltaNetKind::Neighbours)
 }
 
-/// The same with heads of delta nets that share keys as `sharing` says.
-pub(super) fn hybrid(file: &File<'_>, sharing: Sharing) -> Result<Spec> {
+/// The same with delta nets of a kind.
+pub(super) fn hybrid(file: &File<'_>, kind: DeltaNetKind) -> Result<Spec> {
     let n_layer = file.n_layer()?;
     let period = file.size_or("full_attention_interval", 4)?;
     let recurrent = match file.flags("attention.recurrent_layers", n_layer)? {
         Some(list) => list,
         None => (0..n_layer).map(|i| !(i + 1).is_multiple_of(period)).collect(),
     };
-    let delta_net = delta_net(file, sharing)?;
+    let delta_net = delta_net(file, kind)?;
     let mut spec = file.decoder_with(&QWEN_3_NEXT, |i, heads| {
         Ok(match recurrent[i] {
             true => Mixer::DeltaNet(delta_net),
@@ -33,22 +33,32 @@ pub(super) fn hybrid(file: &File<'_>, sharing: Sharing) -> Result<Spec> {
     Ok(spec)
 }
 
-fn delta_net(file: &File<'_>, sharing: Sharing) -> Result<DeltaNet> {
+fn delta_net(file: &File<'_>, kind: DeltaNetKind) -> Result<DeltaNet> {
     let (n_head, n_head_k) = (file.size("ssm.time_step_rank")?, file.size("ssm.group_count")?);
     let (head_dim, width) = (file.size("ssm.state_size")?, file.size("ssm.conv_kernel")?);
     let values = file.size("ssm.inner_size")?;
-    if n_head > 1 << 12
+    let eps = file.eps(NormKind::Rms)?;
+    let delta_net = checked(DeltaNet { n_head, n_head_k, head_dim, width, eps, kind })?;
+    if delta_net.values() != values {
+        return Err(malformed(format!("{values} values in {n_head} heads of {head_dim}")));
+    }
+    Ok(delta_net)
+}
+
+/// A delta net, if its sizes fit each other.
+pub(super) fn checked(delta_net: DeltaNet) -> Result<DeltaNet> {
+    let DeltaNet { n_head, n_head_k, head_dim, width, .. } = delta_net;
+    if n_head == 0
+        || n_head > 1 << 12
         || head_dim > 1 << 12
         || width > 64
         || !head_dim.is_multiple_of(DeltaNet::UNIT)
         || !n_head.is_multiple_of(n_head_k)
-        || values != n_head * head_dim
     {
         return Err(malformed(format!(
-            "a delta net of {values} values in {n_head} heads of {head_dim}, {n_head_k} heads of keys, and a convolution \
-             over {width} tokens"
+            "a delta net of {n_head} heads of {head_dim} values, {n_head_k} heads of keys, and a convolution over {width} \
+             tokens"
         )));
     }
-    let eps = file.eps(NormKind::Rms)?;
-    Ok(DeltaNet { n_head, n_head_k, head_dim, width, eps, sharing })
+    Ok(delta_net)
 }

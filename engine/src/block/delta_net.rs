@@ -9,7 +9,7 @@
 /// result = out(norm(y) silu(z))
 /// ```
 ///
-/// Heads of q and k may be shared by several of the others.
+/// Heads of q and k may be shared by several of the others; a decay may be that of one row of S (see [`DeltaNetKind`]).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeltaNet {
     /// Heads.
@@ -22,17 +22,21 @@ pub struct DeltaNet {
     pub width: usize,
     /// Added to the square of the length of q and k, and to the mean square of y.
     pub eps: f32,
-    /// Which heads share q and k.
-    pub sharing: Sharing,
+    /// What differs between families.
+    pub kind: DeltaNetKind,
 }
 
-/// Which heads of a delta net share a head of q and k.
+/// Which heads of a delta net share q and k, and where z, b and a come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// Neighbours. b and a come from one matrix: those of the first group of heads, of the second, and so on.
+pub enum DeltaNetKind {
+    /// Neighbours share. b and a come from one matrix: those of the first group of heads, of the second, and so on
+    /// (Qwen3-Next).
     Neighbours,
-    /// Every `n_head_k`-th. b and a come from a matrix each.
+    /// Every `n_head_k`-th shares. b and a come from a matrix each (Qwen 3.5).
     Strided,
+    /// None shares. Each number of a key has an a of its own; a and z come from the input through `head_dim` values each,
+    /// and z gates by its sigmoid (Kimi Linear, arXiv 2510.26692).
+    Fine,
 }
 
 impl DeltaNet {
@@ -56,9 +60,9 @@ impl DeltaNet {
 
     /// Which head of q and k a head takes.
     pub fn key_head(&self, head: usize) -> usize {
-        match self.sharing {
-            Sharing::Neighbours => head / (self.n_head / self.n_head_k),
-            Sharing::Strided => head % self.n_head_k,
+        match self.kind {
+            DeltaNetKind::Neighbours => head / (self.n_head / self.n_head_k),
+            DeltaNetKind::Strided | DeltaNetKind::Fine => head % self.n_head_k,
         }
     }
 }

@@ -14,7 +14,7 @@ mod rope;
 mod state_space;
 
 pub use attention::{Attention, Heads, Latent, NormPlace, QkNorm, Temperature};
-pub use delta_net::{DeltaNet, Sharing};
+pub use delta_net::{DeltaNet, DeltaNetKind};
 pub use experts::{Experts, Groups, Routing};
 pub use rope::{Factors, Pairs, Rope, Scaling};
 pub use state_space::{StateSpace, StateSpaceKind};

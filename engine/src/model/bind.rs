@@ -6,12 +6,12 @@ use braise_kernels::table::Kernels;
 
 use super::Weight;
 use super::layer::{
-    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights,
-    LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection, ShortConvWeights,
-    StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, FineGates, HeadScores,
+    LatentWeights, LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection,
+    ShortConvWeights, StateSpaceWeights,
 };
 use crate::block::{
-    Attention, DeltaNet, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, Sharing,
+    Attention, DeltaNet, DeltaNetKind, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace,
     ShortConv, StateSpace, StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -190,14 +190,14 @@ impl Binder<'_> {
         Ok(ShortConvWeights {
             spec: *conv,
             input: self.weight(&name("shortconv.in_proj"), self.product(&[3, channels])?, n_embd)?,
-            kernel: self.conv_kernel(&name("shortconv.conv.weight"), width, channels)?,
+            kernel: self.conv_kernel(&name("shortconv.conv.weight"), &[width, channels])?,
             output: self.weight(&name("shortconv.out_proj"), n_embd, channels)?,
         })
     }
 
     /// A convolution's numbers (width, channels), which the file has channel by channel.
-    fn conv_kernel(&self, name: &str, width: usize, channels: usize) -> Result<Vec<f32>> {
-        let of_channel = self.gguf.floats(name, &[width, channels])?;
+    fn conv_kernel(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
+        let (of_channel, width) = (self.gguf.floats(name, dims)?, dims[0]);
         let row = |j: usize| of_channel.iter().skip(j).step_by(width).copied();
         Ok((0..width).flat_map(row).collect())
     }
@@ -242,7 +242,7 @@ impl Binder<'_> {
         Ok(StateSpaceWeights {
             spec: *s,
             input: self.weight(&name("ssm_in"), s.inputs(), n_embd)?,
-            kernel: self.conv_kernel(&name("ssm_conv1d.weight"), s.width, s.conv_channels())?,
+            kernel: self.conv_kernel(&name("ssm_conv1d.weight"), &[s.width, s.conv_channels()])?,
             conv_bias: self.optional(&name("ssm_conv1d.bias"), &[s.conv_channels()])?,
             selection,
             dt_bias,
@@ -268,16 +268,34 @@ impl Binder<'_> {
             bias: Vec::new(),
         };
         let norm = Norm { tensor: Some("ssm_norm"), kind: NormKind::Rms, eps: d.eps };
+        let is_fine = d.kind == DeltaNetKind::Fine;
+        let (fine, inputs, kernel) = if is_fine {
+            let fine = FineGates {
+                a: self.weight(&name("ssm_f_b"), d.values(), dim)?,
+                z: self.weight(&name("ssm_g_b"), d.values(), dim)?,
+            };
+            (Some(fine), self.fine_inputs(name, d, n_embd)?, self.conv_kernels(name, d)?)
+        } else {
+            let kernel = self.conv_kernel(&name("ssm_conv1d.weight"), &[d.width, d.conv_channels()])?;
+            (None, self.delta_inputs(name, d, n_embd)?, kernel)
+        };
         Ok(DeltaNetWeights {
             spec: *d,
-            inputs: self.delta_inputs(name, d, n_embd)?,
-            kernel: self.conv_kernel(&name("ssm_conv1d.weight"), d.width, d.conv_channels())?,
+            inputs,
+            fine,
+            kernel,
             q_norm: length(1.0 / n.sqrt()),
             k_norm: length(1.0),
-            a: self.gguf.floats(&name("ssm_a"), &[d.n_head])?,
-            dt_bias: self.gguf.floats(&name("ssm_dt.bias"), &[d.n_head])?,
+            a: self.gguf.floats(&name("ssm_a"), &if is_fine { [1, d.n_head] } else { [d.n_head, 1] })?,
+            dt_bias: self
+                .gguf
+                .floats(&name("ssm_dt.bias"), &[if is_fine { d.values() } else { d.n_head }])?,
             norm: self.norm(&name(""), &norm, dim)?,
-            output: self.weight(&name("ssm_out"), n_embd, d.values())?,
+            output: self.weight(
+                &name(if is_fine { "attn_output" } else { "ssm_out" }),
+                n_embd,
+                d.values(),
+            )?,
         })
     }
 
@@ -307,14 +325,39 @@ impl Binder<'_> {
             inputs.push(self.weight(&name("attn_qkv"), channels, n_embd)?);
             inputs.push(self.weight(&name("attn_gate"), values, n_embd)?);
         }
-        match d.sharing {
-            Sharing::Neighbours => inputs.push(self.weight(&name("ssm_ba"), 2 * d.n_head, n_embd)?),
-            Sharing::Strided => {
-                inputs.push(self.weight(&name("ssm_beta"), d.n_head, n_embd)?);
-                inputs.push(self.weight(&name("ssm_alpha"), d.n_head, n_embd)?);
-            }
+        if d.kind == DeltaNetKind::Neighbours {
+            inputs.push(self.weight(&name("ssm_ba"), 2 * d.n_head, n_embd)?);
+        } else {
+            inputs.push(self.weight(&name("ssm_beta"), d.n_head, n_embd)?);
+            inputs.push(self.weight(&name("ssm_alpha"), d.n_head, n_embd)?);
         }
         Ok(inputs)
+    }
+
+    /// The matrices to q, k, v and b, and to what a and z are made of.
+    fn fine_inputs(&self, name: &dyn Fn(&str) -> String, d: &DeltaNet, n_embd: usize) -> Result<Vec<Weight>> {
+        let weight = |part: &str, rows: usize| self.weight(&name(part), rows, n_embd);
+        let mut inputs = match self.gguf.tensor(&name("attn_qkv.weight")) {
+            Some(_) => vec![weight("attn_qkv", d.conv_channels())?],
+            None => {
+                vec![weight("attn_q", d.keys())?, weight("attn_k", d.keys())?, weight("attn_v", d.values())?]
+            }
+        };
+        let others = [("ssm_beta", d.n_head), ("ssm_f_a", d.head_dim), ("ssm_g_a", d.head_dim)];
+        for (part, rows) in others {
+            inputs.push(weight(part, rows)?);
+        }
+        Ok(inputs)
+    }
+
+    /// The numbers (width, channels) of a convolution of q, k and v, for each of which the file has a tensor.
+    fn conv_kernels(&self, name: &dyn Fn(&str) -> String, d: &DeltaNet) -> Result<Vec<f32>> {
+        let kernel = |part: &str, channels: usize| {
+            self.conv_kernel(&name(&format!("ssm_conv1d_{part}.weight")), &[d.width, 1, channels])
+        };
+        let (q, k, v) = (kernel("q", d.keys())?, kernel("k", d.keys())?, kernel("v", d.values())?);
+        let rows = q.chunks_exact(d.keys()).zip(k.chunks_exact(d.keys())).zip(v.chunks_exact(d.values()));
+        Ok(rows.flat_map(|((q, k), v)| [q, k, v].concat()).collect())
     }
 
     /// A dense network; `suffix` tells it from others of the layer.

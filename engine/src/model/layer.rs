@@ -89,8 +89,10 @@ pub struct StateSpaceWeights {
 #[derive(Debug)]
 pub struct DeltaNetWeights {
     pub(crate) spec: DeltaNet,
-    /// To q, k and v, to z, and to b and a, in this order; each may be several matrices.
+    /// To q, k and v, to z, and to b and a, in this order; each may be several matrices. Where `fine` is there: to q, k
+    /// and v, to b, and to what a and z are made of.
     pub(crate) inputs: Vec<Weight>,
+    pub(crate) fine: Option<FineGates>,
     /// Of the convolution, (width, conv_channels), the last token's row last.
     pub(crate) kernel: Vec<f32>,
     /// Give a head of q the length of 1 / sqrt(head_dim), and one of k that of 1.
@@ -98,11 +100,18 @@ pub struct DeltaNetWeights {
     pub(crate) k_norm: NormWeights,
     /// (n_head)
     pub(crate) a: Vec<f32>,
-    /// (n_head)
+    /// Added to a: a number for each head, or for each number of all keys.
     pub(crate) dt_bias: Vec<f32>,
     /// Of a head's result.
     pub(crate) norm: NormWeights,
     pub(crate) output: Weight,
+}
+
+/// How a and z of all heads of a delta net come from `head_dim` values each.
+#[derive(Debug)]
+pub struct FineGates {
+    pub(crate) a: Weight,
+    pub(crate) z: Weight,
 }
 
 /// How dt, B and C of a state space come from x.
@@ -226,7 +235,10 @@ impl LayerWeights {
             }
             MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
             MixerWeights::StateSpace(s) => s.matrices().for_each(whole),
-            MixerWeights::DeltaNet(d) => d.inputs.iter().chain([&d.output]).for_each(whole),
+            MixerWeights::DeltaNet(d) => {
+                let fine = d.fine.iter().flat_map(|fine| [&fine.a, &fine.z]);
+                d.inputs.iter().chain([&d.output]).chain(fine).for_each(whole);
+            }
             MixerWeights::Both(a, s) => a.matrices().into_iter().chain(s.matrices()).for_each(whole),
         }
         match &self.mlp {

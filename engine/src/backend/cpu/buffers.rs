@@ -7,7 +7,7 @@ use braise_kernels::table::MatMul;
 use super::attention::AttentionBuffers;
 use super::{PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
-use crate::block::{Attention, DeltaNet, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
+use crate::block::{Attention, DeltaNet, DeltaNetKind, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
 use crate::model::Model;
 
 /// What the workers share.
@@ -133,9 +133,16 @@ impl Widest {
     }
 
     fn add_delta_net(&mut self, d: &DeltaNet) -> Option<()> {
-        // of each head two numbers more, in one matrix or in two
-        let gates = d.n_head.checked_next_multiple_of(UNIT)?.checked_mul(2)?;
-        self.work = self.work.max(d.conv_channels().checked_add(d.values())?.checked_add(gates)?);
+        let heads = d.n_head.checked_next_multiple_of(UNIT)?;
+        let others = match d.kind {
+            // z, and of each head two numbers more, in one matrix or in two
+            DeltaNetKind::Neighbours | DeltaNetKind::Strided => {
+                d.values().checked_add(heads.checked_mul(2)?)?
+            }
+            // b, and what a and z are made of
+            DeltaNetKind::Fine => heads.checked_add(2 * d.head_dim)?,
+        };
+        self.work = self.work.max(d.conv_channels().checked_add(others)?);
         self.work_2 = self.work_2.max(d.values());
         self.work_3 = self.work_3.max(2 * d.keys());
         Some(())

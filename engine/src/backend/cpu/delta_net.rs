@@ -4,14 +4,16 @@
 //! work = in(x) | work_3 = q, k and work_2 = v: conv, silu, lengths of 1 | the delta rule in work_2, norm, gate
 //! ```
 
+use std::ops::Range;
+
 use braise_kernels::ops::Activation;
-use braise_kernels::sync::Units;
+use braise_kernels::sync::{Units, Worker};
 
 use super::conv::Conv;
-use super::inputs::{Rows, Values, normalize};
-use super::{CpuWorker, UNIT, chunks};
-use crate::block::{DeltaNet, Sharing};
-use crate::model::{DeltaNetWeights, NormWeights};
+use super::inputs::{PrivateInputs, Ready, Rows, Source, Values, multiply, normalize};
+use super::{Buffers, CpuWorker, UNIT, chunks};
+use crate::block::{DeltaNet, DeltaNetKind};
+use crate::model::{DeltaNetWeights, Model, NormWeights, Weight};
 
 /// Tokens whose decays are computed ahead of some values of a head; each value meets all of them while its part of the
 /// state is in cache.
@@ -70,7 +72,7 @@ impl CpuWorker<'_, '_> {
         self.worker.barrier();
     }
 
-    /// `work_2 = norm(y) silu(z)` from v in it. A unit is a head, of which some values' states stay in cache.
+    /// `work_2 = norm(y)`, gated by z, from v in it. A unit is a head, of which some values' states stay in cache.
     fn apply_delta_rule(&mut self, layer: usize, weights: &DeltaNetWeights) {
         let (n, spec, buffers, kernels) =
             (self.batch.tokens.len(), &weights.spec, self.buffers, self.model.kernels());
@@ -82,21 +84,15 @@ impl CpuWorker<'_, '_> {
             if self.batch.first == 0 {
                 states.fill(0.0);
             }
-            let (work, work_len) = (buffers.work.read(self.worker), buffers.work.row_len());
             let (keys, keys_len) = (buffers.work_3.read(self.worker), buffers.work_3.row_len());
+            let gates = Gates { worker: self.worker, model: self.model, buffers, weights };
             let heads = chunk.range(spec.n_head).zip(states.chunks_exact_mut(dim * dim));
             for (i, (head, state)) in heads.enumerate() {
-                let (key, (b, a)) = (spec.key_head(head) * dim, gates(spec, head));
+                let key = spec.key_head(head) * dim;
                 for start in (0..n).step_by(TOKENS) {
                     let tokens = start..n.min(start + TOKENS);
-                    s.tile.clear();
-                    s.tile_2.clear();
-                    for t in tokens.clone() {
-                        let gates = &work[t * work_len..];
-                        s.tile.push(1.0 / (1.0 + (-gates[b]).exp()));
-                        let decay = (weights.a[head] * softplus(gates[a] + weights.dt_bias[head])).exp();
-                        s.tile_2.resize(s.tile_2.len() + dim, decay);
-                    }
+                    gates.betas(head, tokens.clone(), &mut s.tile);
+                    gates.decays(head, tokens.clone(), &mut s.inputs, &mut s.tile_2);
                     for (j, state) in state.chunks_exact_mut(dim * DeltaNet::UNIT).enumerate() {
                         let decays = s.tile_2.chunks_exact(dim);
                         for ((t, beta), decay) in tokens.clone().zip(&s.tile).zip(decays) {
@@ -106,13 +102,18 @@ impl CpuWorker<'_, '_> {
                             kernels.delta_rule(state, q, k, decay, *beta, v);
                         }
                     }
-                }
-                for t in 0..n {
-                    let y = &mut y.row(t)[i * dim..][..dim];
+                    gates.outputs(head, tokens.clone(), &mut s.inputs, &mut s.tile_2);
                     s.tile.resize(dim, 0.0);
-                    normalize(kernels, &weights.norm, y, &mut s.tile);
-                    let z = &work[t * work_len + spec.conv_channels() + head * dim..][..dim];
-                    kernels.gated(Activation::Silu, z, &s.tile, y);
+                    for (t, z) in tokens.zip(s.tile_2.chunks_exact(dim)) {
+                        let y = &mut y.row(t)[i * dim..][..dim];
+                        normalize(kernels, &weights.norm, y, &mut s.tile);
+                        if weights.fine.is_none() {
+                            kernels.gated(Activation::Silu, z, &s.tile, y);
+                        } else {
+                            let results = s.tile.iter().zip(z).map(|(y, z)| y * sigmoid(*z));
+                            y.iter_mut().zip(results).for_each(|(y, result)| *y = result);
+                        }
+                    }
                 }
             }
         }
@@ -120,17 +121,94 @@ impl CpuWorker<'_, '_> {
     }
 }
 
-/// Where a head's b and a are in a row of `work`.
-fn gates(spec: &DeltaNet, head: usize) -> (usize, usize) {
-    let first = spec.conv_channels() + spec.values();
-    match spec.sharing {
-        Sharing::Neighbours => {
-            let shared = spec.n_head / spec.n_head_k;
-            let b = first + head / shared * 2 * shared + head % shared;
-            (b, b + shared)
-        }
-        Sharing::Strided => (first + head, first + spec.n_head.next_multiple_of(UNIT) + head),
+/// What decays, takes in and gates, of the heads of a layer.
+struct Gates<'a, 't> {
+    worker: &'a Worker<'t>,
+    model: &'a Model,
+    buffers: &'a Buffers,
+    weights: &'a DeltaNetWeights,
+}
+
+impl Gates<'_, '_> {
+    /// The betas of some tokens.
+    fn betas(&self, head: usize, tokens: Range<usize>, to: &mut Vec<f32>) {
+        let spec = &self.weights.spec;
+        let b = match spec.kind {
+            DeltaNetKind::Fine => spec.conv_channels() + head,
+            DeltaNetKind::Neighbours | DeltaNetKind::Strided => b_and_a(spec, head).0,
+        };
+        to.clear();
+        to.extend(tokens.map(|t| sigmoid(self.row(t)[b])));
     }
+
+    /// The decays (tokens, head_dim).
+    fn decays(&self, head: usize, tokens: Range<usize>, room: &mut PrivateInputs, to: &mut Vec<f32>) {
+        let (spec, bias) = (&self.weights.spec, &self.weights.dt_bias);
+        let (dim, factor) = (spec.head_dim, self.weights.a[head]);
+        let decay = |a: f32| (factor * softplus(a)).exp();
+        if let Some(fine) = &self.weights.fine {
+            let first = spec.conv_channels() + spec.n_head.next_multiple_of(UNIT);
+            self.multiply(&fine.a, head, (first, tokens), room, to);
+            for a in to.chunks_exact_mut(dim) {
+                a.iter_mut().zip(&bias[head * dim..]).for_each(|(a, bias)| *a = decay(*a + bias));
+            }
+        } else {
+            let a = b_and_a(spec, head).1;
+            to.clear();
+            tokens.for_each(|t| to.resize(to.len() + dim, decay(self.row(t)[a] + bias[head])));
+        }
+    }
+
+    /// z (tokens, head_dim).
+    fn outputs(&self, head: usize, tokens: Range<usize>, room: &mut PrivateInputs, to: &mut Vec<f32>) {
+        let spec = &self.weights.spec;
+        if let Some(fine) = &self.weights.fine {
+            let first = spec.conv_channels() + spec.n_head.next_multiple_of(UNIT) + spec.head_dim;
+            self.multiply(&fine.z, head, (first, tokens), room, to);
+        } else {
+            let first = spec.conv_channels() + head * spec.head_dim;
+            to.clear();
+            tokens.for_each(|t| to.extend_from_slice(&self.row(t)[first..][..spec.head_dim]));
+        }
+    }
+
+    /// A head's rows of `weight` times what is in `work` from column `first` on.
+    fn multiply(
+        &self,
+        weight: &Weight,
+        head: usize,
+        (first, tokens): (usize, Range<usize>),
+        room: &mut PrivateInputs,
+        to: &mut Vec<f32>,
+    ) {
+        let (dim, n) = (self.weights.spec.head_dim, tokens.len());
+        let rows = Rows::Values(Values { first, ..Values::of(&self.buffers.work) });
+        let source = Source { rows, row_len: weight.cols(), tokens };
+        let ready = Ready::prepare_alone(self.worker, self.model, room, &source, &[weight]);
+        let inputs = ready.read(self.worker, self.buffers, room);
+        multiply(self.model, weight, head * dim..(head + 1) * dim, inputs, n, to);
+    }
+
+    /// A row of `work`.
+    fn row(&self, t: usize) -> &[f32] {
+        &self.buffers.work.read(self.worker)[t * self.buffers.work.row_len()..]
+    }
+}
+
+/// Where a head's b and a are in a row of `work`, if they are there.
+fn b_and_a(spec: &DeltaNet, head: usize) -> (usize, usize) {
+    let first = spec.conv_channels() + spec.values();
+    if spec.kind == DeltaNetKind::Neighbours {
+        let shared = spec.n_head / spec.n_head_k;
+        let b = first + head / shared * 2 * shared + head % shared;
+        (b, b + shared)
+    } else {
+        (first + head, first + spec.n_head.next_multiple_of(UNIT) + head)
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 /// `ln(1 + e^x)`; of large numbers nothing is left of the logarithm.
