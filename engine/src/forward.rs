@@ -34,6 +34,13 @@ fn mix<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
         MixerWeights::Latent(latent) => backend.latent(i, latent, norm),
         MixerWeights::ShortConv(conv) => backend.short_conv(i, conv, norm),
         MixerWeights::StateSpace(s) => backend.state_space(i, s, norm),
+        MixerWeights::Both(attention, s) => {
+            backend.qkv(i, attention, norm);
+            backend.attend(i, attention);
+            backend.state_space(i, s, norm);
+        }
+        MixerWeights::DeltaNet(d) => backend.delta_net(i, d, norm),
+        MixerWeights::Nothing => {}
     }
 }
 
@@ -44,6 +51,12 @@ fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
         MixerWeights::Latent(latent) => backend.latent_output(latent, residual),
         MixerWeights::ShortConv(conv) => backend.short_conv_output(conv, residual),
         MixerWeights::StateSpace(s) => backend.state_space_output(s, residual),
+        MixerWeights::Both(attention, s) => {
+            backend.attn_output(attention, residual);
+            backend.state_space_output(s, residual);
+        }
+        MixerWeights::DeltaNet(d) => backend.delta_net_output(d, residual),
+        MixerWeights::Nothing => {}
     }
     if let Some(norm) = &layer.norms.mixer_sum {
         backend.normalize(norm);

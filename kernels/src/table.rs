@@ -93,6 +93,8 @@ type MatMulF32 = unsafe fn(&[u8], F32Mat<'_>, &mut [f32]);
 type MatMulQ8 = unsafe fn(&[u8], Q8Mat<'_>, &mut [f32]);
 pub(crate) type MatMulPacked = unsafe fn(&[u8], PackedMat<'_>, &mut [f32]);
 type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
+type DeltaRule = unsafe fn(&mut [f32], &[f32], &[f32], &[f32], f32, &mut [f32]);
+type StateSpace = unsafe fn(&mut [f32], &mut [f32], f32, &[f32], &[f32], &[f32], f32);
 type QuantizeQ8 = unsafe fn(&[f32], &mut [i8], &mut [i8], &mut [f32], &mut [i16]);
 
 #[derive(Debug, Clone, Copy)]
@@ -244,6 +246,22 @@ macro_rules! float_ops {
                 ops::merge::<$lanes>(part, total, values)
             }
             #[$attribute]
+            fn delta_rule(state: &mut [f32], q: &[f32], k: &[f32], decay: &[f32], beta: f32, v: &mut [f32]) {
+                ops::delta_rule::<$lanes>(state, q, k, decay, beta, v)
+            }
+            #[$attribute]
+            fn state_space(
+                states: &mut [f32],
+                x: &mut [f32],
+                dt: f32,
+                a: &[f32],
+                b: &[f32],
+                c: &[f32],
+                d: f32,
+            ) {
+                ops::state_space::<$lanes>(states, x, dt, a, b, c, d)
+            }
+            #[$attribute]
             fn quantize_q8(x: &[f32], q: &mut [i8], z: &mut [i8], d: &mut [f32], sum: &mut [i16]) {
                 crate::quant::q8::quantize(x, q, z, d, sum)
             }
@@ -269,6 +287,8 @@ macro_rules! float_ops {
                 attention,
                 attention_span,
                 attention_merge,
+                delta_rule,
+                state_space,
                 quantize_q8,
                 matmul_f32,
                 matmul_f16,
@@ -291,6 +311,8 @@ pub(crate) struct FloatOps {
     pub(crate) attention: unsafe fn(&Attention<'_>, &mut Scratch, &mut [f32], usize),
     pub(crate) attention_span: unsafe fn(&Attention<'_>, usize, &mut Scratch, &mut [f32]),
     pub(crate) attention_merge: unsafe fn(&[f32], &mut Total, &mut [f32]),
+    pub(crate) delta_rule: DeltaRule,
+    pub(crate) state_space: StateSpace,
     pub(crate) quantize_q8: QuantizeQ8,
     pub(crate) matmul_f32: MatMulF32,
     pub(crate) matmul_f16: MatMulF32,
@@ -490,6 +512,36 @@ impl Kernels {
     pub fn attention_merge(self, part: &[f32], total: &mut Total, values: &mut [f32]) {
         // SAFETY: as in `rms_norm`.
         unsafe { (self.ops().attention_merge)(part, total, values) }
+    }
+
+    /// See [`crate::ops::delta_rule`].
+    pub fn delta_rule(
+        self,
+        state: &mut [f32],
+        q: &[f32],
+        k: &[f32],
+        decay: &[f32],
+        beta: f32,
+        v: &mut [f32],
+    ) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().delta_rule)(state, q, k, decay, beta, v) }
+    }
+
+    /// See [`crate::ops::state_space`].
+    #[allow(clippy::too_many_arguments, reason = "a formula of seven")]
+    pub fn state_space(
+        self,
+        states: &mut [f32],
+        x: &mut [f32],
+        dt: f32,
+        a: &[f32],
+        b: &[f32],
+        c: &[f32],
+        d: f32,
+    ) {
+        // SAFETY: as in `rms_norm`.
+        unsafe { (self.ops().state_space)(states, x, dt, a, b, c, d) }
     }
 
     /// See [`crate::quant::q8::quantize`].

@@ -103,6 +103,7 @@ fn numbers(name: &str, dims: &[u64]) -> Vec<f32> {
         ("attn_sinks", _) => (1.0, 0.5),
         ("exp_probs_b", _) => (0.0, 0.3),
         (part, "weight") if part.contains("norm") => (1.0, 0.2),
+        (_, "ffn_norm") => (1.0, 0.2),
         (_, "bias") => (0.0, 0.2),
         (_, "ssm_a") => (-0.5, 0.2),
         (_, "ssm_d") => (1.0, 0.3),

@@ -33,6 +33,7 @@ const WORST: &[(&str, f64)] = &[
     ("exaone4", 3.2e-08),
     ("falcon", 3.8e-07),
     ("falcon-7b", 4.4e-07),
+    ("falcon-h1", 8.6e-08),
     ("gemma", 8.9e-08),
     ("gemma-embedding", 9.3e-08),
     ("gemma2", 9.0e-08),
@@ -51,11 +52,14 @@ const WORST: &[(&str, f64)] = &[
     ("hunyuan-dense", 1.8e-07),
     ("hunyuan-dense-alpha", 1.9e-07),
     ("internlm2", 8.4e-07),
+    ("jamba", 5.2e-09),
+    ("kimi-linear", 6.4e-08),
     ("lfm2", 1.0e-06),
     ("lfm2moe", 6.1e-07),
     ("llama", 4.8e-07),
     ("llama-moe", 9.2e-07),
     ("mamba", 1.0e-12),
+    ("mamba-norms", 1.2e-12),
     ("mamba2", 1.0e-12),
     ("minicpm", 3.8e-07),
     ("mistral3", 4.8e-07),
@@ -63,6 +67,8 @@ const WORST: &[(&str, f64)] = &[
     ("mpt", 6.3e-08),
     ("nanbeige", 8.7e-07),
     ("nemotron", 3.1e-07),
+    ("nemotron_h", 1.2e-08),
+    ("nemotron_h_moe", 8.8e-09),
     ("nomic-bert", 2.0e-07),
     ("olmo2", 3.2e-08),
     ("olmoe", 3.5e-07),
@@ -77,7 +83,11 @@ const WORST: &[(&str, f64)] = &[
     ("qwen2vl", 3.4e-06),
     ("qwen3", 2.8e-07),
     ("qwen3-embedding", 8.5e-08),
+    ("qwen35", 3.0e-09),
+    ("qwen35moe", 3.9e-07),
     ("qwen3moe", 2.2e-07),
+    ("qwen3next", 8.0e-09),
+    ("qwen3next-fused", 7.5e-09),
     ("qwen3vl", 1.6e-07),
     ("qwen3vlmoe", 2.2e-07),
     ("seed_oss", 1.1e-06),
@@ -205,7 +215,17 @@ fn every_family_has_a_recipe() {
 /// Of recurrent layers too, which have to read again what came before.
 #[test]
 fn what_was_forgotten_leaves_no_trace() {
-    for name in ["lfm2", "mamba", "granitehybrid", "gemma3", "deepseek2"] {
+    for name in [
+        "lfm2",
+        "mamba",
+        "granitehybrid",
+        "falcon-h1",
+        "qwen35",
+        "nemotron_h",
+        "kimi-linear",
+        "gemma3",
+        "deepseek2",
+    ] {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         write(name, file.path());
         let model = Model::open(file.path(), Isa::best()).expect("the model opens");

@@ -34,7 +34,7 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
 }
 
 /// The attention of a layer, of as many heads as `attention` has queries.
-fn latent(file: &File<'_>, attention: Attention) -> Result<Latent> {
+pub(super) fn latent(file: &File<'_>, attention: Attention) -> Result<Latent> {
     let rank = file.size("attention.kv_lora_rank")?;
     let rope_dim = file.size("rope.dimension_count")?;
     let query_dim = file.size("attention.key_length_mla")?;

@@ -42,7 +42,7 @@ pub(super) struct Family {
     pub(super) routing_told: bool,
     /// Whether mixer and feed-forward network read the same.
     pub(super) parallel: bool,
-    /// Whether layers have a feed-forward network.
+    /// Whether all layers have a feed-forward network, or those alone for which the file has its size.
     pub(super) feed_forward: bool,
 }
 
@@ -310,7 +310,8 @@ impl<'a> File<'a> {
         let n_group = self.count("ssm.group_count")?.unwrap_or(0);
         let eps = self.eps(NormKind::Rms)?;
         let (n_head, n_group, kind) = if n_group == 0 {
-            let eps = self.flag("ssm.dt_b_c_rms")?.unwrap_or(false).then_some(eps);
+            let normed = self.flag("ssm.dt_b_c_rms")?.unwrap_or(false);
+            let eps = (normed || self.has(&format!("blk.{layer}.ssm_dt_norm.weight"))).then_some(eps);
             (channels, 1, StateSpaceKind::One { rank, eps })
         } else {
             let normed = self.has(&format!("blk.{layer}.ssm_norm.weight"));
@@ -335,7 +336,7 @@ impl<'a> File<'a> {
 
     /// The feed-forward network of a layer; a mixture if the layer has a router.
     fn mlp(&self, layer: usize, n_ff: usize, family: &Family) -> Result<Mlp> {
-        if !family.feed_forward {
+        if n_ff == 0 && !family.feed_forward {
             return Ok(Mlp::Nothing);
         }
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
@@ -500,21 +501,30 @@ impl<'a> File<'a> {
         };
         let Some(window) = window else { return Ok(vec![None; n_layer]) };
         let name = "attention.sliding_window_pattern";
-        let key = self.key(name);
-        let slides: Vec<bool> = match self.gguf.metadata().get(&key) {
-            Some(Value::Array(_)) => match self.gguf.metadata().bools(&key) {
-                Ok(Some(list)) => list,
-                _ => self.counts(name, n_layer)?.into_iter().map(|n| n != 0).collect(),
-            },
-            _ => {
+        let slides = match self.flags(name, n_layer)? {
+            Some(list) => list,
+            None => {
                 let period = self.count(name)?.unwrap_or(period);
                 (0..n_layer).map(|i| period == 0 || i % period < period - 1).collect()
             }
         };
-        if slides.len() < n_layer {
-            return Err(malformed(format!("`{key}` has {} entries for {n_layer} layers", slides.len())));
+        Ok(slides.into_iter().map(|slides| slides.then_some(window)).collect())
+    }
+
+    /// A yes or no of each layer, where the file has a list of them, as such or as numbers.
+    pub(super) fn flags(&self, name: &str, n_layer: usize) -> Result<Option<Vec<bool>>> {
+        let (key, meta) = (self.key(name), self.gguf.metadata());
+        if !matches!(meta.get(&key), Some(Value::Array(_))) {
+            return Ok(None);
         }
-        Ok(slides[..n_layer].iter().map(|slides| slides.then_some(window)).collect())
+        let list = match meta.bools(&key) {
+            Ok(Some(list)) => list,
+            _ => self.counts(name, n_layer)?.into_iter().map(|n| n != 0).collect(),
+        };
+        match list.get(..n_layer) {
+            Some(flags) => Ok(Some(flags.to_vec())),
+            None => Err(malformed(format!("`{key}` has {} entries for {n_layer} layers", list.len()))),
+        }
     }
 }
 
@@ -523,9 +533,9 @@ impl Spec {
     pub(super) fn each_attention(&mut self, change: impl Fn(usize, &mut Attention)) {
         for (i, layer) in self.layers.iter_mut().enumerate() {
             match &mut layer.mixer {
-                Mixer::Attention(attention) => change(i, attention),
+                Mixer::Attention(attention) | Mixer::Both(attention, _) => change(i, attention),
                 Mixer::Latent(latent) => change(i, &mut latent.attention),
-                Mixer::ShortConv(_) | Mixer::StateSpace(_) => {}
+                Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::DeltaNet(_) | Mixer::Nothing => {}
             }
         }
     }

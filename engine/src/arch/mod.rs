@@ -8,6 +8,7 @@ mod deepseek;
 mod deepseek2;
 mod exaone4;
 mod falcon;
+mod falcon_h1;
 mod file;
 mod gemma;
 mod gemma2;
@@ -21,6 +22,8 @@ mod gptneox;
 mod granite;
 mod granitehybrid;
 mod hunyuan;
+mod jamba;
+mod kimi_linear;
 mod lfm2;
 mod llama;
 mod mamba;
@@ -28,6 +31,7 @@ mod minicpm;
 mod mistral3;
 mod mpt;
 mod nemotron;
+mod nemotron_h;
 mod nomic_bert;
 mod olmo2;
 mod olmoe;
@@ -36,6 +40,8 @@ mod phi3;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
+mod qwen35;
+mod qwen3next;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -103,6 +109,14 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("mamba", mamba::spec),
     ("mamba2", mamba::spec),
     ("granitehybrid", granitehybrid::spec),
+    ("falcon-h1", falcon_h1::spec),
+    ("qwen3next", qwen3next::spec),
+    ("qwen35", qwen35::spec),
+    ("qwen35moe", qwen35::spec),
+    ("nemotron_h", nemotron_h::spec),
+    ("nemotron_h_moe", nemotron_h::spec),
+    ("jamba", jamba::spec),
+    ("kimi-linear", kimi_linear::spec),
     ("bert", bert::spec),
     ("nomic-bert", nomic_bert::spec),
     ("gemma-embedding", gemma_embedding::spec),

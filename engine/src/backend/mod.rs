@@ -3,8 +3,8 @@
 pub mod cpu;
 
 use crate::model::{
-    AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
-    StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights,
+    ShortConvWeights, StateSpaceWeights,
 };
 
 /// What becomes of a block's result: `x += scale * norm(result)`.
@@ -55,6 +55,12 @@ pub trait Backend {
 
     /// Adds what the output matrix of a state space gives to `x`.
     fn state_space_output(&mut self, weights: &StateSpaceWeights, residual: Residual<'_>);
+
+    /// A gated delta net up to its output matrix; remembers the batch.
+    fn delta_net(&mut self, layer: usize, weights: &DeltaNetWeights, norm: Option<&NormWeights>);
+
+    /// Adds what the output matrix of a delta net gives to `x`.
+    fn delta_net_output(&mut self, weights: &DeltaNetWeights, residual: Residual<'_>);
 
     /// The values between the matrices of a feed-forward network.
     fn up(&mut self, weights: &DenseWeights, norm: Option<&NormWeights>);

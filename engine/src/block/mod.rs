@@ -8,11 +8,13 @@
 //! ```
 
 mod attention;
+mod delta_net;
 mod experts;
 mod rope;
 mod state_space;
 
 pub use attention::{Attention, Heads, Latent, NormPlace, QkNorm, Temperature};
+pub use delta_net::{DeltaNet, DeltaNetKind};
 pub use experts::{Experts, Groups, Routing};
 pub use rope::{Factors, Pairs, Rope, Scaling};
 pub use state_space::{StateSpace, StateSpaceKind};
@@ -153,6 +155,12 @@ pub enum Mixer {
     ShortConv(ShortConv),
     /// A selective state space.
     StateSpace(StateSpace),
+    /// Attention and a state space that read the same; their results are added (Falcon-H1).
+    Both(Attention, StateSpace),
+    /// Linear attention with the delta rule.
+    DeltaNet(DeltaNet),
+    /// None: the feed-forward network is the whole layer.
+    Nothing,
 }
 
 /// A gated convolution over the last tokens (LFM2): of each channel, `out(c * sum over j of kernel[j] (b x)[t - j])` with
@@ -169,19 +177,24 @@ impl Mixer {
     /// The attention that goes over the cache, if there is one.
     pub fn attention(&self) -> Option<&Attention> {
         match self {
-            Mixer::Attention(attention) => Some(attention),
+            Mixer::Attention(attention) | Mixer::Both(attention, _) => Some(attention),
             Mixer::Latent(latent) => Some(&latent.attention),
-            Mixer::ShortConv(_) | Mixer::StateSpace(_) => None,
+            Mixer::ShortConv(_) | Mixer::StateSpace(_) | Mixer::DeltaNet(_) | Mixer::Nothing => None,
         }
     }
 
     /// Rows and columns of the tables in which it remembers all tokens so far together, so that none can be taken from
-    /// them again: inputs of a convolution, then a state space's states.
+    /// them again: inputs of a convolution, then the states of what follows it.
     pub fn states(&self) -> Vec<(usize, usize)> {
         match self {
-            Mixer::Attention(_) | Mixer::Latent(_) => Vec::new(),
+            Mixer::Attention(_) | Mixer::Latent(_) | Mixer::Nothing => Vec::new(),
             Mixer::ShortConv(conv) => vec![(conv.width - 1, conv.channels)],
-            Mixer::StateSpace(s) => vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)],
+            Mixer::StateSpace(s) | Mixer::Both(_, s) => {
+                vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)]
+            }
+            Mixer::DeltaNet(d) => {
+                vec![(d.width - 1, d.conv_channels()), (d.n_head, d.head_dim * d.head_dim)]
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub struct StateSpace {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum StateSpaceKind {
     /// Each channel is a head; `A` has a number for each value of the state. dt, B and C come from x, dt through `rank`
-    /// values. If `eps` is there, those, B and C are normalized by their root mean square (Falcon Mamba).
+    /// values. If `eps` is there, those, B and C are normalized by their root mean square (Falcon Mamba, Jamba).
     One {
         /// Values that the channels' dt are made of.
         rank: usize,

@@ -6,12 +6,13 @@ use braise_kernels::table::Kernels;
 
 use super::Weight;
 use super::layer::{
-    AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
-    MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, FineGates, HeadScores,
+    LatentWeights, LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection,
+    ShortConvWeights, StateSpaceWeights,
 };
 use crate::block::{
-    Attention, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace, ShortConv, StateSpace,
-    StateSpaceKind,
+    Attention, DeltaNet, DeltaNetKind, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace,
+    ShortConv, StateSpace, StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
@@ -49,6 +50,12 @@ impl Binder<'_> {
                 Mixer::StateSpace(s) => {
                     MixerWeights::StateSpace(Box::new(self.state_space(&name, s, n_embd)?))
                 }
+                Mixer::Nothing => MixerWeights::Nothing,
+                Mixer::DeltaNet(d) => MixerWeights::DeltaNet(Box::new(self.delta_net(&name, d, n_embd)?)),
+                Mixer::Both(a, s) => MixerWeights::Both(
+                    Box::new(self.attention(&name, a, n_embd)?),
+                    Box::new(self.state_space(&name, s, n_embd)?),
+                ),
             },
             mlp: match &layer.mlp {
                 Mlp::Nothing => MlpWeights::Nothing,
@@ -75,7 +82,10 @@ impl Binder<'_> {
             return Ok(NormWeights { kind, eps, weight: vec![1.0; len], bias: Vec::new() });
         };
         let name = |part: &str| format!("{prefix}{tensor}.{part}");
-        let weight = self.gguf.floats(&name("weight"), &[len])?;
+        // the files of some families leave out the suffix
+        let plain = format!("{prefix}{tensor}");
+        let weight = if self.gguf.tensor(&plain).is_some() { plain } else { name("weight") };
+        let weight = self.gguf.floats(&weight, &[len])?;
         Ok(NormWeights { kind, eps, weight, bias: self.optional(&name("bias"), &[len])? })
     }
 
@@ -180,14 +190,14 @@ impl Binder<'_> {
         Ok(ShortConvWeights {
             spec: *conv,
             input: self.weight(&name("shortconv.in_proj"), self.product(&[3, channels])?, n_embd)?,
-            kernel: self.conv_kernel(&name("shortconv.conv.weight"), width, channels)?,
+            kernel: self.conv_kernel(&name("shortconv.conv.weight"), &[width, channels])?,
             output: self.weight(&name("shortconv.out_proj"), n_embd, channels)?,
         })
     }
 
     /// A convolution's numbers (width, channels), which the file has channel by channel.
-    fn conv_kernel(&self, name: &str, width: usize, channels: usize) -> Result<Vec<f32>> {
-        let of_channel = self.gguf.floats(name, &[width, channels])?;
+    fn conv_kernel(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>> {
+        let (of_channel, width) = (self.gguf.floats(name, dims)?, dims[0]);
         let row = |j: usize| of_channel.iter().skip(j).step_by(width).copied();
         Ok((0..width).flat_map(row).collect())
     }
@@ -204,10 +214,15 @@ impl Binder<'_> {
         let (mut selection, mut dt_bias, mut norms) = (None, Vec::new(), Vec::new());
         match s.kind {
             StateSpaceKind::One { rank, eps } => {
-                let of_parts = |eps| [rank, d_state, d_state].map(|len| rms(vec![1.0; len], eps)).into();
+                let parts = [("ssm_dt_norm", rank), ("ssm_b_norm", d_state), ("ssm_c_norm", d_state)];
+                let of_part = |(part, len): (&str, usize), eps| {
+                    let weight = self.optional(&name(&format!("{part}.weight")), &[len])?;
+                    Ok::<_, Error>(rms(if weight.is_empty() { vec![1.0; len] } else { weight }, eps))
+                };
+                let of_parts = |eps| parts.into_iter().map(|part| of_part(part, eps)).collect();
                 selection = Some(Selection {
                     x: self.weight(&name("ssm_x"), s.selected(), channels)?,
-                    norms: eps.map_or(Vec::new(), of_parts),
+                    norms: eps.map_or(Ok(Vec::new()), of_parts)?,
                     dt: self.weight(&name("ssm_dt"), channels, rank)?,
                 });
             }
@@ -227,7 +242,7 @@ impl Binder<'_> {
         Ok(StateSpaceWeights {
             spec: *s,
             input: self.weight(&name("ssm_in"), s.inputs(), n_embd)?,
-            kernel: self.conv_kernel(&name("ssm_conv1d.weight"), s.width, s.conv_channels())?,
+            kernel: self.conv_kernel(&name("ssm_conv1d.weight"), &[s.width, s.conv_channels()])?,
             conv_bias: self.optional(&name("ssm_conv1d.bias"), &[s.conv_channels()])?,
             selection,
             dt_bias,
@@ -236,6 +251,113 @@ impl Binder<'_> {
             norms,
             output: self.weight(&name("ssm_out"), n_embd, channels)?,
         })
+    }
+
+    fn delta_net(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        d: &DeltaNet,
+        n_embd: usize,
+    ) -> Result<DeltaNetWeights> {
+        let (dim, n) = (d.head_dim, d.head_dim as f32);
+        // the length is the root of n times the mean square
+        let length = |length: f32| NormWeights {
+            kind: NormKind::Rms,
+            eps: d.eps / n,
+            weight: vec![length / n.sqrt(); dim],
+            bias: Vec::new(),
+        };
+        let norm = Norm { tensor: Some("ssm_norm"), kind: NormKind::Rms, eps: d.eps };
+        let is_fine = d.kind == DeltaNetKind::Fine;
+        let (fine, inputs, kernel) = if is_fine {
+            let fine = FineGates {
+                a: self.weight(&name("ssm_f_b"), d.values(), dim)?,
+                z: self.weight(&name("ssm_g_b"), d.values(), dim)?,
+            };
+            (Some(fine), self.fine_inputs(name, d, n_embd)?, self.conv_kernels(name, d)?)
+        } else {
+            let kernel = self.conv_kernel(&name("ssm_conv1d.weight"), &[d.width, d.conv_channels()])?;
+            (None, self.delta_inputs(name, d, n_embd)?, kernel)
+        };
+        Ok(DeltaNetWeights {
+            spec: *d,
+            inputs,
+            fine,
+            kernel,
+            q_norm: length(1.0 / n.sqrt()),
+            k_norm: length(1.0),
+            a: self.gguf.floats(&name("ssm_a"), &if is_fine { [1, d.n_head] } else { [d.n_head, 1] })?,
+            dt_bias: self
+                .gguf
+                .floats(&name("ssm_dt.bias"), &[if is_fine { d.values() } else { d.n_head }])?,
+            norm: self.norm(&name(""), &norm, dim)?,
+            output: self.weight(
+                &name(if is_fine { "attn_output" } else { "ssm_out" }),
+                n_embd,
+                d.values(),
+            )?,
+        })
+    }
+
+    /// The matrices to q, k, v, z, b and a of a delta net.
+    fn delta_inputs(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        d: &DeltaNet,
+        n_embd: usize,
+    ) -> Result<Vec<Weight>> {
+        let (channels, values) = (d.conv_channels(), d.values());
+        let mut inputs = Vec::new();
+        let all = name("ssm_in");
+        if self.gguf.tensor(&format!("{all}.weight")).is_some()
+            && self.gguf.tensor(&name("attn_qkv.weight")).is_none()
+        {
+            // older files: q, k, v and z of the first group of heads, of the second, and so on
+            let (all, of_group) = (self.weight(&all, channels + values, n_embd)?, values / d.n_head_k);
+            let mut first = 0;
+            for rows in [d.head_dim, d.head_dim, of_group, of_group] {
+                let group = 2 * (d.head_dim + of_group);
+                let starts = (0..d.n_head_k).map(|i| i * group + first);
+                inputs.extend(starts.map(|start| all.part(start..start + rows)));
+                first += rows;
+            }
+        } else {
+            inputs.push(self.weight(&name("attn_qkv"), channels, n_embd)?);
+            inputs.push(self.weight(&name("attn_gate"), values, n_embd)?);
+        }
+        if d.kind == DeltaNetKind::Neighbours {
+            inputs.push(self.weight(&name("ssm_ba"), 2 * d.n_head, n_embd)?);
+        } else {
+            inputs.push(self.weight(&name("ssm_beta"), d.n_head, n_embd)?);
+            inputs.push(self.weight(&name("ssm_alpha"), d.n_head, n_embd)?);
+        }
+        Ok(inputs)
+    }
+
+    /// The matrices to q, k, v and b, and to what a and z are made of.
+    fn fine_inputs(&self, name: &dyn Fn(&str) -> String, d: &DeltaNet, n_embd: usize) -> Result<Vec<Weight>> {
+        let weight = |part: &str, rows: usize| self.weight(&name(part), rows, n_embd);
+        let mut inputs = match self.gguf.tensor(&name("attn_qkv.weight")) {
+            Some(_) => vec![weight("attn_qkv", d.conv_channels())?],
+            None => {
+                vec![weight("attn_q", d.keys())?, weight("attn_k", d.keys())?, weight("attn_v", d.values())?]
+            }
+        };
+        let others = [("ssm_beta", d.n_head), ("ssm_f_a", d.head_dim), ("ssm_g_a", d.head_dim)];
+        for (part, rows) in others {
+            inputs.push(weight(part, rows)?);
+        }
+        Ok(inputs)
+    }
+
+    /// The numbers (width, channels) of a convolution of q, k and v, for each of which the file has a tensor.
+    fn conv_kernels(&self, name: &dyn Fn(&str) -> String, d: &DeltaNet) -> Result<Vec<f32>> {
+        let kernel = |part: &str, channels: usize| {
+            self.conv_kernel(&name(&format!("ssm_conv1d_{part}.weight")), &[d.width, 1, channels])
+        };
+        let (q, k, v) = (kernel("q", d.keys())?, kernel("k", d.keys())?, kernel("v", d.values())?);
+        let rows = q.chunks_exact(d.keys()).zip(k.chunks_exact(d.keys())).zip(v.chunks_exact(d.values()));
+        Ok(rows.flat_map(|((q, k), v)| [q, k, v].concat()).collect())
     }
 
     /// A dense network; `suffix` tells it from others of the layer.

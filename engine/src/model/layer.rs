@@ -1,7 +1,7 @@
 //! A layer's blocks, each with its weights.
 
 use super::Weight;
-use crate::block::{Attention, Dense, Experts, Latent, NormKind, ShortConv, StateSpace};
+use crate::block::{Attention, DeltaNet, Dense, Experts, Latent, NormKind, ShortConv, StateSpace};
 
 /// One layer, see [`crate::block::Layer`].
 #[derive(Debug)]
@@ -45,6 +45,12 @@ pub enum MixerWeights {
     ShortConv(Box<ShortConvWeights>),
     /// A selective state space.
     StateSpace(Box<StateSpaceWeights>),
+    /// Attention and a state space.
+    Both(Box<AttentionWeights>, Box<StateSpaceWeights>),
+    /// Linear attention with the delta rule.
+    DeltaNet(Box<DeltaNetWeights>),
+    /// None.
+    Nothing,
 }
 
 /// See [`ShortConv`].
@@ -77,6 +83,35 @@ pub struct StateSpaceWeights {
     /// Of each group of the result; empty: none.
     pub(crate) norms: Vec<NormWeights>,
     pub(crate) output: Weight,
+}
+
+/// See [`DeltaNet`].
+#[derive(Debug)]
+pub struct DeltaNetWeights {
+    pub(crate) spec: DeltaNet,
+    /// To q, k and v, to z, and to b and a, in this order; each may be several matrices. Where `fine` is there: to q, k
+    /// and v, to b, and to what a and z are made of.
+    pub(crate) inputs: Vec<Weight>,
+    pub(crate) fine: Option<FineGates>,
+    /// Of the convolution, (width, conv_channels), the last token's row last.
+    pub(crate) kernel: Vec<f32>,
+    /// Give a head of q the length of 1 / sqrt(head_dim), and one of k that of 1.
+    pub(crate) q_norm: NormWeights,
+    pub(crate) k_norm: NormWeights,
+    /// (n_head)
+    pub(crate) a: Vec<f32>,
+    /// Added to a: a number for each head, or for each number of all keys.
+    pub(crate) dt_bias: Vec<f32>,
+    /// Of a head's result.
+    pub(crate) norm: NormWeights,
+    pub(crate) output: Weight,
+}
+
+/// How a and z of all heads of a delta net come from `head_dim` values each.
+#[derive(Debug)]
+pub struct FineGates {
+    pub(crate) a: Weight,
+    pub(crate) z: Weight,
 }
 
 /// How dt, B and C of a state space come from x.
@@ -177,9 +212,12 @@ impl LayerWeights {
     /// What the scores of its attention need, if it has any.
     pub(crate) fn scores(&self) -> Option<&HeadScores> {
         match &self.mixer {
-            MixerWeights::Attention(attention) => Some(&attention.scores),
+            MixerWeights::Attention(attention) | MixerWeights::Both(attention, _) => Some(&attention.scores),
             MixerWeights::Latent(latent) => Some(&latent.scores),
-            MixerWeights::ShortConv(_) | MixerWeights::StateSpace(_) => None,
+            MixerWeights::ShortConv(_)
+            | MixerWeights::StateSpace(_)
+            | MixerWeights::DeltaNet(_)
+            | MixerWeights::Nothing => None,
         }
     }
 
@@ -188,17 +226,20 @@ impl LayerWeights {
         let mut all = Vec::new();
         let mut whole = |weight| all.push((weight, 1.0));
         match &self.mixer {
-            MixerWeights::Attention(a) => [&a.q, &a.k, &a.v, &a.output].into_iter().for_each(whole),
+            MixerWeights::Nothing => {}
+            MixerWeights::Attention(a) => a.matrices().into_iter().for_each(whole),
             MixerWeights::Latent(l) => {
                 let [q_a, kv_a, k_b, v_b, output] = [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output];
                 [q_a, kv_a, k_b, v_b, output].into_iter().for_each(&mut whole);
                 l.q_b.iter().for_each(|(_, q_b)| whole(q_b));
             }
             MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
-            MixerWeights::StateSpace(s) => {
-                [&s.input, &s.output].into_iter().for_each(&mut whole);
-                s.selection.iter().flat_map(|selection| [&selection.x, &selection.dt]).for_each(whole);
+            MixerWeights::StateSpace(s) => s.matrices().for_each(whole),
+            MixerWeights::DeltaNet(d) => {
+                let fine = d.fine.iter().flat_map(|fine| [&fine.a, &fine.z]);
+                d.inputs.iter().chain([&d.output]).chain(fine).for_each(whole);
             }
+            MixerWeights::Both(a, s) => a.matrices().into_iter().chain(s.matrices()).for_each(whole),
         }
         match &self.mlp {
             MlpWeights::Nothing => {}
@@ -215,6 +256,19 @@ impl LayerWeights {
             }
         }
         all
+    }
+}
+
+impl AttentionWeights {
+    fn matrices(&self) -> [&Weight; 4] {
+        [&self.q, &self.k, &self.v, &self.output]
+    }
+}
+
+impl StateSpaceWeights {
+    fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        let selection = self.selection.iter().flat_map(|selection| [&selection.x, &selection.dt]);
+        [&self.input, &self.output].into_iter().chain(selection)
     }
 }
 

@@ -17,8 +17,9 @@ use crate::gguf::{Gguf, TensorInfo};
 
 use bind::Binder;
 pub use layer::{
-    AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
-    MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, FineGates, HeadScores,
+    LatentWeights, LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection,
+    ShortConvWeights, StateSpaceWeights,
 };
 
 /// A model, ready to run. Its matrices stay in the mapped file.

@@ -3,19 +3,23 @@
 //! multiply-add, sums that stay in registers) is named per level.
 
 mod attention;
+mod delta;
 mod elementwise;
 mod float_matmul;
 mod kv;
 mod lines;
+mod state_space;
 
 pub use attention::{
     Attention, BLOCK, Numbers, SPAN, Scores, Scratch, Total, attention, attention_span, merge, spans,
 };
 pub(crate) use attention::{FloatBlock, LOWEST};
+pub use delta::{DELTA_VALUES, delta_rule};
 pub use elementwise::{Activation, activate, add, gated, layer_norm, rms_norm, rope};
 pub use float_matmul::{matmul_bf16, matmul_f16, matmul_f32};
 pub use kv::{Cached, KEY_BLOCK, KvType, store_key, store_value};
 pub(crate) use lines::{Aligned, Lines};
+pub use state_space::state_space;
 
 /// What differs between ISA levels for the operations of this module.
 pub trait Lanes {

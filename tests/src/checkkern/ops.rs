@@ -8,7 +8,7 @@ use super::attention;
 use super::compare::{Want, same};
 use super::inputs::{normal, shifted};
 use super::report::Cases;
-use braise_kernels::ops::Activation;
+use braise_kernels::ops::{Activation, DELTA_VALUES};
 use braise_kernels::quant::q8::{self, BLOCK, SUM_BLOCK};
 use braise_kernels::table::Kernels;
 use fastrand::Rng;
@@ -33,6 +33,8 @@ pub const OPS: &[(&str, Check)] = &[
     ("attention", attention::many),
     ("attention_span", attention::spans),
     ("attention_merge", attention::merge),
+    ("delta_rule", delta_rule),
+    ("state_space", state_space),
     ("quantize_q8", quantize_q8),
 ];
 
@@ -266,6 +268,80 @@ fn rope(k: Kernels, cases: &mut Cases) {
                 (want[a], want[b]) = (within(x * c, -y * s), within(x * s, y * c));
             }
             expect_all(&what, &got, want, cases);
+        }
+    }
+}
+
+/// Sums of n products run in two halves, so that n / 2 roundings and a few more meet a term.
+fn delta_rule(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(9);
+    for n in [2, 4, 16, 30, 64, 96, 128, 256] {
+        let of_halves = (n / 2 + 2) as f64;
+        for beta in [0.0, 0.3, 1.0] {
+            let small = |x: &f32| x / (n as f32).sqrt();
+            let [query, key] = [0, 1].map(|_| normals(n, &mut random).iter().map(small).collect::<Vec<_>>());
+            let decay: Vec<f32> = (0..n).map(|_| random.f32()).collect();
+            let (before, v) = (normals(n * DELTA_VALUES, &mut random), normals(DELTA_VALUES, &mut random));
+            let what = format!("n {n}, beta {beta}");
+            let mut got = v.clone();
+            let run = |state: &mut [f32]| k.delta_rule(state, &query, &key, &decay, beta, &mut got);
+            let after = guarded(&before, run, &what, cases);
+            let mut states = vec![Want::Exactly(SENTINEL); before.len()];
+            let mut answers = Vec::new();
+            for (j, v) in v.iter().map(|v| f64::from(*v)).enumerate() {
+                let column =
+                    |i: usize| [before[i * DELTA_VALUES + j], key[i], decay[i], query[i]].map(f64::from);
+                let beta = f64::from(beta);
+                let held: f64 = (0..n).map(column).map(|[s, k, d, _]| s * k * d).sum();
+                let off: f64 = (0..n).map(column).map(|[s, k, d, _]| (s * k * d).abs()).sum();
+                let delta = beta * (v - held);
+                let off = beta * ((of_halves + 1.0) * U * off + 2.0 * U * (v - held).abs());
+                let (mut sum, mut bound) = (0.0, 0.0);
+                for (i, [s, k, d, q]) in (0..n).map(column).enumerate() {
+                    let exact = s * d + k * delta;
+                    let within = k.abs() * off + 2.0 * U * ((s * d).abs() + (k * delta).abs());
+                    states[i * DELTA_VALUES + j] = Want::Within { exact, bound: 1.01 * within };
+                    sum += q * exact;
+                    bound += q.abs() * (within + of_halves * U * exact.abs());
+                }
+                answers.push(Want::Within { exact: sum, bound: 1.01 * bound });
+            }
+            expect_all(&format!("{what}, state"), &after, states, cases);
+            expect_all(&what, &got, answers, cases);
+        }
+    }
+}
+
+fn state_space(k: Kernels, cases: &mut Cases) {
+    let mut random = Rng::with_seed(10);
+    for n in (1..36).chain([48, 64, 100, 128, 256]) {
+        for (channels, one, dt) in [(1, false, 0.7), (3, true, 0.2), (64, true, 2.0), (2, false, 0.0)] {
+            let a: Vec<f32> = (0..if one { 1 } else { n }).map(|_| -2.0 * random.f32()).collect();
+            let [b, c] = [0, 1].map(|_| normals(n, &mut random));
+            let (before, x) = (normals(channels * n, &mut random), normals(channels, &mut random));
+            let d = normal(&mut random);
+            let what = format!("n {n}, {channels} channels, one decay {one}, dt {dt}");
+            let mut got = x.clone();
+            let run = |states: &mut [f32]| k.state_space(states, &mut got, dt, &a, &b, &c, d);
+            let after = guarded(&before, run, &what, cases);
+            let (mut states, mut answers) = (Vec::new(), Vec::new());
+            for (x, before) in x.iter().zip(before.chunks_exact(n)) {
+                let (x, d, dt) = (f64::from(*x), f64::from(d), f64::from(dt));
+                let (mut sum, mut bound) = (d * x, of_sum(n) * U * (d * x).abs());
+                for (i, before) in before.iter().enumerate() {
+                    let [before, a, b, c] = [*before, a[if one { 0 } else { i }], b[i], c[i]].map(f64::from);
+                    let (kept, taken) = ((dt * a).exp() * before, dt * x * b);
+                    // the exponent is rounded, and e to it; two products are; then the sum
+                    let off = kept.abs() * (EXP + U * (dt * a).abs()) + 2.0 * U * taken.abs();
+                    let off = 1.01 * (off + 2.0 * U * (kept.abs() + taken.abs()));
+                    states.push(Want::Within { exact: kept + taken, bound: off });
+                    sum += (kept + taken) * c;
+                    bound += c.abs() * (off + of_sum(n) * U * (kept + taken).abs());
+                }
+                answers.push(Want::Within { exact: sum, bound: 1.01 * bound });
+            }
+            expect_all(&format!("{what}, states"), &after, states, cases);
+            expect_all(&what, &got, answers, cases);
         }
     }
 }

@@ -7,7 +7,7 @@ use braise_kernels::table::MatMul;
 use super::attention::AttentionBuffers;
 use super::{PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
-use crate::block::{Attention, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
+use crate::block::{Attention, DeltaNet, DeltaNetKind, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
 use crate::model::Model;
 
 /// What the workers share.
@@ -107,10 +107,13 @@ impl Widest {
                 widest.work = widest.work.max(conv.channels.checked_mul(3)?.checked_next_multiple_of(UNIT)?);
                 widest.work_2 = widest.work_2.max(conv.channels);
             }
-            if let Mixer::StateSpace(s) = &layer.mixer {
+            if let Mixer::StateSpace(s) | Mixer::Both(_, s) = &layer.mixer {
                 widest.work = widest.work.max(s.inputs().checked_next_multiple_of(UNIT)?);
                 widest.work_2 = widest.work_2.max(s.channels);
                 widest.work_3 = widest.work_3.max(s.selected().checked_next_multiple_of(UNIT)?);
+            }
+            if let Mixer::DeltaNet(d) = &layer.mixer {
+                widest.add_delta_net(d)?;
             }
             match &layer.mlp {
                 Mlp::Nothing => {}
@@ -127,6 +130,22 @@ impl Widest {
             }
         }
         Some(widest)
+    }
+
+    fn add_delta_net(&mut self, d: &DeltaNet) -> Option<()> {
+        let heads = d.n_head.checked_next_multiple_of(UNIT)?;
+        let others = match d.kind {
+            // z, and of each head two numbers more, in one matrix or in two
+            DeltaNetKind::Neighbours | DeltaNetKind::Strided => {
+                d.values().checked_add(heads.checked_mul(2)?)?
+            }
+            // b, and what a and z are made of
+            DeltaNetKind::Fine => heads.checked_add(2 * d.head_dim)?,
+        };
+        self.work = self.work.max(d.conv_channels().checked_add(others)?);
+        self.work_2 = self.work_2.max(d.values());
+        self.work_3 = self.work_3.max(2 * d.keys());
+        Some(())
     }
 
     fn add_attention(&mut self, a: &Attention) -> Option<()> {

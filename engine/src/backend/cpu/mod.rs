@@ -10,6 +10,7 @@
 mod attention;
 mod buffers;
 mod conv;
+mod delta_net;
 mod dense;
 mod experts;
 mod heads;
@@ -30,8 +31,8 @@ pub(crate) use inputs::normalize;
 use super::{Backend, Residual};
 use crate::kv::KvCache;
 use crate::model::{
-    AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
-    StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights,
+    ShortConvWeights, StateSpaceWeights,
 };
 
 /// Up to so many tokens, each worker prepares a matrix product's inputs for itself, and the kernels of single tokens
@@ -157,6 +158,16 @@ impl Backend for CpuWorker<'_, '_> {
     }
 
     fn state_space_output(&mut self, weights: &StateSpaceWeights, residual: Residual<'_>) {
+        let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work_2));
+        self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
+        self.finish(residual);
+    }
+
+    fn delta_net(&mut self, layer: usize, weights: &DeltaNetWeights, norm: Option<&NormWeights>) {
+        self.delta_heads(layer, weights, norm);
+    }
+
+    fn delta_net_output(&mut self, weights: &DeltaNetWeights, residual: Residual<'_>) {
         let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work_2));
         self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
         self.finish(residual);

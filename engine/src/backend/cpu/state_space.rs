@@ -10,9 +10,10 @@ use braise_kernels::ops::Activation;
 use braise_kernels::sync::{Shared, Units};
 
 use super::conv::Conv;
+use super::delta_net::softplus;
 use super::inputs::{Inputs, Ready, Rows, Source, Values, multiply, normalize};
 use super::{CpuWorker, UNIT, chunks, tiles};
-use crate::block::{StateSpace, StateSpaceKind};
+use crate::block::StateSpace;
 use crate::model::{Model, NormWeights, StateSpaceWeights};
 
 impl CpuWorker<'_, '_> {
@@ -81,7 +82,7 @@ impl CpuWorker<'_, '_> {
         });
         let inputs = ready.as_ref().map(|ready| ready.read(self.worker, buffers, &s.inputs));
         let (head_dim, gate) = (spec.head_dim(), spec.conv_and_gate().1);
-        let heads_a_unit = (UNIT / head_dim).max(1);
+        let (heads_a_unit, a_len) = ((UNIT / head_dim).max(1), weights.a.len() / spec.n_head);
         let units = Units::all(spec.n_head.div_ceil(heads_a_unit), heads_a_unit * head_dim);
         let of = chunks(self.worker, units.total);
         while let Some(chunk) = self.worker.claim(of) {
@@ -100,14 +101,12 @@ impl CpuWorker<'_, '_> {
                 for (i, head) in heads.clone().enumerate() {
                     let at = head * head_dim - first;
                     let states = &mut states[at * spec.d_state..][..head_dim * spec.d_state];
+                    let a = &weights.a[head * a_len..][..a_len];
                     for t in 0..n {
                         let dt = s.tile[t * heads.len() + i];
-                        decays(weights, head, dt, &mut s.tile_2);
                         let (b, c) = selected.of(t, head);
-                        let channels = y.row(t)[at..at + head_dim].iter_mut();
-                        for (x, state) in channels.zip(states.chunks_exact_mut(spec.d_state)) {
-                            *x = step(state, &s.tile_2, *x * dt, b, c) + weights.d[head] * *x;
-                        }
+                        let x = &mut y.row(t)[at..at + head_dim];
+                        kernels.state_space(states, x, dt, a, b, c, weights.d[head]);
                     }
                 }
                 let channels = heads.start * head_dim..heads.end * head_dim;
@@ -185,39 +184,5 @@ fn time_steps(
             }
         }
     }
-    // softplus; of large numbers nothing is left of the logarithm
-    dt.iter_mut().filter(|dt| **dt <= 20.0).for_each(|dt| *dt = dt.exp().ln_1p());
-}
-
-/// `exp(dt A)` for each value of a head's states.
-fn decays(weights: &StateSpaceWeights, head: usize, dt: f32, to: &mut Vec<f32>) {
-    let d_state = weights.spec.d_state;
-    to.clear();
-    match weights.spec.kind {
-        StateSpaceKind::One { .. } => {
-            to.extend(weights.a[head * d_state..][..d_state].iter().map(|a| (dt * a).exp()));
-        }
-        StateSpaceKind::Two { .. } => to.resize(d_state, (dt * weights.a[head]).exp()),
-    }
-}
-
-/// `s = decay s + x b`, and `s c` of the new state. Eight sums side by side, so that they need not wait for each other.
-fn step(state: &mut [f32], decay: &[f32], x: f32, b: &[f32], c: &[f32]) -> f32 {
-    const LANES: usize = 8;
-    let mut sums = [0.0; LANES];
-    let (states, rest) = state.as_chunks_mut::<LANES>();
-    let whole = states.len() * LANES;
-    let ((decays, _), (bs, _), (cs, _)) =
-        (decay.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
-    for (((state, decay), b), c) in states.iter_mut().zip(decays).zip(bs).zip(cs) {
-        for i in 0..LANES {
-            state[i] = state[i] * decay[i] + x * b[i];
-            sums[i] += state[i] * c[i];
-        }
-    }
-    for (i, state) in rest.iter_mut().enumerate() {
-        *state = *state * decay[whole + i] + x * b[whole + i];
-        sums[i] += *state * c[whole + i];
-    }
-    sums.iter().sum()
+    dt.iter_mut().for_each(|dt| *dt = softplus(*dt));
 }
