@@ -152,7 +152,7 @@ impl Chat for Talker<'_> {
         };
         let messages: Vec<_> =
             messages.iter().map(|m| chat::Message::new(role(m.role), &m.content)).collect();
-        let prompt = template.render(&chat::Conversation::new(messages))?;
+        let prompt = template.render(&chat::Conversation::new(messages)).map_err(|e| e.file(file))?;
         self.generate(&self.loaded.tokenizer.encode_chat_segments(&prompt.segments()), options, sink)
     }
 
