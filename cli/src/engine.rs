@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use braise_engine::chat::ChatTemplate;
 use braise_engine::constrain::{Constraint, Format, Grammars};
 use braise_engine::generate::{Finish, Request, generate};
@@ -27,13 +27,19 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Opens the file at `path`.
+    /// Opens the file at `path`, which is to be of a model that writes.
     pub fn open(path: &Path, compute: &Compute) -> Result<Loaded> {
         let isa = compute.isa()?;
         let gguf = Gguf::open_with(path, compute.weights.residency())?;
         let tokenizer = Tokenizer::of(&gguf)?;
         let template = tokenizer.chat_template(&gguf)?;
-        Ok(Loaded { model: Model::new(gguf, isa)?, tokenizer, template })
+        let model = Model::new(gguf, isa)?;
+        let file = path.display();
+        ensure!(
+            !model.spec().is_encoder(),
+            "{file}: the model is an encoder, which continues no text; `braise embed {file} TEXT` makes embeddings with it"
+        );
+        Ok(Loaded { model, tokenizer, template })
     }
 
     /// What a user should know who talks to this model: nothing, if its file says how.
@@ -146,7 +152,7 @@ impl Chat for Talker<'_> {
         };
         let messages: Vec<_> =
             messages.iter().map(|m| chat::Message::new(role(m.role), &m.content)).collect();
-        let prompt = template.render(&chat::Conversation::new(messages))?;
+        let prompt = template.render(&chat::Conversation::new(messages)).map_err(|e| e.file(file))?;
         self.generate(&self.loaded.tokenizer.encode_chat_segments(&prompt.segments()), options, sink)
     }
 

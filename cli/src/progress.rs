@@ -23,15 +23,15 @@ impl Progress {
         let is_terminal = io::stderr().is_terminal();
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(total, target).with_message(what.to_owned());
-        let template = match total {
-            Some(_) => {
-                "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left"
-            }
-            None => "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}",
-        };
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        bar.set_style(style(total));
         let last_line = (!is_terminal).then(Instant::now);
         Self { bar, what: what.to_owned(), last_line }
+    }
+
+    /// Says how many bytes there will be.
+    pub fn set_total(&mut self, total: u64) {
+        self.bar.set_style(style(Some(total)));
+        self.bar.set_length(total);
     }
 
     /// Says that `bytes` of the total are done.
@@ -56,6 +56,16 @@ impl Progress {
     }
 }
 
+fn style(total: Option<u64>) -> ProgressStyle {
+    let template = match total {
+        Some(_) => {
+            "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left"
+        }
+        None => "{msg} {spinner} {decimal_bytes} {decimal_bytes_per_sec}",
+    };
+    ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar())
+}
+
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
@@ -75,5 +85,7 @@ mod tests {
         let mut unknown = Progress::new("downloading", None);
         unknown.set(1_000_000);
         assert!(unknown.line(1_000_000).starts_with("downloading 1.00 MB, "));
+        unknown.set_total(4_000_000);
+        assert!(unknown.line(1_000_000).starts_with("downloading 25% of 4.00 MB, "));
     }
 }

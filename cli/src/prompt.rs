@@ -1,11 +1,24 @@
 //! What is asked: MODEL and PROMPT as words on the command line, and what is piped in.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::failure::Usage;
+use crate::output::notice;
+
+/// How long a PROMPT waits for standard input to begin. Programs that are started by others (over ssh, by a timer, in CI)
+/// often have a pipe there that nobody writes to and nobody closes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes a `-` off the end of PROMPT, which says that standard input is to be waited for.
+pub fn take_dash(words: &mut Vec<String>) -> bool {
+    words.pop_if(|word| word == "-").is_some()
+}
 
 /// Tells MODEL from PROMPT. A single argument with white space in it, which no name has and which is no file,
 /// is a prompt for the default model: `braise run "Why is the sky blue?"`.
@@ -45,10 +58,33 @@ pub fn assemble(prompt: Option<String>, piped: Option<String>, exact: bool) -> R
     }
 }
 
-/// All of standard input, or nothing where that is a terminal.
-pub fn piped() -> Result<Option<String>> {
-    let stdin = std::io::stdin();
-    if stdin.is_terminal() { Ok(None) } else { read_text(&mut stdin.lock()).map(Some) }
+/// All of standard input, or nothing where that is a terminal. Unless it is `awaited`, also nothing where it neither
+/// begins nor ends within [`PATIENCE`], with a note that says so.
+pub fn piped(awaited: bool) -> Result<Option<String>> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        return Ok(None);
+    }
+    if !awaited && !begins(PATIENCE) {
+        notice(format!(
+            "note: nothing came on standard input for {} s, so it is left out; end the prompt with the word - to wait",
+            PATIENCE.as_secs()
+        ));
+        return Ok(None);
+    }
+    read_text(&mut stdin.lock()).map(Some)
+}
+
+/// Whether standard input begins, or ends, within `time`.
+fn begins(time: Duration) -> bool {
+    let (sender, receiver) = mpsc::channel();
+    // reading a pipe knows no time limit; a thread that still waits ends with the program
+    thread::spawn(move || {
+        // what is found stays in the buffer, and an error comes again, for whoever reads
+        let _ = io::stdin().lock().fill_buf().map(drop);
+        let _ = sender.send(());
+    });
+    receiver.recv_timeout(time).is_ok()
 }
 
 /// All of `from`, which is to be UTF-8.
@@ -80,6 +116,17 @@ mod tests {
         let file = dir.path().join("a b.gguf").to_str().expect("is UTF-8").to_owned();
         std::fs::write(&file, "GGUF").expect("is written");
         assert_eq!(split(Some(file.clone()), vec![]), (Some(file), None));
+    }
+
+    #[test]
+    fn a_dash_at_the_end_is_no_word_of_the_prompt() {
+        let taken = |words: &[&str]| {
+            let mut words = words.iter().map(|word| (*word).to_owned()).collect();
+            (take_dash(&mut words), words.join(" "))
+        };
+        assert_eq!(taken(&["sum", "up:", "-"]), (true, "sum up:".into()));
+        assert_eq!(taken(&["-", "x"]), (false, "- x".into()));
+        assert_eq!(taken(&[]), (false, String::new()));
     }
 
     #[test]

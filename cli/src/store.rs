@@ -4,6 +4,7 @@
 //! models/<family>/<tag>.gguf   a model; any GGUF file that is put there by hand is one too
 //! models/<family>/<tag>.json   where it came from, and its checksum
 //! tmp/                         what a pull is working on; only the holder of `lock` may touch it
+//! partial/                     what came of the last download that broke off; this also
 //! lock                         held by the one pull that runs
 //! history                      the lines typed in chats
 //! ```
@@ -150,6 +151,11 @@ impl Workplace {
     /// The folder; it is removed at the end.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// A folder that stays, on the same file system, for the one download that may be gone on with.
+    pub fn partial(&self) -> PathBuf {
+        self.store.root.join("partial")
     }
 
     /// Puts `file`, which is in [`Workplace::dir`], under its name, and returns where it is now.

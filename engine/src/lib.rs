@@ -19,6 +19,7 @@ pub mod generate;
 pub mod gguf;
 pub mod kv;
 pub mod measure;
+pub mod memory;
 pub mod model;
 pub mod sample;
 pub mod session;

@@ -10,6 +10,7 @@ use crate::block::{Pooling, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::{KvCache, KvTypes};
+use crate::memory;
 use crate::model::Model;
 use crate::threads;
 
@@ -112,7 +113,7 @@ impl<'m> Session<'m> {
         let team = Team::new(n_threads);
         let kv_types = options.kv;
         let no_memory = || no_memory(spec, n_ctx, kv_types);
-        Ok(Session {
+        let session = Session {
             model,
             n_ctx,
             chunk,
@@ -124,7 +125,12 @@ impl<'m> Session<'m> {
             tokens: Vec::new(),
             stale: false,
             team,
-        })
+        };
+        // the system promises more than it has: what can never be filled must not be begun
+        match memory::total() {
+            Some(total) if session.bytes() > total => Err(no_memory()),
+            _ => Ok(session),
+        }
     }
 
     /// The model.
@@ -300,10 +306,13 @@ impl<'m> Session<'m> {
                 self.n_ctx,
                 self.tokens.len()
             );
-            return Err(Error::new(ErrorKind::ContextFull, what).next(format!(
-                "shorten the prompt or raise the context (the model was made for {})",
-                self.model.spec().n_ctx
-            )));
+            let made_for = self.model.spec().n_ctx;
+            return Err(Error::new(ErrorKind::ContextFull, what).next(match self.n_ctx < made_for {
+                true => {
+                    format!("shorten the prompt or raise the context (the model was made for {made_for})")
+                }
+                false => format!("shorten it: the model was made for texts of {made_for} tokens"),
+            }));
         }
         Ok(())
     }
@@ -331,10 +340,13 @@ impl<'m> Session<'m> {
 
 /// The error of a session whose memory cannot be had.
 fn no_memory(spec: &Spec, n_ctx: usize, types: KvTypes) -> Error {
-    let size = match KvCache::bytes(spec, n_ctx, types) {
-        Some(bytes) => format!("{:.1} GB", bytes as f64 / 1e9),
-        None => "more than an address can name".to_owned(),
-    };
-    let what = format!("there is not enough memory for a context of {n_ctx} tokens ({size})");
+    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
+    let size =
+        KvCache::bytes(spec, n_ctx, types).map_or("more than an address can name".into(), |n| gb(n as u64));
+    let there_is =
+        memory::total().map_or(String::new(), |bytes| format!(", and there are {} in all", gb(bytes)));
+    let what = format!(
+        "there is not enough memory for a context of {n_ctx} tokens: its keys and values take {size}{there_is}"
+    );
     Error::new(ErrorKind::Input, what).next("choose a smaller context")
 }

@@ -207,16 +207,15 @@ fn write_mode(columns: bool, chunk: &Chunk<'_>, units: Units) -> Mode {
     [1 + usize::from(columns), chunk.of, units.total, units.offset, units.unit]
 }
 
-/// A cache line of memory: matrix tiles are read line by line.
-#[derive(Debug, Clone, Copy, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// Where buffers begin: at a cache line, because matrix tiles are read line by line.
+const LINE: usize = 64;
 
 /// A buffer of rows that a team shares. It begins at a cache line.
 #[derive(Debug)]
 pub struct Shared<T> {
-    /// Room for the elements.
-    data: Box<[UnsafeCell<Line>]>,
+    /// Room for the elements, which begin at the first whole line. Bytes and not lines, because memory whose type is
+    /// aligned by more than what the allocator aligns by anyway is not asked for as zeros, but written.
+    data: Box<[UnsafeCell<u8>]>,
     /// Elements.
     len: usize,
     row_len: usize,
@@ -235,11 +234,11 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
     /// A buffer of `rows` rows of `row_len` zeros for the workers of `team`. Takes memory only once it is written.
     /// `None` if the system does not promise so much.
     pub fn zeroed(team: &Team, rows: usize, row_len: usize) -> Option<Shared<T>> {
-        const { assert!(align_of::<T>() <= align_of::<Line>()) };
+        const { assert!(align_of::<T>() <= LINE) };
         let len = rows.checked_mul(row_len)?;
-        let lines = len.checked_mul(size_of::<T>())?.div_ceil(size_of::<Line>());
+        let bytes = len.checked_mul(size_of::<T>())?.checked_add(LINE - 1)?;
         Some(Shared {
-            data: bytemuck::try_zeroed_slice_box(lines).ok()?,
+            data: bytemuck::try_zeroed_slice_box(bytes).ok()?,
             len,
             row_len,
             of: PhantomData,
@@ -318,8 +317,9 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
         self.len / self.row_len.max(1)
     }
 
+    /// The first element; `zeroed` has left room to begin it at a whole line.
     fn first(&self) -> *mut T {
-        UnsafeCell::raw_get(self.data.as_ptr()).cast()
+        UnsafeCell::raw_get(self.data.as_ptr()).map_addr(|begin| begin.next_multiple_of(LINE)).cast()
     }
 
     /// Makes the part of the buffer that `mode` gives to `chunk` exclusively the caller's.
@@ -499,6 +499,35 @@ mod tests {
             handles.into_iter().map(|h| h.join().is_err()).collect()
         });
         assert_eq!(results, [true, true]);
+    }
+
+    #[test]
+    fn buffers_begin_at_a_cache_line() {
+        let team = Team::new(1);
+        for len in [0, 1, 31, 32, 1000, 1 << 20] {
+            let mut buffer = Shared::<u16>::zeroed(&team, 1, len).unwrap();
+            let all = buffer.get_mut();
+            assert_eq!((all.len(), all.as_ptr().addr() % LINE), (len, 0));
+            assert!(all.iter().all(|x| *x == 0));
+            all.fill(0xffff);
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_is_taken_when_it_is_written() {
+        let resident = || -> usize {
+            let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+            4096 * status.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
+        };
+        const SIZE: usize = 1 << 30;
+        let team = Team::new(1);
+        let before = resident();
+        let mut buffer = black_box(Shared::<u8>::zeroed_in_large_pages(&team, 1, SIZE).unwrap());
+        // other tests run beside this one, and a large page is the least that is taken
+        assert!(resident() < before + SIZE / 4, "nothing is written");
+        buffer.get_mut()[..SIZE / 2].fill(1);
+        assert!(resident() > before + SIZE / 4, "half of it is written");
     }
 
     #[test]

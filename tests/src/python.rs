@@ -43,26 +43,43 @@ pub fn python(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
 /// # Errors
 /// Why it cannot be had.
 pub fn llama_cpp(variable: &str, path: &str) -> Result<PathBuf, String> {
+    let path = Path::new("vendor/llama.cpp").join(path);
+    inside_sources(variable, "llama-cpp-python", "llama-cpp-python", &path)
+}
+
+/// The folder of one draft in the JSON-Schema-Test-Suite, which the source package `jsonschema` carries. The environment
+/// variable `variable` names another folder to use instead.
+///
+/// # Errors
+/// Why it cannot be had.
+pub fn schema_suite(variable: &str, draft: &str) -> Result<PathBuf, String> {
+    let path = Path::new("json/tests").join(draft);
+    inside_sources(variable, "jsonschema==4.23.0", "jsonschema-source", &path)
+}
+
+/// The folder `path` inside the sources of `package`, which are kept in the folder `name`.
+fn inside_sources(variable: &str, package: &str, name: &str, path: &Path) -> Result<PathBuf, String> {
     if let Some(folder) = std::env::var_os(variable).filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }
-    let sources = target().join("test-python/llama-cpp-python");
+    let sources = target().join("test-python").join(name);
     let found = |sources: &Path| {
         let unpacked = std::fs::read_dir(sources).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-        unpacked.map(|folder| folder.join("vendor/llama.cpp").join(path)).find(|folder| folder.is_dir())
+        unpacked.map(|folder| folder.join(path)).find(|folder| folder.is_dir())
     };
     if let Some(folder) = found(&sources) {
         return Ok(folder);
     }
     let download = sources.join("download");
+    let plain_name = package.split('=').next().unwrap_or(package);
     let mut pip = Command::new(python("pip", &["pip"])?);
-    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest"]);
-    done(pip.arg(&download).arg("llama-cpp-python"))?;
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", plain_name, "--dest"]);
+    done(pip.arg(&download).arg(package))?;
     let archive = std::fs::read_dir(&download)
         .map_err(|e| e.to_string())?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|file| file.extension() == Some(OsStr::new("gz")))
         .ok_or("pip fetched no source package")?;
     done(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(&sources))?;
-    found(&sources).ok_or_else(|| format!("the source package has no folder {path}"))
+    found(&sources).ok_or_else(|| format!("the source package has no folder {}", path.display()))
 }

@@ -22,11 +22,15 @@ use crate::store::Store;
 ///
 /// Without MODEL the default small model is used, and fetched the first time. A single argument with white space in it
 /// is a PROMPT for that model. Without PROMPT, and with nothing piped in, a chat begins; /? in it tells more.
+///
+/// What is piped in is read to its end and put after PROMPT. Beside a PROMPT, a pipe in which nothing has come after 2
+/// seconds is left unread, with a note on standard error; where it may take longer, end PROMPT with the word `-`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   braise run
   braise run \"Why is the sky blue?\"
   braise run smollm2:135m \"Sum this up:\" < notes.txt
+  curl https://example.org | braise run smollm2:135m \"Sum this up:\" -
   braise run model.gguf --raw \"Once upon a time\" -n 100 --temp 0
   braise run \"Name three rivers\" --format json
   braise run large.gguf --draft small.gguf \"Write a haiku\"")]
@@ -34,7 +38,7 @@ pub struct RunArgs {
     /// Name of a model, or path of a .gguf file
     model: Option<String>,
 
-    /// What to ask; what is piped in is put after it
+    /// What to ask; what is piped in is put after it, and a - at its end waits for that
     prompt: Vec<String>,
 
     /// Continue PROMPT as it stands, with no chat template
@@ -86,8 +90,10 @@ enum Speculate {
 
 /// Does what was asked for.
 pub fn run(mut args: RunArgs) -> Result<()> {
+    let dash = prompt::take_dash(&mut args.prompt);
     let (model, words) = prompt::split(args.model.take(), std::mem::take(&mut args.prompt));
-    let prompt = prompt::assemble(words, prompt::piped()?, args.raw)?;
+    let awaited = dash || words.is_none();
+    let prompt = prompt::assemble(words, prompt::piped(awaited)?, args.raw)?;
     if args.raw && prompt.is_none() {
         return Err(Usage("--raw continues a text; give it as PROMPT or on standard input".into()).into());
     }

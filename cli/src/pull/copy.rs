@@ -23,19 +23,18 @@ pub struct Copied {
 /// Copies `from` to the new file `to`. `source` names `from` in errors.
 pub fn copy(from: &mut dyn Read, source: &str, to: &Path, progress: &mut Progress) -> Result<Copied> {
     let mut file = File::create(to).map_err(|e| refused(to, "create", e))?;
-    pump(from, &mut file, progress).map_err(|side| match side {
+    let mut copying = Copying::default();
+    copying.pump(from, &mut file, progress).map_err(|side| match side {
         Side::Read(e) => anyhow!("{source}: cannot be read to its end: {e}; pull again"),
         Side::Write(e) => refused(to, "write", e),
-    })
+    })?;
+    Ok(copying.finish())
 }
 
 /// The checksum of a file.
 pub fn checksum(path: &Path) -> Result<Copied> {
     let mut file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
-    let mut progress = Progress::new("checking", file.metadata().map(|meta| meta.len()).ok());
-    pump(&mut file, &mut io::sink(), &mut progress).map_err(|side| match side {
-        Side::Read(e) | Side::Write(e) => anyhow!("{}: cannot read: {e}; check the disk", path.display()),
-    })
+    Ok(Copying::of(&mut file, path)?.finish())
 }
 
 /// Refuses, before anything is written, what would not fit beside `dir`.
@@ -56,8 +55,12 @@ fn check_available(dir: &Path, need: u64, available: u64) -> Result<()> {
     Ok(())
 }
 
-enum Side {
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub enum Side {
+    /// Where it comes from.
     Read(io::Error),
+    /// Where it goes.
     Write(io::Error),
 }
 
@@ -65,23 +68,57 @@ enum Side {
 /// writes, and weights in large pages are read faster.
 const WRITE: usize = 2 << 20;
 
-fn pump(from: &mut dyn Read, to: &mut dyn Write, progress: &mut Progress) -> Result<Copied, Side> {
-    let mut buffer = Vec::with_capacity(WRITE);
-    let mut hash = Sha256::new();
-    let mut bytes = 0;
-    loop {
-        let n = from.take(WRITE as u64).read_to_end(&mut buffer).map_err(Side::Read)?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&buffer);
-        to.write_all(&buffer).map_err(Side::Write)?;
-        buffer.clear();
-        bytes += n as u64;
-        progress.set(bytes);
+/// A copy under way.
+#[derive(Debug, Default)]
+pub struct Copying {
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Copying {
+    /// One that has come as far as `file`, which lies at `path`, goes.
+    pub fn of(file: &mut File, path: &Path) -> Result<Copying> {
+        let mut progress = Progress::new("checking", file.metadata().map(|meta| meta.len()).ok());
+        let mut copying = Copying::default();
+        copying.pump(file, &mut io::sink(), &mut progress).map_err(|side| match side {
+            Side::Read(e) | Side::Write(e) => {
+                anyhow!("{}: cannot read: {e}; check the disk", path.display())
+            }
+        })?;
+        Ok(copying)
     }
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Copied { bytes, sha256 })
+
+    /// Bytes copied so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Copies `from` to its end. Where it fails to read, all that was read is written.
+    pub fn pump(
+        &mut self,
+        from: &mut dyn Read,
+        to: &mut dyn Write,
+        progress: &mut Progress,
+    ) -> Result<(), Side> {
+        let mut buffer = Vec::with_capacity(WRITE);
+        loop {
+            let read = from.take(WRITE as u64).read_to_end(&mut buffer);
+            self.hash.update(&buffer);
+            to.write_all(&buffer).map_err(Side::Write)?;
+            self.bytes += buffer.len() as u64;
+            progress.set(self.bytes);
+            if read.map_err(Side::Read)? == 0 {
+                return Ok(());
+            }
+            buffer.clear();
+        }
+    }
+
+    /// What went through it.
+    pub fn finish(self) -> Copied {
+        let sha256 = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Copied { bytes: self.bytes, sha256 }
+    }
 }
 
 #[cfg(test)]

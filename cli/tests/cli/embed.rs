@@ -106,12 +106,16 @@ fn a_line_for_each_text_and_vectors_of_length_1() {
 #[test]
 fn what_cannot_be_embedded_is_refused() {
     let home = Home::new();
-    write_model(&home, None);
-    let error = failed(&home.braise(&["embed", &model(&home), "a"]), 1);
-    assert!(error.contains("--pooling") && error.contains("model.gguf"), "{error}");
+    for pooling in [None, Some(0), Some(u32::MAX)] {
+        write_model(&home, pooling);
+        let error = failed(&home.braise(&["embed", &model(&home), "a"]), 1);
+        assert!(error.contains("--pooling") && error.contains("model.gguf"), "{error}");
+    }
     write_model(&home, Some(1));
     let error = failed(&home.braise(&["embed", &model(&home), "a a a a a a a"]), 1);
     assert!(error.contains("9 tokens do not fit the context: it holds 8"), "{error}");
+    assert!(error.ends_with("; shorten it: the model was made for texts of 8 tokens"), "{error}");
     let error = failed(&home.braise(&["run", &model(&home), "--raw", "a"]), 1);
-    assert!(error.contains("is an encoder"), "{error}");
+    let instead = format!("`braise embed {} TEXT`", model(&home));
+    assert!(error.contains("is an encoder") && error.contains(&instead), "{error}");
 }

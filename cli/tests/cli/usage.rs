@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{Write, pipe};
 use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use super::{BRAISE, Home, done, failed, texts};
 
@@ -90,6 +92,37 @@ fn standard_input_that_is_not_text_is_refused() {
         child.stdin.take().expect("is piped").write_all(b"ab\xff").expect("is read");
         let error = failed(&child.wait_with_output().expect("ends"), 1);
         assert!(error.contains("not UTF-8 (byte 2)"), "{error}");
+    }
+}
+
+#[test]
+fn a_silent_pipe_is_left_unread_unless_it_is_awaited() {
+    let home = Home::new();
+    let start = |words: &[&str]| {
+        let mut braise = home.prepare(BRAISE);
+        braise.args(["run", "no/such.gguf"]).args(words);
+        braise.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts")
+    };
+    let begin = Instant::now();
+    let (mut left, mut late, mut awaited, mut only) =
+        (start(&["hi"]), start(&["hi"]), start(&["hi", "-"]), start(&[]));
+    let open = left.stdin.take();
+    sleep(Duration::from_millis(200));
+    late.stdin.take().expect("is piped").write_all(b"ab\xff").expect("is read");
+    let error = failed(&late.wait_with_output().expect("ends"), 1);
+    assert!(error.contains("not UTF-8 (byte 2)"), "what comes in time is read: {error}");
+    let output = left.wait_with_output().expect("ends");
+    assert!(failed(&output, 1).contains("there is no such file"));
+    assert!(texts(&output).1.contains("note: nothing came on standard input for 2 s"));
+    assert!(begin.elapsed() > Duration::from_secs(2));
+    drop(open);
+    for waiting in [&mut awaited, &mut only] {
+        assert!(waiting.try_wait().expect("is known").is_none(), "it waits");
+        waiting.stdin.take().expect("is piped").write_all(b"\xff").expect("is read");
+    }
+    for waiting in [awaited, only] {
+        let error = failed(&waiting.wait_with_output().expect("ends"), 1);
+        assert!(error.contains("not UTF-8 (byte 0)"), "{error}");
     }
 }
 

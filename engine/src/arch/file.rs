@@ -229,10 +229,12 @@ impl<'a> File<'a> {
         })
     }
 
-    /// How the file says that a text gets an embedding. Scores of a ranking are none.
+    /// How the file says that a text gets an embedding. Scores of a ranking are none, and so is what llama.cpp writes
+    /// (-1) for a model of which it does not know.
     fn pooling(&self) -> Result<Option<Pooling>> {
+        const UNKNOWN: usize = u32::MAX as usize;
         match self.count("pooling_type")? {
-            None | Some(0 | 4) => Ok(None),
+            None | Some(0 | 4 | UNKNOWN) => Ok(None),
             Some(1) => Ok(Some(Pooling::Mean)),
             Some(2) => Ok(Some(Pooling::First)),
             Some(3) => Ok(Some(Pooling::Last)),

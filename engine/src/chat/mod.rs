@@ -2,11 +2,13 @@
 //! content, reasoning and tool calls again.
 //!
 //! [`ChatTemplate`] runs the Jinja program in a model's file, or one of `builtin` where the file has none (`json` and
-//! `python` hold what such programs expect of Python). `marks` keeps what people write from being read as control tokens.
+//! `python` hold what such programs expect of Python). `limits` keeps such a program from
+//! taking the machine. `marks` keeps what people write from being read as control tokens.
 //! [`parse`] takes the answer apart.
 
 mod builtin;
 mod json;
+mod limits;
 mod marks;
 pub mod parse;
 mod python;

@@ -2,10 +2,11 @@
 //!
 //! The program is run by minijinja, set up as the Python package transformers sets up jinja2, which is where
 //! these templates are written and tested. It comes from a file and is not trusted: it can read nothing but
-//! the conversation and the date, and its steps, its depth and the length of what it writes are limited. What
-//! it holds in variables on the way is not, because minijinja cannot: a malicious one can exhaust the memory.
+//! the conversation and the date, and its steps, its depth, its time, its memory and the length of what it writes
+//! are limited.
 
 use std::io;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
@@ -14,7 +15,7 @@ use minijinja::{AutoEscape, Environment, Value};
 use serde_json::json;
 
 use super::marks::Marker;
-use super::{Conversation, Message, Prompt, json, python};
+use super::{Conversation, Message, Prompt, json, limits, python};
 use crate::{Error, ErrorKind, Result};
 
 /// Steps a template may take: a hundred times what a thousand messages need, and about a second.
@@ -27,7 +28,7 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// A chat template, parsed and ready to render.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     source: String,
     built_in: Option<&'static str>,
     bos: String,
@@ -52,11 +53,11 @@ impl ChatTemplate {
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", raise_exception);
         python::set_up(&mut environment);
-        environment
-            .add_template_owned(NAME, without_generation_tags(source))
-            .map_err(|e| failed("cannot be parsed", &e))?;
+        let program = without_generation_tags(source);
+        let parse = move || environment.add_template_owned(NAME, program).map(|()| environment);
+        let environment = within_limits("cannot be parsed", parse)?;
         let template = Self {
-            environment,
+            environment: Arc::new(environment),
             source: source.to_owned(),
             built_in: None,
             bos: bos.to_owned(),
@@ -79,7 +80,8 @@ impl ChatTemplate {
     /// The same at a fixed time, in the local time zone; `None`: whenever it is rendered.
     #[must_use]
     pub fn at(mut self, now: Option<SystemTime>) -> Self {
-        self.environment.add_function("strftime_now", move |format: &str| strftime(format, now));
+        let environment = Arc::make_mut(&mut self.environment);
+        environment.add_function("strftime_now", move |format: &str| strftime(format, now));
         self
     }
 
@@ -119,13 +121,13 @@ impl ChatTemplate {
         for (name, value) in variables {
             fields.insert(name.clone(), self.marker.value(value));
         }
-        let mut written = Written::default();
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| {
-                template.render_captured_to(Value::from(Serde(&fields)), &mut written).map(drop)
-            })
-            .map_err(|e| failed("failed", &e))?;
+        let environment = Arc::clone(&self.environment);
+        let written = within_limits("failed", move || {
+            let mut written = Written::default();
+            let template = environment.get_template(NAME)?;
+            template.render_captured_to(Value::from(Serde(&fields)), &mut written)?;
+            Ok(written)
+        })?;
         let text = String::from_utf8(written.0).map_err(|e| {
             Error::new(ErrorKind::Template, format!("the chat template wrote invalid text: {e}"))
         })?;
@@ -187,6 +189,19 @@ fn without_generation_tags(source: &str) -> String {
         }
     }
     source
+}
+
+/// What `work` gives; `how` says what it means if it fails.
+fn within_limits<T: Send + 'static>(
+    how: &str,
+    work: impl FnOnce() -> std::result::Result<T, minijinja::Error> + Send + 'static,
+) -> Result<T> {
+    let result = limits::run_within(work).map_err(|why| {
+        let what = format!("the model's chat template went beyond its limits: {why}");
+        Error::new(ErrorKind::Template, what)
+            .next("the file may be malicious: use the model without its template, or another file")
+    })?;
+    result.map_err(|e| failed(how, &e))
 }
 
 fn failed(how: &str, error: &minijinja::Error) -> Error {

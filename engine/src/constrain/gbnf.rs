@@ -1,19 +1,23 @@
 //! GBNF, the grammars of llama.cpp, as Lark grammars.
 //!
-//! The two differ in one thing that matters: Lark has terminals, which a lexer finds, and rules, which a parser does,
-//! and terminals are what is fast. So each rule that does not lead back to itself becomes a terminal, and the others stay
-//! rules. A terminal takes as much text as it can: of two terminals side by side, the first is not given back a character
-//! that the second needs. So a text that the constraint allows is always one of the grammar's; a few of the grammar's
-//! texts may not be allowed.
+//! [`terminals`] says which parts of a grammar become Lark's terminals, so that a text is allowed where it is one of the
+//! grammar's, however it is divided.
+
+mod terminals;
 
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use self::terminals::Cut;
+
 /// Most times that something may be repeated by number.
 const MAX_REPEAT: u32 = 100_000;
 
-#[derive(Debug)]
-enum Node {
+/// Most rules.
+const MAX_RULES: usize = 10_000;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Node {
     Text(String),
     /// Characters in these ranges, or all others.
     Class {
@@ -23,6 +27,8 @@ enum Node {
     /// Any character.
     Any,
     Rule(usize),
+    /// A part that a lexer finds, by its number.
+    Terminal(usize),
     /// What stands between `<` and `>`: a token by name or, in brackets, by id.
     Token(String),
     Sequence(Vec<Node>),
@@ -34,56 +40,53 @@ enum Node {
     },
 }
 
-/// The Lark grammar for `gbnf`; the error says what is wrong, and in which line and column.
-pub(super) fn to_lark(gbnf: &str) -> Result<String, String> {
+/// The rules of `gbnf`, and which of them a text begins with; the error says what is wrong, and in which line and column.
+pub(super) fn parse(gbnf: &str) -> Result<(Vec<Node>, usize), String> {
     let mut parser = Parser { text: gbnf, at: 0, names: HashMap::new(), rules: Vec::new() };
     parser.grammar()?;
     let root = *parser.names.get("root").ok_or("there is no rule named root, where a grammar begins")?;
-    let mut rules = Vec::with_capacity(parser.rules.len());
-    for rule in parser.rules {
-        rules.push(rule.body.ok_or_else(|| {
+    let body = |rule: Rule| {
+        rule.body.ok_or_else(|| {
             let (line, column) = place(gbnf, rule.at);
             format!("line {line}, column {column}: there is no rule named {}", rule.name)
-        })?);
-    }
-    let terminal = terminals(&rules);
-    let mut lark = format!("start: {}\n", symbol(root, &terminal));
-    for (at, rule) in rules.iter().enumerate() {
-        let _ = write!(lark, "{}: ", symbol(at, &terminal));
-        print(rule, &terminal, &mut lark);
+        })
+    };
+    Ok((parser.rules.into_iter().map(body).collect::<Result<_, _>>()?, root))
+}
+
+/// The Lark grammar for `gbnf`; errors as of [`parse`].
+pub(super) fn to_lark(gbnf: &str) -> Result<String, String> {
+    let (rules, root) = parse(gbnf)?;
+    let regular = regular(&rules);
+    let Cut { rules: cut, terminals } = terminals::cut(&rules, root, &regular);
+    let mut lark = String::from("start: r0\n");
+    let mut define = |name: &str, at: usize, node: &Node, of_rules: &str| {
+        let _ = write!(lark, "{name}{at}: ");
+        print(node, of_rules, &mut lark);
         lark.push('\n');
-    }
+    };
+    cut.iter().enumerate().for_each(|(at, rule)| define("r", at, rule, "r"));
+    terminals.iter().enumerate().for_each(|(at, part)| define("T", at, part, "R"));
+    let whole = rules.iter().enumerate().filter(|(at, _)| regular[*at]);
+    whole.for_each(|(at, rule)| define("R", at, rule, "R"));
     Ok(lark)
 }
 
 /// Which rules neither lead back to themselves nor ask for a token of the vocabulary.
-fn terminals(rules: &[Node]) -> Vec<bool> {
-    let mut terminal = vec![false; rules.len()];
+fn regular(rules: &[Node]) -> Vec<bool> {
+    let mut regular = vec![false; rules.len()];
     loop {
-        let more: Vec<usize> =
-            (0..rules.len()).filter(|&at| !terminal[at] && is_terminal(&rules[at], &terminal)).collect();
+        let is_new = |at: &usize| !regular[*at] && terminals::is_regular(&rules[*at], &regular);
+        let more: Vec<usize> = (0..rules.len()).filter(is_new).collect();
         if more.is_empty() {
-            return terminal;
+            return regular;
         }
-        more.into_iter().for_each(|at| terminal[at] = true);
+        more.into_iter().for_each(|at| regular[at] = true);
     }
 }
 
-fn is_terminal(node: &Node, terminal: &[bool]) -> bool {
-    match node {
-        Node::Text(_) | Node::Class { .. } | Node::Any => true,
-        Node::Rule(at) => terminal[*at],
-        Node::Token(_) => false,
-        Node::Sequence(nodes) | Node::Either(nodes) => nodes.iter().all(|node| is_terminal(node, terminal)),
-        Node::Repeat { of, .. } => is_terminal(of, terminal),
-    }
-}
-
-fn symbol(rule: usize, terminal: &[bool]) -> String {
-    format!("{}{rule}", if terminal[rule] { "T" } else { "r" })
-}
-
-fn print(node: &Node, terminal: &[bool], out: &mut String) {
+/// Writes `node`; the names of rules in it begin with `of_rules`.
+fn print(node: &Node, of_rules: &str, out: &mut String) {
     match node {
         // JSON's escapes are Lark's, but for one character
         Node::Text(text) => {
@@ -97,16 +100,21 @@ fn print(node: &Node, terminal: &[bool], out: &mut String) {
             }
             out.push_str("]/");
         }
-        Node::Rule(at) => out.push_str(&symbol(*at, terminal)),
+        Node::Rule(at) => {
+            let _ = write!(out, "{of_rules}{at}");
+        }
+        Node::Terminal(at) => {
+            let _ = write!(out, "T{at}");
+        }
         Node::Token(name) => {
             let _ = write!(out, "<{name}>");
         }
         Node::Sequence(nodes) if nodes.is_empty() => out.push_str("\"\""),
-        Node::Sequence(nodes) => print_list(nodes, " ", terminal, out),
-        Node::Either(nodes) => print_list(nodes, " | ", terminal, out),
+        Node::Sequence(nodes) => print_list(nodes, " ", of_rules, out),
+        Node::Either(nodes) => print_list(nodes, " | ", of_rules, out),
         Node::Repeat { of, least, most } => {
             out.push('(');
-            print(of, terminal, out);
+            print(of, of_rules, out);
             out.push(')');
             let _ = match (least, most) {
                 (0, None) => write!(out, "*"),
@@ -119,13 +127,13 @@ fn print(node: &Node, terminal: &[bool], out: &mut String) {
     }
 }
 
-fn print_list(nodes: &[Node], between: &str, terminal: &[bool], out: &mut String) {
+fn print_list(nodes: &[Node], between: &str, of_rules: &str, out: &mut String) {
     out.push('(');
     for (at, node) in nodes.iter().enumerate() {
         if at > 0 {
             out.push_str(between);
         }
-        print(node, terminal, out);
+        print(node, of_rules, out);
     }
     out.push(')');
 }
@@ -227,6 +235,9 @@ impl Parser<'_> {
         let next = self.rules.len();
         let rule = *self.names.entry(name.clone()).or_insert(next);
         if rule == next {
+            if next >= MAX_RULES {
+                return self.fail(&format!("there are more than {MAX_RULES} rules"));
+            }
             self.rules.push(Rule { name, at, body: None });
         }
         Ok(rule)
@@ -413,12 +424,24 @@ mod tests {
     use super::to_lark;
 
     #[test]
-    fn rules_that_lead_to_themselves_stay_rules() {
+    fn what_is_regular_becomes_terminals() {
         let gbnf = "root ::= list # the top\nlist ::= \"[\" (item (\",\" item)*)? \"]\"\n\
             item ::= [0-9]+ | list | <[7]>\nunused ::= \"a\" |\n \"\\x7F\\u00e9\\\"\"";
-        let expected = "start: r0\nr0: r1\nr1: (\"[\" ((r2 ((\",\" r2))*))? \"]\")\n\
-            r2: ((/[\\x{30}-\\x{39}]/)+ | r1 | <[7]>)\nT3: (\"a\" | \"\\u007fé\\\"\")\n";
+        let expected = "start: r0\nr0: r1\nr1: (T0 ((r2 ((T1 r2))*))? T2)\nr2: (r1 | <[7]> | T3)\n\
+            T0: \"[\"\nT1: \",\"\nT2: \"]\"\nT3: (/[\\x{30}-\\x{39}]/)+\nR3: (\"a\" | \"\\u007fé\\\"\")\n";
         assert_eq!(to_lark(gbnf).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_a_lexer_would_divide_otherwise_is_taken_apart() {
+        let terminals = |gbnf: &str| to_lark(gbnf).unwrap().matches("\nT").count();
+        // the blank that may follow a word goes on with none, so that words stay whole
+        assert_eq!(terminals("root ::= \"(\" root \")\" | [a-z]+ \" \" | [a-z]+ \" \" root"), 3);
+        // a text of the first part may go on with what begins the last: single characters
+        let apart = to_lark("root ::= [a-z]+ root? \"end\"").unwrap();
+        assert!(apart.contains("r0: ((T0)+ (r0)? (T1 T2 T3))\n"), "{apart}");
+        // what cannot be taken for a part of a word stays whole
+        assert_eq!(terminals("root ::= [a-z]+ root? \"END\""), 2);
     }
 
     #[test]
@@ -429,12 +452,12 @@ mod tests {
             (". {1,}", "(/(?s:.)/)+"),
             ("\"a\"{0,3}?", "((\"a\"){0,3})?"),
             ("(\n \"a\"\n |\n \"b\" # or\n)", "(\"a\" | \"b\")"),
-            ("", "\"\""),
             ("\"a\" | ", "(\"a\" | \"\")"),
         ] {
             let lark = to_lark(&format!("root ::= {body}\n")).unwrap();
-            assert_eq!(lark, format!("start: T0\nT0: {expected}\n"), "{body}");
+            assert!(lark.starts_with(&format!("start: r0\nr0: T0\nT0: {expected}\n")), "{body}: {lark}");
         }
+        assert!(to_lark("root ::=").unwrap().starts_with("start: r0\nr0: \"\"\n"));
         assert!(to_lark("root ::= <think> !<[5]>").unwrap().contains("(<think> <[^5]>)"));
     }
 

@@ -1,3 +1,5 @@
+mod gbnf;
+
 use super::*;
 use crate::tokenizer::Vocab;
 
