@@ -23,7 +23,9 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
     let sharper = 1.0 + 0.1 * log * factor.ln();
     let temperature =
         match (file.float("attention.temperature_scale")?, file.count("attention.temperature_length")?) {
-            (Some(scale), Some(every)) if scale != 0.0 && every > 0 => Some(Temperature { scale, every }),
+            (Some(scale), Some(every)) if scale != 0.0 && every > 0 => {
+                Some(Temperature { scale, every, offset: 0 })
+            }
             _ => None,
         };
     spec.each_attention(|_, a| {

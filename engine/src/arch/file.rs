@@ -3,7 +3,7 @@
 use crate::block::{
     Activation, Attention, Dense, Embedding, Experts, Factors, Groups, Heads, Layer, Mixer, Mlp, Norm,
     NormKind, NormPlace, Norms, Output, Pairs, Pooling, QkNorm, Rope, Routing, Scaling, Spec, StateSpace,
-    StateSpaceKind,
+    StateSpaceKind, Window,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, Value};
@@ -232,7 +232,9 @@ impl<'a> File<'a> {
     /// How the file says that a text gets an embedding. Scores of a ranking are none.
     fn pooling(&self) -> Result<Option<Pooling>> {
         match self.count("pooling_type")? {
+            // some writers put -1 for what they do not know
             None | Some(0 | 4) => Ok(None),
+            Some(n) if n == u32::MAX as usize => Ok(None),
             Some(1) => Ok(Some(Pooling::Mean)),
             Some(2) => Ok(Some(Pooling::First)),
             Some(3) => Ok(Some(Pooling::Last)),
@@ -283,7 +285,7 @@ impl<'a> File<'a> {
             let tensor = self.gguf.require(&name)?;
             let whole = tensor.rows() == 1 && tensor.row_len() != heads.head_dim;
             let place = if whole { NormPlace::Token } else { NormPlace::Head };
-            Some(QkNorm { kind: family.norm, eps: self.eps(family.norm)?, place })
+            Some(QkNorm { kind: family.norm, eps: self.eps(family.norm)?, place, weights: true })
         } else {
             None
         };
@@ -352,9 +354,11 @@ impl<'a> File<'a> {
     fn must_have_experts(&self, layer: usize) -> Result<bool> {
         let n = |name: &str| Ok::<_, Error>(self.count(name)?.unwrap_or(0));
         let step = n("interleave_moe_layer_step")?.max(1);
+        let every = n("moe_every_n_layers")?;
         Ok(n("expert_count")? > 1
             && layer >= n("leading_dense_block_count")?
-            && (layer + 1).is_multiple_of(step))
+            && (layer + 1).is_multiple_of(step)
+            && (every == 0 || layer % every == 1))
     }
 
     fn experts(&self, layer: usize, n_ff: usize, family: &Family) -> Result<Experts> {
@@ -383,6 +387,7 @@ impl<'a> File<'a> {
             groups: self.groups(n_expert, n_used)?,
             normalize,
             scale: self.float("expert_weights_scale")?.filter(|s| *s != 0.0).unwrap_or(1.0),
+            weigh_inputs: false,
             shared,
         })
     }
@@ -493,7 +498,7 @@ impl<'a> File<'a> {
         n_layer: usize,
         period: usize,
         default: Option<usize>,
-    ) -> Result<Vec<Option<usize>>> {
+    ) -> Result<Vec<Option<Window>>> {
         let window = match self.count("attention.sliding_window")? {
             Some(0) | None => default,
             window => window,
@@ -514,7 +519,7 @@ impl<'a> File<'a> {
         if slides.len() < n_layer {
             return Err(malformed(format!("`{key}` has {} entries for {n_layer} layers", slides.len())));
         }
-        Ok(slides[..n_layer].iter().map(|slides| slides.then_some(window)).collect())
+        Ok(slides[..n_layer].iter().map(|slides| slides.then_some(Window::Sliding(window))).collect())
     }
 }
 

@@ -23,12 +23,14 @@ mod granitehybrid;
 mod hunyuan;
 mod lfm2;
 mod llama;
+mod llama4;
 mod mamba;
 mod minicpm;
 mod mistral3;
 mod mpt;
 mod nemotron;
 mod nomic_bert;
+mod nomic_bert_moe;
 mod olmo2;
 mod olmoe;
 mod phi2;
@@ -52,6 +54,7 @@ type ToSpec = fn(&File<'_>) -> Result<Spec>;
 /// The families, by the name in `general.architecture`.
 const FAMILIES: &[(&str, ToSpec)] = &[
     ("llama", llama::spec),
+    ("llama4", llama4::spec),
     ("mistral3", mistral3::spec),
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
@@ -105,6 +108,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("granitehybrid", granitehybrid::spec),
     ("bert", bert::spec),
     ("nomic-bert", nomic_bert::spec),
+    ("nomic-bert-moe", nomic_bert_moe::spec),
     ("gemma-embedding", gemma_embedding::spec),
 ];
 

@@ -19,6 +19,8 @@ pub struct Experts {
     pub normalize: bool,
     /// Factor of the weights.
     pub scale: f32,
+    /// Whether the weights are those of what the experts read, and not of what they give (Llama 4).
+    pub weigh_inputs: bool,
     /// One that every token takes besides, and whether its result is multiplied with the sigmoid of a score.
     pub shared: Option<(Dense, bool)>,
 }
@@ -129,6 +131,7 @@ mod tests {
             groups: None,
             normalize: false,
             scale: 1.0,
+            weigh_inputs: false,
             shared: None,
         }
     }

@@ -17,7 +17,7 @@ pub use experts::{Experts, Groups, Routing};
 pub use rope::{Factors, Pairs, Rope, Scaling};
 pub use state_space::{StateSpace, StateSpaceKind};
 
-pub use braise_kernels::ops::Activation;
+pub use braise_kernels::ops::{Activation, Window};
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]

@@ -109,6 +109,7 @@ impl Binder<'_> {
         };
         let norm = |part: &str, n_head: usize| match a.qk_norm {
             None => Ok(Vec::new()),
+            Some(norm) if !norm.weights => Ok(vec![1.0; self.product(&[heads.head_dim, n_head])?]),
             Some(norm) => self.head_norm(&name(part), norm.place, heads.head_dim, n_head),
         };
         Ok(AttentionWeights {

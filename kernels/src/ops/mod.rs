@@ -9,7 +9,7 @@ mod kv;
 mod lines;
 
 pub use attention::{
-    Attention, BLOCK, Numbers, SPAN, Scores, Scratch, Total, attention, attention_span, merge, spans,
+    Attention, BLOCK, Numbers, SPAN, Scores, Scratch, Total, Window, attention, attention_span, merge, spans,
 };
 pub(crate) use attention::{FloatBlock, LOWEST};
 pub use elementwise::{Activation, activate, add, gated, layer_norm, rms_norm, rope};

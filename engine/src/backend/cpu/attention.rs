@@ -140,8 +140,8 @@ impl Results<'_> {
 /// The spans of positions that some token of the batch sees.
 fn seen_spans(a: &block::Attention, batch: &Batch<'_>) -> Range<usize> {
     let start = a.window.map_or(0, |window| match a.causal {
-        true => (batch.first + 1).saturating_sub(window),
-        false => batch.first.saturating_sub(window / 2),
+        true => window.start(batch.first),
+        false => batch.first.saturating_sub(window.size() / 2),
     });
     spans(&(start..batch.first + batch.tokens.len()))
 }

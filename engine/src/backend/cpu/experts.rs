@@ -157,6 +157,15 @@ impl CpuWorker<'_, '_> {
                     if let Some(gate) = gate {
                         of_expert(self.model, gate, *expert, &rows, inputs, positions.len(), &mut s.tile_2);
                     }
+                    if spec.weigh_inputs {
+                        // what is weighed before a matrix may as well be weighed behind it
+                        for tile in [&mut s.tile, &mut s.tile_2] {
+                            let weights = &s.routed.weights[positions.clone()];
+                            for (y, weight) in tile.chunks_exact_mut(rows.len()).zip(weights) {
+                                y.iter_mut().for_each(|y| *y *= weight);
+                            }
+                        }
+                    }
                     for (i, up) in s.tile.chunks_exact(rows.len()).enumerate() {
                         let h = &mut h.row(positions.start + i)[rows.start - all.start..][..rows.len()];
                         if gate.is_some() {
@@ -202,7 +211,8 @@ impl CpuWorker<'_, '_> {
                 for rows in tiles(all.clone(), positions.len()) {
                     of_expert(self.model, matrix, *expert, &rows, inputs, positions.len(), &mut s.tile);
                     for (position, y) in positions.clone().zip(s.tile.chunks_exact_mut(rows.len())) {
-                        let factor = s.routed.weights[position] * scale;
+                        let weight = if weights.spec.weigh_inputs { 1.0 } else { s.routed.weights[position] };
+                        let factor = weight * scale;
                         y.iter_mut().for_each(|y| *y *= factor);
                         let x = x.row(s.routed.tokens[position] as usize);
                         self.model.kernels().add(y, &mut x[rows.start - all.start..rows.end - all.start]);
