@@ -25,6 +25,7 @@ const WORST: &[(&str, f64)] = &[
     ("command-r", 2.6e-07),
     ("deepseek", 1.1e-06),
     ("deepseek2", 3.9e-06),
+    ("deepseek2-fused", 8.2e-07),
     ("deepseek2-lite", 3.0e-05),
     ("deepseek2-yarn", 1.2e-05),
     ("ernie4_5", 8.4e-07),

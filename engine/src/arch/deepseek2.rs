@@ -39,7 +39,12 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
 fn latent(file: &File<'_>, attention: Attention) -> Result<Latent> {
     let rank = file.size("attention.kv_lora_rank")?;
     let rope_dim = file.size("rope.dimension_count")?;
-    let query_dim = file.size("attention.key_length_mla")?;
+    // old files tell the sizes of whole heads, others those of what the cache holds, and these besides
+    let of_head = |name: &str| match file.has("blk.0.attn_kv_b.weight") {
+        true => file.size(name),
+        false => file.size(&format!("{name}_mla")),
+    };
+    let query_dim = of_head("attention.key_length")?;
     let Some(nope_dim) = query_dim.checked_sub(rope_dim).filter(|n| *n > 0) else {
         return Err(malformed(format!("{rope_dim} of a query's {query_dim} values are rotated")));
     };
@@ -53,7 +58,7 @@ fn latent(file: &File<'_>, attention: Attention) -> Result<Latent> {
             false => Some(file.size("attention.q_lora_rank")?),
         },
         nope_dim,
-        v_dim: file.size("attention.value_length_mla")?,
+        v_dim: of_head("attention.value_length")?,
         eps: file.eps(NormKind::Rms)?,
     })
 }

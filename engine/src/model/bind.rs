@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use braise_kernels::quant::Type;
 use braise_kernels::table::Kernels;
 
 use super::Weight;
@@ -14,7 +15,7 @@ use crate::block::{
     StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorInfo};
 
 /// Finds tensors and checks their shapes.
 pub(super) struct Binder<'a> {
@@ -157,6 +158,13 @@ impl Binder<'_> {
                 (self.weight(&name("attn_q_a"), rank, n_embd)?, Some(q_b))
             }
         };
+        let (k_b, v_b) = match self.gguf.tensor(&name("attn_kv_b.weight")) {
+            Some(fused) => self.split_maps(fused, l)?,
+            None => (
+                self.matrices(&name("attn_k_b"), n_head, rank, l.nope_dim, PLAIN)?,
+                self.matrices(&name("attn_v_b"), n_head, l.v_dim, rank, PLAIN)?,
+            ),
+        };
         Ok(LatentWeights {
             // compressed keys, of which all heads' are made, take rounding ill: 27 layers in bf16 were off by 3e-3
             scores: HeadScores { exact: true, sinks: Vec::new(), slopes: Vec::new() },
@@ -164,11 +172,48 @@ impl Binder<'_> {
             q_b,
             kv_a: self.weight(&name("attn_kv_a_mqa"), l.attention.heads.head_dim, n_embd)?,
             kv_norm: norm("attn_kv_a_norm", rank)?,
-            k_b: self.matrices(&name("attn_k_b"), n_head, rank, l.nope_dim, PLAIN)?,
-            v_b: self.matrices(&name("attn_v_b"), n_head, l.v_dim, rank, PLAIN)?,
+            k_b,
+            v_b,
             output: self.weight(&name("attn_output"), n_embd, self.product(&[n_head, l.v_dim])?)?,
             spec: l.clone(),
         })
+    }
+
+    /// The maps of keys and of values that old files have in one tensor: of each head the rows for keys, then those for
+    /// values. Queries take the former transposed, so these two are copies; what is quantized becomes half precision.
+    fn split_maps(&self, fused: &TensorInfo, l: &Latent) -> Result<(Weight, Weight)> {
+        let (n_head, rank) = (l.attention.heads.n_head, l.attention.heads.head_dim_v);
+        let of_head = l.nope_dim.checked_add(l.v_dim).ok_or_else(absurd)?;
+        self.gguf.shaped(&fused.name, &[rank, self.product(&[n_head, of_head])?])?;
+        let unknown = || self.gguf.cannot_compute_with(fused);
+        let scalar = fused.ty.scalar().ok_or_else(unknown)?;
+        let row_bytes = fused.n_bytes() / fused.rows();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut rows = vec![0.0; l.nope_dim * rank];
+        for head in self.gguf.data(fused).chunks_exact(of_head * row_bytes) {
+            let (of_keys, of_values) = head.split_at(l.nope_dim * row_bytes);
+            (scalar.dequantize)(of_keys, &mut rows);
+            keys.extend((0..rank).flat_map(|column| rows.iter().skip(column).step_by(rank)));
+            values.extend_from_slice(of_values);
+        }
+        let ty = if matches!(fused.ty, Type::F32 | Type::BF16) { fused.ty } else { Type::F16 };
+        let transposed = ty.row_bytes(l.nope_dim).ok_or_else(absurd)?;
+        let quantize = ty.scalar().and_then(|scalar| scalar.quantize).ok_or_else(unknown)?;
+        let mut bytes = vec![0; transposed * n_head * rank];
+        quantize(&keys, &mut bytes);
+        let weight = |ty: Type, own: Vec<u8>, cols: usize, row_bytes: usize| {
+            Ok::<_, Error>(Weight {
+                tensor: fused.clone(),
+                cols,
+                row_bytes,
+                range: 0..own.len() / row_bytes,
+                own: Some(own),
+                matmul: self.kernels.matmul(ty).ok_or_else(unknown)?,
+                scale: None,
+                bias: None,
+            })
+        };
+        Ok((weight(ty, bytes, l.nope_dim, transposed)?, weight(fused.ty, values, rank, row_bytes)?))
     }
 
     fn short_conv(
@@ -320,7 +365,16 @@ impl Binder<'_> {
         if let (Some(scale), Some(bias), true) = (&scale, &mut bias, extras.scaled_bias) {
             bias.iter_mut().for_each(|b| *b *= scale[0]);
         }
-        Ok(Weight { range: 0..tensor.rows(), tensor: tensor.clone(), matmul, scale, bias })
+        Ok(Weight {
+            range: 0..tensor.rows(),
+            cols,
+            row_bytes: tensor.n_bytes() / tensor.rows(),
+            own: None,
+            tensor: tensor.clone(),
+            matmul,
+            scale,
+            bias,
+        })
     }
 
     /// Several matrices whose rows follow each other in one tensor.
@@ -356,6 +410,9 @@ impl Weight {
     fn part(&self, rows: Range<usize>) -> Weight {
         Weight {
             tensor: self.tensor.clone(),
+            cols: self.cols,
+            row_bytes: self.row_bytes,
+            own: None,
             range: self.range.start + rows.start..self.range.start + rows.end,
             matmul: self.matmul,
             scale: self.scale.clone(),

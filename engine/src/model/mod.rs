@@ -39,10 +39,14 @@ pub struct Model {
     output: Option<Weight>,
 }
 
-/// A matrix in the file, (rows, cols), one row after the other: a tensor, or neighbouring rows of one.
+/// A matrix, (rows, cols), one row after the other: a tensor of the file, or neighbouring rows of one.
 #[derive(Debug)]
 pub struct Weight {
     tensor: TensorInfo,
+    cols: usize,
+    row_bytes: usize,
+    /// The rows in memory of their own, where the file has them in another order.
+    own: Option<Vec<u8>>,
     range: Range<usize>,
     pub(crate) matmul: MatMul,
     /// What products are multiplied with, one number or one for each expert; in files with weights of few bits, whose
@@ -59,7 +63,7 @@ impl Weight {
 
     /// Columns: values that go in.
     pub fn cols(&self) -> usize {
-        self.tensor.row_len()
+        self.cols
     }
 
     /// The tensor's name.
@@ -75,7 +79,7 @@ impl Weight {
 
     /// Bytes of a row.
     pub(crate) fn row_bytes(&self) -> usize {
-        self.tensor.n_bytes() / self.tensor.rows()
+        self.row_bytes
     }
 }
 
@@ -151,9 +155,10 @@ impl Model {
     }
 
     /// The bytes of a matrix.
-    pub(crate) fn data(&self, weight: &Weight) -> &[u8] {
+    pub(crate) fn data<'a>(&'a self, weight: &'a Weight) -> &'a [u8] {
         let bytes = weight.row_bytes();
-        &self.gguf.data(&weight.tensor)[weight.range.start * bytes..weight.range.end * bytes]
+        let all = weight.own.as_deref().unwrap_or_else(|| self.gguf.data(&weight.tensor));
+        &all[weight.range.start * bytes..weight.range.end * bytes]
     }
 
     /// All matrices that tokens are multiplied with.
