@@ -38,6 +38,8 @@ const WORST: &[(&str, f64)] = &[
     ("gemma-embedding", 9.3e-08),
     ("gemma2", 9.0e-08),
     ("gemma3", 8.1e-08),
+    ("gemma4", 2.1e-06),
+    ("gemma4-moe", 2.4e-06),
     ("glm4", 1.2e-06),
     ("glm4-0414", 1.3e-06),
     ("glm4moe", 2.0e-07),
@@ -258,6 +260,17 @@ fn quantized_experts_of_many_tokens_agree_with_single_ones() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn keys_of_another_shape_are_refused() {
+    // the fourth layer would read those of the third, whose heads are smaller
+    for shared in ["3", "5", "6", "7"] {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        write_with("gemma4", Type::F32, &[("shared_kv_layers", shared)], file.path());
+        let error = Model::open(file.path(), Isa::best()).expect_err("no model").to_string();
+        assert!(error.contains("keys"), "{error}");
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::block::{
     Activation, Attention, Dense, Embedding, Experts, Factors, Groups, Heads, Layer, Mixer, Mlp, Norm,
-    NormKind, NormPlace, Norms, Output, Pairs, Pooling, QkNorm, Rope, Routing, Scaling, Spec, StateSpace,
-    StateSpaceKind, Window,
+    NormKind, NormPlace, Norms, Output, Pairs, Pooling, QkNorm, Rope, Routing, Scaling, Source, Spec,
+    StateSpace, StateSpaceKind, Window,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, Value};
@@ -206,6 +206,7 @@ impl<'a> File<'a> {
                 norms,
                 parallel: family.parallel,
                 residual_scale: 1.0,
+                scaled: false,
             })
         };
         Ok(Spec {
@@ -223,6 +224,7 @@ impl<'a> File<'a> {
                 Some(pairs) => vec![self.rope(pairs, heads[0].head_dim, n_ctx)?],
                 None => Vec::new(),
             },
+            layer_inputs: None,
             layers: (0..n_layer).map(layer).collect::<Result<_>>()?,
             output: Output { norm: sums.is_none().then(|| norm("output_norm")), scale: 1.0, softcap: None },
             pooling: self.pooling()?,
@@ -302,6 +304,8 @@ impl<'a> File<'a> {
             gated: false,
             clamp: None,
             temperature: None,
+            source: Source::Own,
+            v_norm: None,
         })
     }
 
@@ -384,6 +388,7 @@ impl<'a> File<'a> {
             n_used,
             expert: dense(n_ff),
             routing,
+            router_norm: None,
             groups: self.groups(n_expert, n_used)?,
             normalize,
             scale: self.float("expert_weights_scale")?.filter(|s| *s != 0.0).unwrap_or(1.0),

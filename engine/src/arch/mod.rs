@@ -12,6 +12,7 @@ mod file;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod gemma_embedding;
 mod glm4;
 mod glm4moe;
@@ -59,6 +60,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("gemma4", gemma4::spec),
     ("phi3", phi3::spec),
     ("gpt-oss", gpt_oss::spec),
     ("qwen2", qwen2::spec),

@@ -31,6 +31,21 @@ pub struct Attention {
     pub clamp: Option<f32>,
     /// How queries grow with their position, if they do.
     pub temperature: Option<Temperature>,
+    /// Where keys and values come from.
+    pub source: Source,
+    /// Added to the mean square of each head's values, if they are normalized.
+    pub v_norm: Option<f32>,
+}
+
+/// Where the keys and values of a layer come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From matrices of their own.
+    Own,
+    /// From the keys' matrix both.
+    Keys,
+    /// They are those of another layer, before this one.
+    Layer(usize),
 }
 
 /// Numbers and sizes of heads.

@@ -13,6 +13,8 @@ pub struct Experts {
     pub expert: Dense,
     /// How scores become weights.
     pub routing: Routing,
+    /// Added to the mean square of what the router reads, if that is normalized for it alone.
+    pub router_norm: Option<f32>,
     /// Experts are chosen from the best groups alone, if there are groups.
     pub groups: Option<Groups>,
     /// Whether the weights of the chosen ones are divided by their sum.
@@ -128,6 +130,7 @@ mod tests {
             n_used,
             expert: Dense { n_ff: 1, activation: Activation::Silu, gated: true },
             routing,
+            router_norm: None,
             groups: None,
             normalize: false,
             scale: 1.0,

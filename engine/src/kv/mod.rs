@@ -27,7 +27,7 @@ impl KvTypes {
 #[derive(Debug)]
 pub struct KvCache {
     types: KvTypes,
-    /// One for each layer that has attention.
+    /// One for each layer that has keys and values of its own.
     layers: Vec<Option<LayerCache>>,
     /// What layers remember of all tokens together, see [`crate::block::Mixer::states`].
     states: Vec<Vec<Shared<f32>>>,
@@ -57,7 +57,7 @@ impl KvCache {
                 head_dim_v: a.head_dim_v,
             })
         };
-        let layers = spec.layers.iter().map(|l| match l.mixer.attention() {
+        let layers = spec.layers.iter().map(|l| match l.mixer.cached() {
             Some(a) => Some(Some(layer(&a.heads)?)),
             None => Some(None),
         });
@@ -72,7 +72,7 @@ impl KvCache {
 
     /// Bytes of a full cache, or `None` if they overflow.
     pub fn bytes(spec: &Spec, n_ctx: usize, types: KvTypes) -> Option<usize> {
-        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.attention());
+        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.cached());
         let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(&a.heads)?))?;
         let mut states = spec.layers.iter().flat_map(|l| l.mixer.states());
         let states = states
@@ -81,7 +81,7 @@ impl KvCache {
     }
 
     fn layer(&self, layer: usize) -> &LayerCache {
-        self.layers[layer].as_ref().expect("a layer with attention")
+        self.layers[layer].as_ref().expect("a layer with keys and values of its own")
     }
 
     /// What a layer remembers of all tokens together, see [`crate::block::Mixer::states`].

@@ -17,8 +17,9 @@ use crate::gguf::{Gguf, TensorInfo};
 
 use bind::Binder;
 pub use layer::{
-    AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights, LayerWeights,
-    MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, BothWeights, DenseWeights, ExpertMatrix, ExpertsWeights, HeadScores, LatentWeights,
+    LayerInputWeights, LayerInputsWeights, LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights,
+    Selection, ShortConvWeights, StateSpaceWeights,
 };
 
 /// A model, ready to run. Its matrices stay in the mapped file.
@@ -33,6 +34,7 @@ pub struct Model {
     /// What is added to all embeddings, n_embd values, and what normalizes the sum.
     pub(crate) kind_embd: Option<Vec<f32>>,
     pub(crate) embd_norm: Option<NormWeights>,
+    pub(crate) layer_inputs: Option<LayerInputsWeights>,
     pub(crate) layers: Vec<LayerWeights>,
     pub(crate) output_norm: Option<NormWeights>,
     /// `None`: the token embedding serves as output matrix too.
@@ -116,8 +118,9 @@ impl Model {
             Some(_) => Some(binder.weight("output", spec.n_vocab, n_embd)?),
             None => None,
         };
+        let layer_inputs = spec.layer_inputs.map(|inputs| binder.layer_inputs(&spec, inputs)).transpose()?;
         let layers = (spec.layers.iter().enumerate())
-            .map(|(i, layer)| binder.layer(i, n_embd, layer))
+            .map(|(i, layer)| binder.layer(i, &spec, layer))
             .collect::<Result<_>>()?;
         gguf.read_ahead();
         Ok(Model {
@@ -127,6 +130,7 @@ impl Model {
             position_embd,
             kind_embd,
             embd_norm,
+            layer_inputs,
             layers,
             output_norm,
             output,
@@ -164,7 +168,8 @@ impl Model {
     /// All matrices that tokens are multiplied with.
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
         let layers = self.layers.iter().flat_map(LayerWeights::matrices);
-        layers.map(|(weight, _)| weight).chain([self.output()])
+        let inputs = self.layer_inputs.iter().map(|inputs| &inputs.projection);
+        layers.map(|(weight, _)| weight).chain(inputs).chain([self.output()])
     }
 
     /// The formats of the matrices, each with the level that its kernel is written for.

@@ -81,6 +81,7 @@ impl CpuWorker<'_, '_> {
         let (n, spec) = (self.batch.tokens.len(), &weights.spec);
         let shared = weights.shared.as_ref().and_then(|(_, gate)| gate.as_ref());
         let both = [&weights.router, shared.unwrap_or(&weights.router)];
+        let norm = weights.router_norm.as_ref().or(norm);
         let rows = Rows::Values(Values { norm, ..Values::of(&self.buffers.x) });
         let source = Source { rows, row_len: weights.router.cols(), tokens: 0..n };
         let s = &mut *self.scratch;

@@ -15,6 +15,7 @@ mod experts;
 mod heads;
 mod inputs;
 mod latent;
+mod layer_inputs;
 mod short_conv;
 mod state_space;
 
@@ -27,11 +28,11 @@ use braise_kernels::table::Packing;
 pub use buffers::Buffers;
 pub(crate) use inputs::normalize;
 
-use super::{Backend, Residual};
+use super::{Backend, Residual, Target};
 use crate::kv::KvCache;
 use crate::model::{
-    AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights, ShortConvWeights,
-    StateSpaceWeights,
+    AttentionWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights, LayerInputsWeights,
+    Model, NormWeights, ShortConvWeights, StateSpaceWeights,
 };
 
 /// Up to so many tokens, each worker prepares a matrix product's inputs for itself, and the kernels of single tokens
@@ -113,6 +114,22 @@ impl Backend for CpuWorker<'_, '_> {
         self.embed_tokens(model);
     }
 
+    fn layer_inputs(&mut self, weights: &LayerInputsWeights) {
+        self.make_layer_inputs(weights);
+    }
+
+    fn add_layer_input(&mut self, layer: usize, weights: &LayerInputWeights) {
+        self.gate_layer_input(layer, weights);
+        let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work));
+        let residual = Residual { norm: Some(&weights.norm), scale: 1.0, to: Target::X };
+        self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
+        self.finish(residual);
+    }
+
+    fn scale(&mut self, factor: f32) {
+        self.scale_x(factor);
+    }
+
     fn normalize(&mut self, norm: &NormWeights) {
         self.normalize_x(norm);
     }
@@ -188,6 +205,10 @@ impl Backend for CpuWorker<'_, '_> {
             self.add_product(&shared.down, rows, dense::Sum { more: true, factor }, residual);
         }
         self.finish(residual);
+    }
+
+    fn add_branches(&mut self, residual: Residual<'_>) {
+        self.add_normalized(&self.buffers.branches, residual);
     }
 
     fn logits(&mut self, model: &Model) {
