@@ -7,6 +7,7 @@ use std::path::Path;
 
 use braise_engine::arch;
 use braise_engine::block::Pooling;
+use braise_engine::kv::{KvCache, KvTypes};
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use braise_kernels::isa::Isa;
@@ -259,6 +260,50 @@ fn quantized_experts_of_many_tokens_agree_with_single_ones() {
                     assert!(error <= QUANTIZED, "{name} in {ty}, {isa}, chunks of {chunk}: NMSE {error:.1e}");
                 }
             }
+        }
+    }
+}
+
+/// A layer with a window keeps no more than that takes, if what is read at a time is small beside the context: the logits
+/// are the same to the bit, and so after tokens were forgotten, whether or not the cache still holds what they saw.
+#[test]
+fn short_caches_of_windows_change_nothing() {
+    const N: usize = 2300;
+    for name in ["gemma4", "gpt-oss"] {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        write(name, file.path());
+        let model = Model::open(file.path(), Isa::best()).expect("the model opens");
+        let n_vocab = model.spec().n_vocab;
+        let tokens: Vec<u32> = (0..N).map(|i| ((i * i * 31 + i / 7) % n_vocab) as u32).collect();
+        let session = |chunk: usize| {
+            let options = SessionOptions {
+                threads: Some(2),
+                chunk: Some(chunk),
+                n_ctx: Some(N),
+                ..SessionOptions::default()
+            };
+            Session::new(&model, &options).expect("a session")
+        };
+        let read = |session: &mut Session<'_>, tokens: &[u32]| {
+            let mut all = Vec::new();
+            let mut sink = |_, logits: &[f32]| {
+                all.extend(logits.iter().map(|x| x.to_bits()));
+                ControlFlow::Continue(())
+            };
+            session.eval(tokens, Logits::All, &mut sink).expect("the tokens are read");
+            all
+        };
+        let whole = read(&mut session(N), &tokens);
+        let mut short = session(100);
+        let bytes = |chunk| KvCache::bytes(model.spec(), N, chunk, KvTypes::default()).expect("few bytes");
+        assert!(bytes(100) < bytes(N) * 9 / 10, "{name}: a cache of {} bytes", bytes(100));
+        assert!(read(&mut short, &tokens) == whole, "{name}: the whole text");
+        for kept in [N - 37, N - 300, N - 1500] {
+            short.truncate(kept);
+            assert!(
+                read(&mut short, &tokens[kept..]) == whole[kept * n_vocab..],
+                "{name}: after {kept} tokens"
+            );
         }
     }
 }
