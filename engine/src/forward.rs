@@ -13,6 +13,11 @@ pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
         backend.layer_inputs(inputs);
     }
     for (i, layer) in model.layers.iter().enumerate() {
+        if let MlpWeights::Experts(experts) = &layer.mlp
+            && experts.spec.routes_first
+        {
+            backend.route(experts, None);
+        }
         mix(backend, i, layer);
         if layer.parallel {
             up(backend, layer);
@@ -65,8 +70,14 @@ fn up<B: Backend>(backend: &mut B, layer: &LayerWeights) {
     let norm = layer.norms.mlp.as_ref();
     match &layer.mlp {
         MlpWeights::Dense(dense) => backend.up(dense, norm),
-        MlpWeights::Experts(experts) => backend.experts_up(experts, norm),
+        MlpWeights::Experts(experts) => {
+            if !experts.spec.routes_first {
+                backend.route(experts, norm);
+            }
+            backend.experts_up(experts, norm);
+        }
         MlpWeights::Both(both) => {
+            backend.route(&both.experts, Some(&both.experts_in));
             backend.experts_up(&both.experts, Some(&both.experts_in));
             backend.up(&both.dense, norm);
         }

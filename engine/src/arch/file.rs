@@ -388,6 +388,7 @@ impl<'a> File<'a> {
             n_used,
             expert: dense(n_ff),
             routing,
+            routes_first: false,
             router_norm: None,
             groups: self.groups(n_expert, n_used)?,
             normalize,

@@ -4,9 +4,12 @@ mod arcee;
 mod bert;
 mod cohere2;
 mod command_r;
+mod dbrx;
 mod deepseek;
 mod deepseek2;
+mod dots1;
 mod exaone4;
+mod exaone_moe;
 mod falcon;
 mod file;
 mod gemma;
@@ -27,11 +30,13 @@ mod llama;
 mod llama4;
 mod mamba;
 mod minicpm;
+mod minimax_m2;
 mod mistral3;
 mod mpt;
 mod nemotron;
 mod nomic_bert;
 mod nomic_bert_moe;
+mod olmo;
 mod olmo2;
 mod olmoe;
 mod phi2;
@@ -40,6 +45,7 @@ mod qwen2;
 mod qwen2moe;
 mod qwen3;
 mod seed_oss;
+mod smallthinker;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -72,16 +78,19 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("qwen3vlmoe", qwen3::spec),
     ("deepseek", deepseek::spec),
     ("deepseek2", deepseek2::spec),
+    ("mistral4", deepseek2::spec),
     ("glm4", glm4::spec),
     ("glm4moe", glm4moe::spec),
     ("granite", granite::spec),
     ("granitemoe", granite::spec),
     ("minicpm", minicpm::spec),
     ("smollm3", smollm3::spec),
+    ("olmo", olmo::spec),
     ("olmo2", olmo2::spec),
     ("olmoe", olmoe::spec),
     ("exaone", qwen2::spec),
     ("exaone4", exaone4::spec),
+    ("exaone-moe", exaone_moe::spec),
     ("command-r", command_r::spec),
     ("cohere2", cohere2::spec),
     ("phi2", phi2::spec),
@@ -96,6 +105,12 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("arcee", arcee::spec),
     ("seed_oss", seed_oss::spec),
     ("hunyuan-dense", hunyuan::spec),
+    ("hunyuan-moe", hunyuan::spec),
+    ("dots1", dots1::spec),
+    ("bailingmoe2", dots1::spec),
+    ("minimax-m2", minimax_m2::spec),
+    ("dbrx", dbrx::spec),
+    ("smallthinker", smallthinker::spec),
     ("internlm2", llama::spec),
     ("lfm2", lfm2::spec),
     ("lfm2moe", lfm2::spec),

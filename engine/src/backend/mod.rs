@@ -84,7 +84,10 @@ pub trait Backend {
     /// Adds `down` of them to `x`.
     fn down(&mut self, weights: &DenseWeights, residual: Residual<'_>);
 
-    /// Chooses the experts of each token; the values between the matrices of those.
+    /// Chooses the experts of each token.
+    fn route(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>);
+
+    /// The values between the matrices of the chosen experts.
     fn experts_up(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>);
 
     /// Adds the weighted sum of `down` of them to `x`.

@@ -13,6 +13,8 @@ pub struct Experts {
     pub expert: Dense,
     /// How scores become weights.
     pub routing: Routing,
+    /// Whether the router reads what the layer reads, as it is, before other tokens are looked at.
+    pub routes_first: bool,
     /// Added to the mean square of what the router reads, if that is normalized for it alone.
     pub router_norm: Option<f32>,
     /// Experts are chosen from the best groups alone, if there are groups.
@@ -130,6 +132,7 @@ mod tests {
             n_used,
             expert: Dense { n_ff: 1, activation: Activation::Silu, gated: true },
             routing,
+            routes_first: false,
             router_norm: None,
             groups: None,
             normalize: false,

@@ -77,7 +77,7 @@ impl Routed {
 
 impl CpuWorker<'_, '_> {
     /// Scores of all experts, and which ones each token takes.
-    pub(super) fn route(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
+    pub(super) fn choose_experts(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
         let (n, spec) = (self.batch.tokens.len(), &weights.spec);
         let shared = weights.shared.as_ref().and_then(|(_, gate)| gate.as_ref());
         let both = [&weights.router, shared.unwrap_or(&weights.router)];

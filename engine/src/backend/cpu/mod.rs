@@ -189,8 +189,11 @@ impl Backend for CpuWorker<'_, '_> {
         self.finish(residual);
     }
 
+    fn route(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
+        self.choose_experts(weights, norm);
+    }
+
     fn experts_up(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
-        self.route(weights, norm);
         self.up_of_experts(weights, norm);
         if let Some((shared, _)) = &weights.shared {
             self.gate_and_up(shared, norm);
