@@ -31,6 +31,7 @@ const WORST: &[(&str, f64)] = &[
     ("deepseek2-fused", 8.2e-07),
     ("deepseek2-lite", 3.0e-05),
     ("deepseek2-yarn", 1.2e-05),
+    ("deepseek2-yarn-plain", 1.9e-07),
     ("dots1", 2.3e-07),
     ("ernie4_5", 8.4e-07),
     ("ernie4_5-moe", 1.1e-06),
