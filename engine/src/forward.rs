@@ -1,6 +1,6 @@
 //! The forward pass: from a batch of tokens to logits, in execution order.
 
-use crate::backend::{Backend, Residual};
+use crate::backend::{Backend, Residual, Target};
 use crate::model::{LayerWeights, MixerWeights, MlpWeights, Model};
 
 /// Runs the batch that `backend` holds through `model`, up to the logits of those tokens that it was asked for.
@@ -9,7 +9,15 @@ pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
     if let Some(norm) = &model.embd_norm {
         backend.normalize(norm);
     }
+    if let Some(inputs) = &model.layer_inputs {
+        backend.layer_inputs(inputs);
+    }
     for (i, layer) in model.layers.iter().enumerate() {
+        if let MlpWeights::Experts(experts) = &layer.mlp
+            && experts.spec.routes_first
+        {
+            backend.route(experts, None);
+        }
         mix(backend, i, layer);
         if layer.parallel {
             up(backend, layer);
@@ -19,6 +27,12 @@ pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
             up(backend, layer);
         }
         down(backend, layer);
+        if let Some(input) = &layer.input {
+            backend.add_layer_input(i, input);
+        }
+        if layer.scale != 1.0 {
+            backend.scale(layer.scale);
+        }
     }
     logits(backend, model);
 }
@@ -45,7 +59,8 @@ fn mix<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
 }
 
 fn mixer_output<B: Backend>(backend: &mut B, layer: &LayerWeights) {
-    let residual = Residual { norm: layer.norms.mixer_out.as_ref(), scale: layer.residual_scale };
+    let residual =
+        Residual { norm: layer.norms.mixer_out.as_ref(), scale: layer.residual_scale, to: Target::X };
     match &layer.mixer {
         MixerWeights::Attention(attention) => backend.attn_output(attention, residual),
         MixerWeights::Latent(latent) => backend.latent_output(latent, residual),
@@ -68,16 +83,33 @@ fn up<B: Backend>(backend: &mut B, layer: &LayerWeights) {
     let norm = layer.norms.mlp.as_ref();
     match &layer.mlp {
         MlpWeights::Dense(dense) => backend.up(dense, norm),
-        MlpWeights::Experts(experts) => backend.experts_up(experts, norm),
+        MlpWeights::Experts(experts) => {
+            if !experts.spec.routes_first {
+                backend.route(experts, norm);
+            }
+            backend.experts_up(experts, norm);
+        }
+        MlpWeights::Both(both) => {
+            backend.route(&both.experts, Some(&both.experts_in));
+            backend.experts_up(&both.experts, Some(&both.experts_in));
+            backend.up(&both.dense, norm);
+        }
         MlpWeights::Nothing => {}
     }
 }
 
 fn down<B: Backend>(backend: &mut B, layer: &LayerWeights) {
-    let residual = Residual { norm: layer.norms.mlp_out.as_ref(), scale: layer.residual_scale };
+    let residual =
+        Residual { norm: layer.norms.mlp_out.as_ref(), scale: layer.residual_scale, to: Target::X };
     match &layer.mlp {
         MlpWeights::Dense(dense) => backend.down(dense, residual),
         MlpWeights::Experts(experts) => backend.experts_down(experts, residual),
+        MlpWeights::Both(both) => {
+            let branch = |norm, to| Residual { norm: Some(norm), scale: 1.0, to };
+            backend.down(&both.dense, branch(&both.dense_out, Target::FirstBranch));
+            backend.experts_down(&both.experts, branch(&both.experts_out, Target::Branch));
+            backend.add_branches(residual);
+        }
         MlpWeights::Nothing => {}
     }
     if let Some(norm) = &layer.norms.mlp_sum {

@@ -112,14 +112,14 @@ impl<'m> Session<'m> {
             })?;
         let team = Team::new(n_threads);
         let kv_types = options.kv;
-        let no_memory = || no_memory(spec, n_ctx, kv_types);
+        let no_memory = || no_memory(spec, n_ctx, chunk, kv_types);
         let session = Session {
             model,
             n_ctx,
             chunk,
             pool,
             buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS, n_ctx).ok_or_else(no_memory)?,
-            kv: KvCache::new(&team, spec, n_ctx, kv_types).ok_or_else(no_memory)?,
+            kv: KvCache::new(&team, spec, n_ctx, chunk, kv_types).ok_or_else(no_memory)?,
             kv_types,
             scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
             tokens: Vec::new(),
@@ -152,7 +152,8 @@ impl<'m> Session<'m> {
     /// a chunk. What each thread has for itself, a few hundred KiB, is not counted.
     pub fn bytes(&self) -> u64 {
         // `new` has computed it
-        let kv = KvCache::bytes(self.model.spec(), self.n_ctx, self.kv_types).unwrap_or(usize::MAX);
+        let kv = KvCache::bytes(self.model.spec(), self.n_ctx, self.chunk, self.kv_types);
+        let kv = kv.unwrap_or(usize::MAX);
         (kv as u64).saturating_add(self.buffers.bytes() as u64)
     }
 
@@ -161,11 +162,23 @@ impl<'m> Session<'m> {
         &self.tokens
     }
 
-    /// Forgets all tokens from position `n` on. Where layers are recurrent, those before are read again by the next
-    /// [`Session::eval`].
+    /// Forgets all tokens from position `n` on. Where layers are recurrent, or see windows that the cache no longer holds,
+    /// those before are read again by the next [`Session::eval`], or by [`Session::settle`].
     pub fn truncate(&mut self, n: usize) {
-        self.stale |= n < self.tokens.len() && self.model.spec().is_recurrent();
+        self.stale |= n < self.tokens.len() && (self.model.spec().is_recurrent() || !self.kv.holds(n));
         self.tokens.truncate(n);
+    }
+
+    /// Reads again what [`Session::truncate`] made it necessary to.
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            let known = std::mem::take(&mut self.tokens);
+            for tokens in known.chunks(self.chunk) {
+                let n = tokens.len();
+                self.read(&Batch { tokens, first: self.tokens.len(), logits: n..n });
+                self.tokens.extend(tokens);
+            }
+        }
     }
 
     /// Reads `tokens` and gives the logits that are asked for to `sink`, in order: position and n_vocab numbers.
@@ -189,16 +202,7 @@ impl<'m> Session<'m> {
             .next("ask it for embeddings"));
         }
         self.check(tokens)?;
-        if std::mem::take(&mut self.stale) {
-            let known = std::mem::take(&mut self.tokens);
-            for tokens in known.chunks(self.chunk) {
-                let n = tokens.len();
-                self.run(&Batch { tokens, first: self.tokens.len(), logits: n..n }, |worker, model| {
-                    forward::forward(worker, model);
-                });
-                self.tokens.extend(tokens);
-            }
-        }
+        self.settle();
         let end = self.tokens.len() + tokens.len();
         for tokens in tokens.chunks(self.chunk) {
             let (first, n) = (self.tokens.len(), tokens.len());
@@ -209,7 +213,7 @@ impl<'m> Session<'m> {
             };
             let part = |start: usize| start..wanted.end.min(start + LOGITS_ROWS);
             let mut batch = Batch { tokens, first, logits: part(wanted.start) };
-            self.run(&batch, |worker, model| forward::forward(worker, model));
+            self.read(&batch);
             self.tokens.extend(tokens);
             while !batch.logits.is_empty() {
                 if self.hand_out(&batch, sink)?.is_break() {
@@ -238,9 +242,7 @@ impl<'m> Session<'m> {
         let (mut sum, mut row) = (vec![0.0_f64; n_embd], vec![0.0; n_embd]);
         for part in tokens.chunks(self.chunk) {
             let (first, n) = (self.tokens.len(), part.len());
-            self.run(&Batch { tokens: part, first, logits: n..n }, |worker, model| {
-                forward::forward(worker, model);
-            });
+            self.read(&Batch { tokens: part, first, logits: n..n });
             self.tokens.extend(part);
             let pooled = match pooling {
                 Pooling::Mean => 0..n,
@@ -317,6 +319,12 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Reads the batch, and computes the logits that it asks for.
+    fn read(&mut self, batch: &Batch<'_>) {
+        self.kv.make_room(batch.first, batch.tokens.len());
+        self.run(batch, |worker, model| forward::forward(worker, model));
+    }
+
     /// Runs `program` on all workers.
     fn run(&self, batch: &Batch<'_>, program: fn(&mut CpuWorker<'_, '_>, &Model)) {
         self.pool.broadcast(|context| {
@@ -339,10 +347,10 @@ impl<'m> Session<'m> {
 }
 
 /// The error of a session whose memory cannot be had.
-fn no_memory(spec: &Spec, n_ctx: usize, types: KvTypes) -> Error {
+fn no_memory(spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Error {
     let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
-    let size =
-        KvCache::bytes(spec, n_ctx, types).map_or("more than an address can name".into(), |n| gb(n as u64));
+    let size = KvCache::bytes(spec, n_ctx, chunk, types)
+        .map_or("more than an address can name".into(), |n| gb(n as u64));
     let there_is =
         memory::total().map_or(String::new(), |bytes| format!(", and there are {} in all", gb(bytes)));
     let what = format!(

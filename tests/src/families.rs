@@ -114,6 +114,9 @@ fn numbers(name: &str, dims: &[u64]) -> Vec<f32> {
         ("attn_q" | "attn_k" | "attn_qkv" | "attn_q_b" | "attn_k_b" | "attn_kv_a_mqa", _) => {
             (0.0, 1.6 * of_row)
         }
+        ("layer_output_scale", _) => (1.0, 0.2),
+        // of a router that divides what it reads by the root of its length
+        ("ffn_gate_inp", "scale") => (1.0 / of_row, 0.2 / of_row),
         ("ffn_gate_inp", _) => (0.0, 2.0 * of_row),
         _ => (0.0, 1.1 * of_row),
     };

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use braise_engine::arch;
 use braise_engine::block::Pooling;
+use braise_engine::kv::{KvCache, KvTypes};
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use braise_kernels::isa::Isa;
@@ -20,16 +21,22 @@ const KEPT: [usize; 4] = [0, 40, 64, 95];
 /// part is the half precision of the cache, and most that of attention in integers.
 const WORST: &[(&str, f64)] = &[
     ("arcee", 4.2e-07),
+    ("bailingmoe2", 1.5e-07),
     ("bert", 1.4e-07),
     ("cohere2", 1.9e-07),
     ("command-r", 2.6e-07),
+    ("dbrx", 1.6e-07),
     ("deepseek", 1.1e-06),
     ("deepseek2", 3.9e-06),
+    ("deepseek2-fused", 8.2e-07),
     ("deepseek2-lite", 3.0e-05),
     ("deepseek2-yarn", 1.2e-05),
+    ("deepseek2-yarn-plain", 1.9e-07),
+    ("dots1", 2.3e-07),
     ("ernie4_5", 8.4e-07),
     ("ernie4_5-moe", 1.1e-06),
     ("exaone", 1.3e-06),
+    ("exaone-moe", 6.3e-07),
     ("exaone4", 3.2e-08),
     ("falcon", 3.8e-07),
     ("falcon-7b", 4.4e-07),
@@ -38,6 +45,8 @@ const WORST: &[(&str, f64)] = &[
     ("gemma-embedding", 9.3e-08),
     ("gemma2", 9.0e-08),
     ("gemma3", 8.1e-08),
+    ("gemma4", 2.1e-06),
+    ("gemma4-moe", 2.4e-06),
     ("glm4", 1.2e-06),
     ("glm4-0414", 1.3e-06),
     ("glm4moe", 2.0e-07),
@@ -51,6 +60,7 @@ const WORST: &[(&str, f64)] = &[
     ("granitemoe", 8.7e-07),
     ("hunyuan-dense", 1.8e-07),
     ("hunyuan-dense-alpha", 1.9e-07),
+    ("hunyuan-moe", 2.2e-07),
     ("internlm2", 8.4e-07),
     ("jamba", 5.2e-09),
     ("kimi-linear", 6.4e-08),
@@ -58,18 +68,23 @@ const WORST: &[(&str, f64)] = &[
     ("lfm2moe", 6.1e-07),
     ("llama", 4.8e-07),
     ("llama-moe", 9.2e-07),
+    ("llama4", 5.0e-07),
     ("mamba", 1.0e-12),
     ("mamba-norms", 1.2e-12),
     ("mamba2", 1.0e-12),
     ("minicpm", 3.8e-07),
+    ("minimax-m2", 1.4e-07),
     ("mistral3", 4.8e-07),
     ("mistral3-yarn", 8.7e-07),
+    ("mistral4", 2.1e-07),
     ("mpt", 6.3e-08),
     ("nanbeige", 8.7e-07),
     ("nemotron", 3.1e-07),
     ("nemotron_h", 1.2e-08),
     ("nemotron_h_moe", 8.8e-09),
     ("nomic-bert", 2.0e-07),
+    ("nomic-bert-moe", 1.3e-07),
+    ("olmo", 7.6e-08),
     ("olmo2", 3.2e-08),
     ("olmoe", 3.5e-07),
     ("orion", 1.1e-06),
@@ -91,6 +106,7 @@ const WORST: &[(&str, f64)] = &[
     ("qwen3vl", 1.6e-07),
     ("qwen3vlmoe", 2.2e-07),
     ("seed_oss", 1.1e-06),
+    ("smallthinker", 2.3e-06),
     ("smollm3", 8.4e-07),
     ("stablelm", 1.3e-07),
     ("stablelm-parallel", 3.8e-08),
@@ -275,6 +291,61 @@ fn quantized_experts_of_many_tokens_agree_with_single_ones() {
                 }
             }
         }
+    }
+}
+
+/// A layer with a window keeps no more than that takes, if what is read at a time is small beside the context: the logits
+/// are the same to the bit, and so after tokens were forgotten, whether or not the cache still holds what they saw.
+#[test]
+fn short_caches_of_windows_change_nothing() {
+    const N: usize = 2300;
+    for name in ["gemma4", "gpt-oss"] {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        write(name, file.path());
+        let model = Model::open(file.path(), Isa::best()).expect("the model opens");
+        let n_vocab = model.spec().n_vocab;
+        let tokens: Vec<u32> = (0..N).map(|i| ((i * i * 31 + i / 7) % n_vocab) as u32).collect();
+        let session = |chunk: usize| {
+            let options = SessionOptions {
+                threads: Some(2),
+                chunk: Some(chunk),
+                n_ctx: Some(N),
+                ..SessionOptions::default()
+            };
+            Session::new(&model, &options).expect("a session")
+        };
+        let read = |session: &mut Session<'_>, tokens: &[u32]| {
+            let mut all = Vec::new();
+            let mut sink = |_, logits: &[f32]| {
+                all.extend(logits.iter().map(|x| x.to_bits()));
+                ControlFlow::Continue(())
+            };
+            session.eval(tokens, Logits::All, &mut sink).expect("the tokens are read");
+            all
+        };
+        let whole = read(&mut session(N), &tokens);
+        let mut short = session(100);
+        let bytes = |chunk| KvCache::bytes(model.spec(), N, chunk, KvTypes::default()).expect("few bytes");
+        assert!(bytes(100) < bytes(N) * 9 / 10, "{name}: a cache of {} bytes", bytes(100));
+        assert!(read(&mut short, &tokens) == whole, "{name}: the whole text");
+        for kept in [N - 37, N - 300, N - 1500] {
+            short.truncate(kept);
+            assert!(
+                read(&mut short, &tokens[kept..]) == whole[kept * n_vocab..],
+                "{name}: after {kept} tokens"
+            );
+        }
+    }
+}
+
+#[test]
+fn keys_of_another_shape_are_refused() {
+    // the fourth layer would read those of the third, whose heads are smaller
+    for shared in ["3", "5", "6", "7"] {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        write_with("gemma4", Type::F32, &[("shared_kv_layers", shared)], file.path());
+        let error = Model::open(file.path(), Isa::best()).expect_err("no model").to_string();
+        assert!(error.contains("keys"), "{error}");
     }
 }
 

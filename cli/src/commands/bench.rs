@@ -7,6 +7,7 @@ mod source;
 use anyhow::{Result, ensure};
 use braise_engine::kv::{KvCache, KvTypes};
 use braise_engine::measure::{self, Cost, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
+use braise_engine::session::default_chunk;
 use braise_engine::threads::default_threads;
 use braise_kernels::isa::Isa;
 use clap::Args;
@@ -206,14 +207,15 @@ impl Bench {
 
     /// Refuses a test whose key/value cache does not fit: the system would end the program, or swap.
     fn check_memory(&self, test: &Test) -> Result<()> {
-        let needed = KvCache::bytes(self.loaded.model.spec(), test.n_ctx(), self.kv);
+        let (spec, n_ctx) = (self.loaded.model.spec(), test.n_ctx());
+        let needed = KvCache::bytes(spec, n_ctx, default_chunk(spec).min(n_ctx), self.kv);
         let needed = needed.map_or(u64::MAX, |n| n as u64);
         let available = available_memory()?;
         ensure!(
             needed <= available,
             "{test}: the key/value cache of {} tokens takes {}, but only {} of memory are available; lower --depth, \
              --pp or --tg",
-            test.n_ctx(),
+            n_ctx,
             DecimalBytes(needed),
             DecimalBytes(available)
         );

@@ -2,8 +2,8 @@
 
 use crate::block::{
     Activation, Attention, Dense, Embedding, Experts, Factors, Groups, Heads, Layer, Mixer, Mlp, Norm,
-    NormKind, NormPlace, Norms, Output, Pairs, Pooling, QkNorm, Rope, Routing, Scaling, Spec, StateSpace,
-    StateSpaceKind,
+    NormKind, NormPlace, Norms, Output, Pairs, Pooling, QkNorm, Rope, Routing, Scaling, Source, Spec,
+    StateSpace, StateSpaceKind, Window,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, Value};
@@ -206,6 +206,7 @@ impl<'a> File<'a> {
                 norms,
                 parallel: family.parallel,
                 residual_scale: 1.0,
+                scaled: false,
             })
         };
         Ok(Spec {
@@ -223,6 +224,7 @@ impl<'a> File<'a> {
                 Some(pairs) => vec![self.rope(pairs, heads[0].head_dim, n_ctx)?],
                 None => Vec::new(),
             },
+            layer_inputs: None,
             layers: (0..n_layer).map(layer).collect::<Result<_>>()?,
             output: Output { norm: sums.is_none().then(|| norm("output_norm")), scale: 1.0, softcap: None },
             pooling: self.pooling()?,
@@ -285,7 +287,7 @@ impl<'a> File<'a> {
             let tensor = self.gguf.require(&name)?;
             let whole = tensor.rows() == 1 && tensor.row_len() != heads.head_dim;
             let place = if whole { NormPlace::Token } else { NormPlace::Head };
-            Some(QkNorm { kind: family.norm, eps: self.eps(family.norm)?, place })
+            Some(QkNorm { kind: family.norm, eps: self.eps(family.norm)?, place, weights: true })
         } else {
             None
         };
@@ -302,6 +304,8 @@ impl<'a> File<'a> {
             gated: false,
             clamp: None,
             temperature: None,
+            source: Source::Own,
+            v_norm: None,
         })
     }
 
@@ -355,9 +359,11 @@ impl<'a> File<'a> {
     fn must_have_experts(&self, layer: usize) -> Result<bool> {
         let n = |name: &str| Ok::<_, Error>(self.count(name)?.unwrap_or(0));
         let step = n("interleave_moe_layer_step")?.max(1);
+        let every = n("moe_every_n_layers")?;
         Ok(n("expert_count")? > 1
             && layer >= n("leading_dense_block_count")?
-            && (layer + 1).is_multiple_of(step))
+            && (layer + 1).is_multiple_of(step)
+            && (every == 0 || layer % every == 1))
     }
 
     fn experts(&self, layer: usize, n_ff: usize, family: &Family) -> Result<Experts> {
@@ -383,9 +389,12 @@ impl<'a> File<'a> {
             n_used,
             expert: dense(n_ff),
             routing,
+            routes_first: false,
+            router_norm: None,
             groups: self.groups(n_expert, n_used)?,
             normalize,
             scale: self.float("expert_weights_scale")?.filter(|s| *s != 0.0).unwrap_or(1.0),
+            weigh_inputs: false,
             shared,
         })
     }
@@ -496,7 +505,7 @@ impl<'a> File<'a> {
         n_layer: usize,
         period: usize,
         default: Option<usize>,
-    ) -> Result<Vec<Option<usize>>> {
+    ) -> Result<Vec<Option<Window>>> {
         let window = match self.count("attention.sliding_window")? {
             Some(0) | None => default,
             window => window,
@@ -510,7 +519,7 @@ impl<'a> File<'a> {
                 (0..n_layer).map(|i| period == 0 || i % period < period - 1).collect()
             }
         };
-        Ok(slides.into_iter().map(|slides| slides.then_some(window)).collect())
+        Ok(slides.into_iter().map(|slides| slides.then_some(Window::Sliding(window))).collect())
     }
 
     /// A yes or no of each layer, where the file has a list of them, as such or as numbers.

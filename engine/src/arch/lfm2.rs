@@ -2,7 +2,7 @@
 
 use super::file::{Family, File, malformed};
 use super::qwen3::QWEN_3;
-use crate::block::{Mixer, Norm, Routing, ShortConv, Spec};
+use crate::block::{Mixer, Norm, Routing, ShortConv, Spec, Window};
 use crate::error::Result;
 
 const LFM_2: Family = Family { routing: (Routing::Sigmoid, true), ..QWEN_3 };
@@ -22,7 +22,7 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
     if file.has("token_embd_norm.weight") {
         spec.output.norm = spec.output.norm.map(|norm| Norm { tensor: Some("token_embd_norm"), ..norm });
     }
-    let window = file.count("attention.sliding_window")?.filter(|n| *n > 0);
+    let window = file.count("attention.sliding_window")?.filter(|n| *n > 0).map(Window::Sliding);
     spec.each_attention(|_, a| a.window = window);
     Ok(spec)
 }

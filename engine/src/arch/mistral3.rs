@@ -8,7 +8,7 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
     let mut spec = file.decoder(&LLAMA)?;
     let every = file.n_ctx_orig(spec.n_ctx)?;
     if let Some(scale) = file.float("attention.temperature_scale")?.filter(|scale| *scale != 0.0) {
-        spec.each_attention(|_, a| a.temperature = Some(Temperature { scale, every }));
+        spec.each_attention(|_, a| a.temperature = Some(Temperature { scale, every, offset: 0 }));
     }
     if let Some(log) = file.float("rope.scaling.yarn_log_multiplier")?.filter(|log| *log != 0.0) {
         // what sharpens scores is in the temperature for a part

@@ -4,15 +4,19 @@ mod arcee;
 mod bert;
 mod cohere2;
 mod command_r;
+mod dbrx;
 mod deepseek;
 mod deepseek2;
+mod dots1;
 mod exaone4;
+mod exaone_moe;
 mod falcon;
 mod falcon_h1;
 mod file;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod gemma_embedding;
 mod glm4;
 mod glm4moe;
@@ -26,13 +30,17 @@ mod jamba;
 mod kimi_linear;
 mod lfm2;
 mod llama;
+mod llama4;
 mod mamba;
 mod minicpm;
+mod minimax_m2;
 mod mistral3;
 mod mpt;
 mod nemotron;
 mod nemotron_h;
 mod nomic_bert;
+mod nomic_bert_moe;
+mod olmo;
 mod olmo2;
 mod olmoe;
 mod phi2;
@@ -43,6 +51,7 @@ mod qwen3;
 mod qwen35;
 mod qwen3next;
 mod seed_oss;
+mod smallthinker;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -58,10 +67,12 @@ type ToSpec = fn(&File<'_>) -> Result<Spec>;
 /// The families, by the name in `general.architecture`.
 const FAMILIES: &[(&str, ToSpec)] = &[
     ("llama", llama::spec),
+    ("llama4", llama4::spec),
     ("mistral3", mistral3::spec),
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
     ("gemma3", gemma3::spec),
+    ("gemma4", gemma4::spec),
     ("phi3", phi3::spec),
     ("gpt-oss", gpt_oss::spec),
     ("qwen2", qwen2::spec),
@@ -73,16 +84,19 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("qwen3vlmoe", qwen3::spec),
     ("deepseek", deepseek::spec),
     ("deepseek2", deepseek2::spec),
+    ("mistral4", deepseek2::spec),
     ("glm4", glm4::spec),
     ("glm4moe", glm4moe::spec),
     ("granite", granite::spec),
     ("granitemoe", granite::spec),
     ("minicpm", minicpm::spec),
     ("smollm3", smollm3::spec),
+    ("olmo", olmo::spec),
     ("olmo2", olmo2::spec),
     ("olmoe", olmoe::spec),
     ("exaone", qwen2::spec),
     ("exaone4", exaone4::spec),
+    ("exaone-moe", exaone_moe::spec),
     ("command-r", command_r::spec),
     ("cohere2", cohere2::spec),
     ("phi2", phi2::spec),
@@ -97,6 +111,12 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("arcee", arcee::spec),
     ("seed_oss", seed_oss::spec),
     ("hunyuan-dense", hunyuan::spec),
+    ("hunyuan-moe", hunyuan::spec),
+    ("dots1", dots1::spec),
+    ("bailingmoe2", dots1::spec),
+    ("minimax-m2", minimax_m2::spec),
+    ("dbrx", dbrx::spec),
+    ("smallthinker", smallthinker::spec),
     ("internlm2", llama::spec),
     ("lfm2", lfm2::spec),
     ("lfm2moe", lfm2::spec),
@@ -119,6 +139,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("kimi-linear", kimi_linear::spec),
     ("bert", bert::spec),
     ("nomic-bert", nomic_bert::spec),
+    ("nomic-bert-moe", nomic_bert_moe::spec),
     ("gemma-embedding", gemma_embedding::spec),
 ];
 

@@ -3,17 +3,30 @@
 pub mod cpu;
 
 use crate::model::{
-    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights,
-    ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,
+    LayerInputsWeights, Model, NormWeights, ShortConvWeights, StateSpaceWeights,
 };
 
-/// What becomes of a block's result: `x += scale * norm(result)`.
+/// What becomes of a block's result: `x += scale * norm(result)`, or the same with the sum of branches for `x`.
 #[derive(Debug, Clone, Copy)]
 pub struct Residual<'a> {
     /// Normalizes the result, if it is normalized.
     pub(crate) norm: Option<&'a NormWeights>,
     /// Its factor.
     pub(crate) scale: f32,
+    /// What it is added to.
+    pub(crate) to: Target,
+}
+
+/// What results are added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// `x`.
+    X,
+    /// A sum of several normalized results, of which this is the first.
+    FirstBranch,
+    /// The same, of which it is a further one.
+    Branch,
 }
 
 /// The operations of one forward pass over a batch of tokens, in the order in which [`crate::forward`] calls them.
@@ -24,6 +37,15 @@ pub struct Residual<'a> {
 pub trait Backend {
     /// `x = ` the embedding of each token of the batch; prepares the rotations of their positions.
     fn embed(&mut self, model: &Model);
+
+    /// What each layer gets of each token of the batch besides, from their embeddings in `x`.
+    fn layer_inputs(&mut self, weights: &LayerInputsWeights);
+
+    /// Adds what layer `layer` makes of that to `x`.
+    fn add_layer_input(&mut self, layer: usize, weights: &LayerInputWeights);
+
+    /// `x *= factor`.
+    fn scale(&mut self, factor: f32);
 
     /// `x = norm(x)`.
     fn normalize(&mut self, norm: &NormWeights);
@@ -68,11 +90,17 @@ pub trait Backend {
     /// Adds `down` of them to `x`.
     fn down(&mut self, weights: &DenseWeights, residual: Residual<'_>);
 
-    /// Chooses the experts of each token; the values between the matrices of those.
+    /// Chooses the experts of each token.
+    fn route(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>);
+
+    /// The values between the matrices of the chosen experts.
     fn experts_up(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>);
 
     /// Adds the weighted sum of `down` of them to `x`.
     fn experts_down(&mut self, weights: &ExpertsWeights, residual: Residual<'_>);
+
+    /// Adds the sum of branches to `x`.
+    fn add_branches(&mut self, residual: Residual<'_>);
 
     /// Logits of the tokens that were asked for.
     fn logits(&mut self, model: &Model);

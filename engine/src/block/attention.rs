@@ -1,5 +1,7 @@
 //! Kinds of attention.
 
+use braise_kernels::ops::Window;
+
 use super::NormKind;
 
 /// Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245).
@@ -11,8 +13,8 @@ pub struct Attention {
     pub scale: f32,
     /// Which of [`super::Spec::ropes`] rotates queries and keys; `None`: nothing does.
     pub rope: Option<usize>,
-    /// How many positions a token sees at most, itself included; `None`: all.
-    pub window: Option<usize>,
+    /// What a token sees of the positions up to its own; `None`: all.
+    pub window: Option<Window>,
     /// Whether a token sees none of those after it. Else half of a window is on each side.
     pub causal: bool,
     /// Bound of the scores, if they are bounded softly (Gemma 2).
@@ -29,6 +31,21 @@ pub struct Attention {
     pub clamp: Option<f32>,
     /// How queries grow with their position, if they do.
     pub temperature: Option<Temperature>,
+    /// Where keys and values come from.
+    pub source: Source,
+    /// Added to the mean square of each head's values, if they are normalized.
+    pub v_norm: Option<f32>,
+}
+
+/// Where the keys and values of a layer come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// From matrices of their own.
+    Own,
+    /// From the keys' matrix both.
+    Keys,
+    /// They are those of another layer, before this one.
+    Layer(usize),
 }
 
 /// Numbers and sizes of heads.
@@ -60,6 +77,8 @@ pub struct QkNorm {
     pub eps: f32,
     /// Of what, and when.
     pub place: NormPlace,
+    /// Whether the file has weights for it.
+    pub weights: bool,
 }
 
 /// What is normalized together.
@@ -73,19 +92,21 @@ pub enum NormPlace {
     Token,
 }
 
-/// Queries at position p are multiplied with `1 + scale * ln(1 + floor(p / every))`.
+/// Queries at position p are multiplied with `1 + scale * ln(1 + floor((p + offset) / every))`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Temperature {
     /// How much they grow.
     pub scale: f32,
     /// Positions in a step, at least 1.
     pub every: usize,
+    /// By how much the steps begin earlier.
+    pub offset: usize,
 }
 
 impl Temperature {
     /// The factor at a position.
     pub fn factor(&self, position: usize) -> f32 {
-        1.0 + self.scale * ((position / self.every) as f32).ln_1p()
+        1.0 + self.scale * (((position + self.offset) / self.every) as f32).ln_1p()
     }
 }
 
@@ -130,10 +151,11 @@ mod tests {
 
     #[test]
     fn queries_grow_in_steps() {
-        let t = Temperature { scale: 0.5, every: 4 };
+        let t = Temperature { scale: 0.5, every: 4, offset: 0 };
         assert_eq!(
             [0, 3, 4, 7].map(|p| t.factor(p)),
             [1.0, 1.0, 1.0 + 0.5 * 2f32.ln(), 1.0 + 0.5 * 2f32.ln()]
         );
+        assert_eq!(Temperature { offset: 1, ..t }.factor(3), t.factor(4));
     }
 }

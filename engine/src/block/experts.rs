@@ -13,12 +13,18 @@ pub struct Experts {
     pub expert: Dense,
     /// How scores become weights.
     pub routing: Routing,
+    /// Whether the router reads what the layer reads, as it is, before other tokens are looked at.
+    pub routes_first: bool,
+    /// Added to the mean square of what the router reads, if that is normalized for it alone.
+    pub router_norm: Option<f32>,
     /// Experts are chosen from the best groups alone, if there are groups.
     pub groups: Option<Groups>,
     /// Whether the weights of the chosen ones are divided by their sum.
     pub normalize: bool,
     /// Factor of the weights.
     pub scale: f32,
+    /// Whether the weights are those of what the experts read, and not of what they give (Llama 4).
+    pub weigh_inputs: bool,
     /// One that every token takes besides, and whether its result is multiplied with the sigmoid of a score.
     pub shared: Option<(Dense, bool)>,
 }
@@ -126,9 +132,12 @@ mod tests {
             n_used,
             expert: Dense { n_ff: 1, activation: Activation::Silu, gated: true },
             routing,
+            routes_first: false,
+            router_norm: None,
             groups: None,
             normalize: false,
             scale: 1.0,
+            weigh_inputs: false,
             shared: None,
         }
     }

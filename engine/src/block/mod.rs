@@ -13,13 +13,13 @@ mod experts;
 mod rope;
 mod state_space;
 
-pub use attention::{Attention, Heads, Latent, NormPlace, QkNorm, Temperature};
+pub use attention::{Attention, Heads, Latent, NormPlace, QkNorm, Source, Temperature};
 pub use delta_net::{DeltaNet, DeltaNetKind};
 pub use experts::{Experts, Groups, Routing};
 pub use rope::{Factors, Pairs, Rope, Scaling};
 pub use state_space::{StateSpace, StateSpaceKind};
 
-pub use braise_kernels::ops::Activation;
+pub use braise_kernels::ops::{Activation, Window};
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +36,8 @@ pub struct Spec {
     pub embedding: Embedding,
     /// The ways in which positions enter queries and keys; layers refer to them by index.
     pub ropes: Vec<Rope>,
+    /// What each layer gets of each token besides, if anything.
+    pub layer_inputs: Option<LayerInputs>,
     /// The layers, first to last.
     pub layers: Vec<Layer>,
     /// How values become logits.
@@ -67,6 +69,20 @@ pub struct Embedding {
     pub kinds: bool,
     /// Normalizes the sum.
     pub norm: Option<Norm>,
+}
+
+/// What layers get of each token besides what is between them (Gemma 3n and 4):
+///
+/// ```text
+/// e = (norm(W x / sqrt(n_embd)) + sqrt(n) * row of the token) / sqrt(2)       x: the embedding; n values for each layer
+/// x += norm(out(gelu(gate(x)) * e))                                           at the end of a layer
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerInputs {
+    /// Values of a layer.
+    pub n: usize,
+    /// Added to the mean squares.
+    pub eps: f32,
 }
 
 /// How the values of a text's tokens, after the last layer and the output's normalization, become one embedding.
@@ -125,6 +141,8 @@ pub struct Layer {
     pub parallel: bool,
     /// Factor of what is added.
     pub residual_scale: f32,
+    /// Whether the file has a factor of what the layer gives.
+    pub scaled: bool,
 }
 
 /// Where a layer normalizes.
@@ -183,6 +201,11 @@ impl Mixer {
         }
     }
 
+    /// The same, if keys and values are its own.
+    pub fn cached(&self) -> Option<&Attention> {
+        self.attention().filter(|attention| !matches!(attention.source, Source::Layer(_)))
+    }
+
     /// Rows and columns of the tables in which it remembers all tokens so far together, so that none can be taken from
     /// them again: inputs of a convolution, then the states of what follows it.
     pub fn states(&self) -> Vec<(usize, usize)> {
@@ -206,8 +229,26 @@ pub enum Mlp {
     Dense(Dense),
     /// A mixture, of which each token takes some.
     Experts(Experts),
+    /// Both, beside each other.
+    Both(Box<Both>),
     /// None: the mixer is the whole layer.
     Nothing,
+}
+
+/// A dense network and a mixture that read and give values in norms of their own (Gemma 4):
+/// `norm(dense(x)) + norm(experts(norm(x)))`, with the layer's norms before the dense one and behind the sum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Both {
+    /// The dense network.
+    pub dense: Dense,
+    /// What it gives.
+    pub dense_out: Norm,
+    /// The mixture.
+    pub experts: Experts,
+    /// What it reads.
+    pub experts_in: Norm,
+    /// What it gives.
+    pub experts_out: Norm,
 }
 
 /// `down(f(gate(x)) * up(x))`, or `down(f(up(x)))`.

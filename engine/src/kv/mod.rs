@@ -1,9 +1,13 @@
-//! The key/value cache: keys and values of all tokens so far, each in a format of its own.
+//! The key/value cache: keys and values of the tokens so far, each in a format of its own.
+//!
+//! A layer whose tokens see a window keeps no more positions than that takes. Where the next tokens would not fit, those
+//! that are seen still move to the front, by whole spans, so that kernels see blocks and spans where they always are, and
+//! results stay the same to the bit.
 
-use braise_kernels::ops::{Cached, KEY_BLOCK, KvType, store_key, store_value};
+use braise_kernels::ops::{Cached, KEY_BLOCK, KvType, SPAN, Window, store_key, store_value};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 
-use crate::block::{Heads as HeadSizes, Spec};
+use crate::block::{Attention, Heads as HeadSizes, Spec};
 
 /// The formats of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +31,7 @@ impl KvTypes {
 #[derive(Debug)]
 pub struct KvCache {
     types: KvTypes,
-    /// One for each layer that has attention.
+    /// One for each layer that has keys and values of its own.
     layers: Vec<Option<LayerCache>>,
     /// What layers remember of all tokens together, see [`crate::block::Mixer::states`].
     states: Vec<Vec<Shared<f32>>>,
@@ -40,25 +44,79 @@ struct LayerCache {
     values: Shared<u8>,
     head_dim: usize,
     head_dim_v: usize,
+    /// What tokens see, if the cache keeps no more than that takes.
+    window: Option<Window>,
+    /// Positions that there is room for, and the first of those that are there, a multiple of [`SPAN`].
+    room: usize,
+    first: usize,
+}
+
+/// Tokens that can be forgotten without reading those before them again, at least.
+const SPARE: usize = 512;
+
+/// Positions that a layer's cache has room for in a context of `n_ctx` tokens, which are read `chunk` at a time, and its
+/// window if these are fewer than all.
+fn room(a: &Attention, n_ctx: usize, chunk: usize) -> Option<(usize, Option<Window>)> {
+    let all = n_ctx.checked_next_multiple_of(KEY_BLOCK)?;
+    // slopes count from the first position
+    let window = a.window.filter(|_| a.causal && a.alibi.is_none());
+    let Some(window) = window.filter(|window| match window {
+        Window::Sliding(_) => true,
+        Window::Chunk(n) => n.is_multiple_of(SPAN),
+    }) else {
+        return Some((all, None));
+    };
+    let kept = window.size().checked_add(SPARE + SPAN)?;
+    let few = kept.checked_add(chunk.max(SPAN))?.checked_next_multiple_of(KEY_BLOCK)?;
+    Some(if few < all { (few, Some(window)) } else { (all, None) })
+}
+
+impl LayerCache {
+    /// Makes room for `n` tokens from position `next` on.
+    fn make_room(&mut self, types: KvTypes, next: usize, n: usize) {
+        let Some(window) = self.window else { return };
+        if next == 0 {
+            self.first = 0;
+        }
+        if next + n <= self.first + self.room {
+            return;
+        }
+        let first = window.start(next.saturating_sub(SPARE)) / SPAN * SPAN;
+        let moved = first - self.first..(next - self.first).next_multiple_of(KEY_BLOCK);
+        for (all, ty, dim) in
+            [(&mut self.keys, types.k, self.head_dim), (&mut self.values, types.v, self.head_dim_v)]
+        {
+            let bytes = ty.row_bytes(dim).expect("a position is in memory");
+            let head_len = all.row_len();
+            for head in all.get_mut().chunks_exact_mut(head_len) {
+                head.copy_within(moved.start * bytes..moved.end * bytes, 0);
+            }
+        }
+        self.first = first;
+    }
 }
 
 impl KvCache {
-    /// Room for `n_ctx` tokens. `None` if there is not that much memory.
-    pub fn new(team: &Team, spec: &Spec, n_ctx: usize, types: KvTypes) -> Option<KvCache> {
-        let n_ctx = n_ctx.checked_next_multiple_of(KEY_BLOCK)?;
-        let heads = |n: usize, ty: KvType, dim: usize| {
-            Shared::zeroed(team, n, ty.row_bytes(dim)?.checked_mul(n_ctx)?)
+    /// Room for `n_ctx` tokens, which are read `chunk` at a time. `None` if there is not that much memory.
+    pub fn new(team: &Team, spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Option<KvCache> {
+        let heads = |n: usize, ty: KvType, dim: usize, room: usize| {
+            Shared::zeroed(team, n, ty.row_bytes(dim)?.checked_mul(room)?)
         };
-        let layer = |a: &HeadSizes| {
+        let layer = |a: &Attention| {
+            let (room, window) = room(a, n_ctx, chunk)?;
+            let HeadSizes { n_head_kv, head_dim, head_dim_v, .. } = a.heads;
             Some(LayerCache {
-                keys: heads(a.n_head_kv, types.k, a.head_dim)?,
-                values: heads(a.n_head_kv, types.v, a.head_dim_v)?,
-                head_dim: a.head_dim,
-                head_dim_v: a.head_dim_v,
+                keys: heads(n_head_kv, types.k, head_dim, room)?,
+                values: heads(n_head_kv, types.v, head_dim_v, room)?,
+                head_dim,
+                head_dim_v,
+                window,
+                room,
+                first: 0,
             })
         };
-        let layers = spec.layers.iter().map(|l| match l.mixer.attention() {
-            Some(a) => Some(Some(layer(&a.heads)?)),
+        let layers = spec.layers.iter().map(|l| match l.mixer.cached() {
+            Some(a) => Some(Some(layer(a)?)),
             None => Some(None),
         });
         let layers = layers.collect::<Option<_>>()?;
@@ -71,17 +129,35 @@ impl KvCache {
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
-    pub fn bytes(spec: &Spec, n_ctx: usize, types: KvTypes) -> Option<usize> {
-        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.attention());
-        let position = layers.try_fold(0usize, |sum, a| sum.checked_add(types.bytes(&a.heads)?))?;
+    pub fn bytes(spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Option<usize> {
+        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.cached());
+        let layers = layers.try_fold(0usize, |sum, a| {
+            sum.checked_add(types.bytes(&a.heads)?.checked_mul(room(a, n_ctx, chunk)?.0)?)
+        })?;
         let mut states = spec.layers.iter().flat_map(|l| l.mixer.states());
         let states = states
             .try_fold(0usize, |sum, (rows, len)| sum.checked_add(rows.checked_mul(len)?.checked_mul(4)?))?;
-        position.checked_mul(n_ctx.checked_next_multiple_of(KEY_BLOCK)?)?.checked_add(states)
+        layers.checked_add(states)
+    }
+
+    /// Makes room for `n` tokens from position `next` on, no more of them than a chunk.
+    pub(crate) fn make_room(&mut self, next: usize, n: usize) {
+        self.layers.iter_mut().flatten().for_each(|layer| layer.make_room(self.types, next, n));
+    }
+
+    /// Whether what the token at position `next` sees is there, if those before it were read once.
+    pub(crate) fn holds(&self, next: usize) -> bool {
+        let starts = |layer: &LayerCache| layer.window.map_or(0, |window| window.start(next));
+        self.layers.iter().flatten().all(|layer| layer.first <= starts(layer))
+    }
+
+    /// The first position that a layer's cache holds.
+    pub(crate) fn first(&self, layer: usize) -> usize {
+        self.layer(layer).first
     }
 
     fn layer(&self, layer: usize) -> &LayerCache {
-        self.layers[layer].as_ref().expect("a layer with attention")
+        self.layers[layer].as_ref().expect("a layer with keys and values of its own")
     }
 
     /// What a layer remembers of all tokens together, see [`crate::block::Mixer::states`].
@@ -91,29 +167,36 @@ impl KvCache {
 
     /// The chunk's key heads of a layer, to be written.
     pub(crate) fn keys<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { keys, head_dim, .. } = self.layer(layer);
-        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty: self.types.k, dim: *head_dim }
+        let LayerCache { keys, head_dim, first, .. } = self.layer(layer);
+        Heads {
+            all: keys.rows(chunk, heads),
+            head_len: keys.row_len(),
+            ty: self.types.k,
+            dim: *head_dim,
+            first: *first,
+        }
     }
 
     /// The chunk's value heads of a layer, to be written.
     pub(crate) fn values<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { values, head_dim_v, .. } = self.layer(layer);
+        let LayerCache { values, head_dim_v, first, .. } = self.layer(layer);
         Heads {
             all: values.rows(chunk, heads),
             head_len: values.row_len(),
             ty: self.types.v,
             dim: *head_dim_v,
+            first: *first,
         }
     }
 
-    /// Keys and values of a head.
+    /// Keys and values of a head, from the position [`KvCache::first`] on.
     pub(crate) fn head<'a>(
         &'a self,
         layer: usize,
         worker: &'a Worker<'_>,
         head: usize,
     ) -> (Cached<'a>, Cached<'a>) {
-        let LayerCache { keys, values, head_dim, head_dim_v } = self.layer(layer);
+        let LayerCache { keys, values, head_dim, head_dim_v, .. } = self.layer(layer);
         let part = |all: &'a Shared<u8>| &all.read(worker)[head * all.row_len()..][..all.row_len()];
         let k = Cached { ty: self.types.k, dim: *head_dim, data: part(keys) };
         (k, Cached { ty: self.types.v, dim: *head_dim_v, data: part(values) })
@@ -129,6 +212,8 @@ pub(crate) struct Heads<'a> {
     ty: KvType,
     /// Values of one token in a head.
     dim: usize,
+    /// The first position that is there.
+    first: usize,
 }
 
 impl Heads<'_> {
@@ -145,7 +230,7 @@ impl Heads<'_> {
     fn store(&mut self, first: usize, rows: &[f32], store: fn(KvType, &mut [u8], usize, &[f32])) {
         let head = self.all.split_off_mut(..self.head_len).expect("a head of the chunk");
         for (t, row) in rows.chunks_exact(self.dim).enumerate() {
-            store(self.ty, head, first + t, row);
+            store(self.ty, head, first - self.first + t, row);
         }
     }
 }

@@ -28,6 +28,10 @@ impl Cost {
                 cost.add_matrix(weight, share, n);
             }
         }
+        if let Some(inputs) = &model.layer_inputs {
+            cost.add_matrix(&inputs.projection, 1.0, n);
+            cost.bytes += n * inputs.table.row_bytes() as u64;
+        }
         if n_logits > 0 {
             cost.add_matrix(model.output(), 1.0, n_logits);
         }

@@ -2,20 +2,21 @@
 
 use std::ops::Range;
 
+use braise_kernels::quant::Type;
 use braise_kernels::table::Kernels;
 
 use super::Weight;
 use super::layer::{
-    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, FineGates, HeadScores,
-    LatentWeights, LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection,
-    ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, BothWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, FineGates,
+    HeadScores, LatentWeights, LayerInputWeights, LayerInputsWeights, LayerWeights, MixerWeights, MlpWeights,
+    NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
 };
 use crate::block::{
-    Attention, DeltaNet, DeltaNetKind, Dense, Experts, Latent, Layer, Mixer, Mlp, Norm, NormKind, NormPlace,
-    ShortConv, StateSpace, StateSpaceKind,
+    Attention, Both, DeltaNet, DeltaNetKind, Dense, Experts, Latent, Layer, LayerInputs, Mixer, Mlp, Norm,
+    NormKind, NormPlace, ShortConv, Source, Spec, StateSpace, StateSpaceKind,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, TensorInfo};
 
 /// Finds tensors and checks their shapes.
 pub(super) struct Binder<'a> {
@@ -26,7 +27,7 @@ pub(super) struct Binder<'a> {
 /// What belongs to a matrix, and how.
 #[derive(Clone, Copy)]
 struct Extras {
-    /// Numbers of scales: one, or one for each expert.
+    /// Numbers of scales: one, or one for each expert; 0: what is called so is something else.
     scales: usize,
     /// Whether the scale is that of the bias too, as llama.cpp has it in feed-forward networks.
     scaled_bias: bool,
@@ -36,7 +37,8 @@ const PLAIN: Extras = Extras { scales: 1, scaled_bias: false };
 const FEED_FORWARD: Extras = Extras { scales: 1, scaled_bias: true };
 
 impl Binder<'_> {
-    pub(super) fn layer(&self, i: usize, n_embd: usize, layer: &Layer) -> Result<LayerWeights> {
+    pub(super) fn layer(&self, i: usize, spec: &Spec, layer: &Layer) -> Result<LayerWeights> {
+        let n_embd = spec.n_embd;
         let name = |part: &str| format!("blk.{i}.{part}");
         let norm =
             |norm: &Option<Norm>| norm.as_ref().map(|norm| self.norm(&name(""), norm, n_embd)).transpose();
@@ -61,6 +63,7 @@ impl Binder<'_> {
                 Mlp::Nothing => MlpWeights::Nothing,
                 Mlp::Dense(dense) => MlpWeights::Dense(Box::new(self.dense(&name, "", dense, n_embd)?)),
                 Mlp::Experts(experts) => MlpWeights::Experts(Box::new(self.experts(&name, experts, n_embd)?)),
+                Mlp::Both(both) => MlpWeights::Both(Box::new(self.both(&name, both, n_embd)?)),
             },
             norms: NormsWeights {
                 mixer: norm(&layer.norms.mixer)?,
@@ -72,6 +75,36 @@ impl Binder<'_> {
             },
             parallel: layer.parallel,
             residual_scale: layer.residual_scale,
+            input: spec.layer_inputs.map(|inputs| self.layer_input(&name, inputs, n_embd)).transpose()?,
+            scale: match layer.scaled {
+                true => self.gguf.floats(&name("layer_output_scale.weight"), &[1])?[0],
+                false => 1.0,
+            },
+        })
+    }
+
+    pub(super) fn layer_inputs(&self, spec: &Spec, inputs: LayerInputs) -> Result<LayerInputsWeights> {
+        let all = self.product(&[inputs.n, spec.layers.len()])?;
+        let norm = Norm { tensor: Some("per_layer_proj_norm"), kind: NormKind::Rms, eps: inputs.eps };
+        Ok(LayerInputsWeights {
+            spec: inputs,
+            table: self.weight("per_layer_token_embd", spec.n_vocab, all)?,
+            projection: self.weight("per_layer_model_proj", all, spec.n_embd)?,
+            norm: self.norm("", &norm, inputs.n)?,
+        })
+    }
+
+    fn layer_input(
+        &self,
+        name: &dyn Fn(&str) -> String,
+        inputs: LayerInputs,
+        n_embd: usize,
+    ) -> Result<LayerInputWeights> {
+        let norm = Norm { tensor: Some("post_norm"), kind: NormKind::Rms, eps: inputs.eps };
+        Ok(LayerInputWeights {
+            gate: self.weight(&name("inp_gate"), inputs.n, n_embd)?,
+            output: self.weight(&name("proj"), n_embd, inputs.n)?,
+            norm: self.norm(&name(""), &norm, n_embd)?,
         })
     }
 
@@ -108,17 +141,20 @@ impl Binder<'_> {
         let q_dim = self.product(&[n_head, heads.head_dim, 1 + usize::from(a.gated)])?;
         let k_dim = self.product(&[n_head_kv, heads.head_dim])?;
         let v_dim = self.product(&[n_head_kv, heads.head_dim_v])?;
-        let [q, k, v] = if self.gguf.tensor(&name("attn_qkv.weight")).is_some() {
-            self.parts(&name("attn_qkv"), [q_dim, k_dim, v_dim], n_embd)?
-        } else {
-            [
-                self.weight(&name("attn_q"), q_dim, n_embd)?,
-                self.weight(&name("attn_k"), k_dim, n_embd)?,
-                self.weight(&name("attn_v"), v_dim, n_embd)?,
-            ]
+        let q = || self.weight(&name("attn_q"), q_dim, n_embd);
+        let k = || self.weight(&name("attn_k"), k_dim, n_embd);
+        let (q, kv) = match a.source {
+            Source::Own if self.gguf.tensor(&name("attn_qkv.weight")).is_some() => {
+                let [q, k, v] = self.parts(&name("attn_qkv"), [q_dim, k_dim, v_dim], n_embd)?;
+                (q, Some([k, v]))
+            }
+            Source::Own => (q()?, Some([k()?, self.weight(&name("attn_v"), v_dim, n_embd)?])),
+            Source::Keys => (q()?, Some([k()?, k()?])),
+            Source::Layer(_) => (q()?, None),
         };
         let norm = |part: &str, n_head: usize| match a.qk_norm {
             None => Ok(Vec::new()),
+            Some(norm) if !norm.weights => Ok(vec![1.0; self.product(&[heads.head_dim, n_head])?]),
             Some(norm) => self.head_norm(&name(part), norm.place, heads.head_dim, n_head),
         };
         Ok(AttentionWeights {
@@ -131,12 +167,18 @@ impl Binder<'_> {
                 },
                 slopes: a.alibi.map_or(Vec::new(), |largest| slopes(n_head, largest)),
             },
-            q,
-            k,
-            v,
             output: self.weight(&name("attn_output"), n_embd, self.product(&[n_head, heads.head_dim_v])?)?,
             q_norm: norm("attn_q_norm.weight", n_head)?,
-            k_norm: norm("attn_k_norm.weight", n_head_kv)?,
+            k_norm: if kv.is_some() { norm("attn_k_norm.weight", n_head_kv)? } else { Vec::new() },
+            v_norm: match a.v_norm {
+                Some(eps) => {
+                    let norm = Norm { tensor: None, kind: NormKind::Rms, eps };
+                    Some(self.norm("", &norm, heads.head_dim_v)?)
+                }
+                None => None,
+            },
+            q,
+            kv,
             spec: a.clone(),
         })
     }
@@ -166,6 +208,13 @@ impl Binder<'_> {
                 (self.weight(&name("attn_q_a"), rank, n_embd)?, Some(q_b))
             }
         };
+        let (k_b, v_b) = match self.gguf.tensor(&name("attn_kv_b.weight")) {
+            Some(fused) => self.split_maps(fused, l)?,
+            None => (
+                self.matrices(&name("attn_k_b"), n_head, rank, l.nope_dim, PLAIN)?,
+                self.matrices(&name("attn_v_b"), n_head, l.v_dim, rank, PLAIN)?,
+            ),
+        };
         Ok(LatentWeights {
             // compressed keys, of which all heads' are made, take rounding ill: 27 layers in bf16 were off by 3e-3
             scores: HeadScores { exact: true, sinks: Vec::new(), slopes: Vec::new() },
@@ -173,11 +222,48 @@ impl Binder<'_> {
             q_b,
             kv_a: self.weight(&name("attn_kv_a_mqa"), l.attention.heads.head_dim, n_embd)?,
             kv_norm: norm("attn_kv_a_norm", rank)?,
-            k_b: self.matrices(&name("attn_k_b"), n_head, rank, l.nope_dim, PLAIN)?,
-            v_b: self.matrices(&name("attn_v_b"), n_head, l.v_dim, rank, PLAIN)?,
+            k_b,
+            v_b,
             output: self.weight(&name("attn_output"), n_embd, self.product(&[n_head, l.v_dim])?)?,
             spec: l.clone(),
         })
+    }
+
+    /// The maps of keys and of values that old files have in one tensor: of each head the rows for keys, then those for
+    /// values. Queries take the former transposed, so these two are copies; what is quantized becomes half precision.
+    fn split_maps(&self, fused: &TensorInfo, l: &Latent) -> Result<(Weight, Weight)> {
+        let (n_head, rank) = (l.attention.heads.n_head, l.attention.heads.head_dim_v);
+        let of_head = l.nope_dim.checked_add(l.v_dim).ok_or_else(absurd)?;
+        self.gguf.shaped(&fused.name, &[rank, self.product(&[n_head, of_head])?])?;
+        let unknown = || self.gguf.cannot_compute_with(fused);
+        let scalar = fused.ty.scalar().ok_or_else(unknown)?;
+        let row_bytes = fused.n_bytes() / fused.rows();
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let mut rows = vec![0.0; l.nope_dim * rank];
+        for head in self.gguf.data(fused).chunks_exact(of_head * row_bytes) {
+            let (of_keys, of_values) = head.split_at(l.nope_dim * row_bytes);
+            (scalar.dequantize)(of_keys, &mut rows);
+            keys.extend((0..rank).flat_map(|column| rows.iter().skip(column).step_by(rank)));
+            values.extend_from_slice(of_values);
+        }
+        let ty = if matches!(fused.ty, Type::F32 | Type::BF16) { fused.ty } else { Type::F16 };
+        let transposed = ty.row_bytes(l.nope_dim).ok_or_else(absurd)?;
+        let quantize = ty.scalar().and_then(|scalar| scalar.quantize).ok_or_else(unknown)?;
+        let mut bytes = vec![0; transposed * n_head * rank];
+        quantize(&keys, &mut bytes);
+        let weight = |ty: Type, own: Vec<u8>, cols: usize, row_bytes: usize| {
+            Ok::<_, Error>(Weight {
+                tensor: fused.clone(),
+                cols,
+                row_bytes,
+                range: 0..own.len() / row_bytes,
+                own: Some(own),
+                matmul: self.kernels.matmul(ty).ok_or_else(unknown)?,
+                scale: None,
+                bias: None,
+            })
+        };
+        Ok((weight(ty, bytes, l.nope_dim, transposed)?, weight(fused.ty, values, rank, row_bytes)?))
     }
 
     fn short_conv(
@@ -386,6 +472,24 @@ impl Binder<'_> {
         Ok(DenseWeights { spec: *dense, gate, up, down })
     }
 
+    fn both(&self, name: &dyn Fn(&str) -> String, both: &Both, n_embd: usize) -> Result<BothWeights> {
+        let norm = |norm: &Norm| self.norm(&name(""), norm, n_embd);
+        Ok(BothWeights {
+            dense: self.dense(name, "", &both.dense, n_embd)?,
+            dense_out: norm(&both.dense_out)?,
+            experts: self.experts(name, &both.experts, n_embd)?,
+            experts_in: norm(&both.experts_in)?,
+            experts_out: norm(&both.experts_out)?,
+        })
+    }
+
+    /// What a router of its own normalization reads: the file has its weights without the factor that keeps scores small.
+    fn router_norm(&self, name: &dyn Fn(&str) -> String, eps: f32, n_embd: usize) -> Result<NormWeights> {
+        let mut weight = self.gguf.floats(&name("ffn_gate_inp.scale"), &[n_embd])?;
+        weight.iter_mut().for_each(|w| *w /= (n_embd as f32).sqrt());
+        Ok(NormWeights { kind: NormKind::Rms, eps, weight, bias: Vec::new() })
+    }
+
     fn experts(&self, name: &dyn Fn(&str) -> String, e: &Experts, n_embd: usize) -> Result<ExpertsWeights> {
         let (n, n_ff) = (e.n_expert, e.expert.n_ff);
         let matrix = |part: &str, rows: usize, cols: usize| {
@@ -413,7 +517,13 @@ impl Binder<'_> {
             bias => bias,
         };
         Ok(ExpertsWeights {
-            router: self.weight(&name("ffn_gate_inp"), n, n_embd)?,
+            router: match e.router_norm {
+                None => self.weight(&name("ffn_gate_inp"), n, n_embd)?,
+                Some(_) => {
+                    self.matrices(&name("ffn_gate_inp"), 1, n, n_embd, Extras { scales: 0, ..PLAIN })?
+                }
+            },
+            router_norm: e.router_norm.map(|eps| self.router_norm(name, eps, n_embd)).transpose()?,
             bias,
             gate,
             up,
@@ -436,12 +546,21 @@ impl Binder<'_> {
             let values = self.optional(&format!("{name}.{part}"), dims)?;
             Ok::<_, Error>(Some(values).filter(|values| !values.is_empty()))
         };
-        let scale = optional("scale", &[extras.scales])?;
+        let scale = if extras.scales == 0 { None } else { optional("scale", &[extras.scales])? };
         let mut bias = optional("bias", &[rows, n])?;
         if let (Some(scale), Some(bias), true) = (&scale, &mut bias, extras.scaled_bias) {
             bias.iter_mut().for_each(|b| *b *= scale[0]);
         }
-        Ok(Weight { range: 0..tensor.rows(), tensor: tensor.clone(), matmul, scale, bias })
+        Ok(Weight {
+            range: 0..tensor.rows(),
+            cols,
+            row_bytes: tensor.n_bytes() / tensor.rows(),
+            own: None,
+            tensor: tensor.clone(),
+            matmul,
+            scale,
+            bias,
+        })
     }
 
     /// Several matrices whose rows follow each other in one tensor.
@@ -477,6 +596,9 @@ impl Weight {
     fn part(&self, rows: Range<usize>) -> Weight {
         Weight {
             tensor: self.tensor.clone(),
+            cols: self.cols,
+            row_bytes: self.row_bytes,
+            own: None,
             range: self.range.start + rows.start..self.range.start + rows.end,
             matmul: self.matmul,
             scale: self.scale.clone(),

@@ -1,7 +1,9 @@
 //! A layer's blocks, each with its weights.
 
 use super::Weight;
-use crate::block::{Attention, DeltaNet, Dense, Experts, Latent, NormKind, ShortConv, StateSpace};
+use crate::block::{
+    Attention, DeltaNet, Dense, Experts, Latent, LayerInputs, NormKind, ShortConv, StateSpace,
+};
 
 /// One layer, see [`crate::block::Layer`].
 #[derive(Debug)]
@@ -11,6 +13,31 @@ pub struct LayerWeights {
     pub(crate) norms: NormsWeights,
     pub(crate) parallel: bool,
     pub(crate) residual_scale: f32,
+    /// What is done with the layer's input of its own.
+    pub(crate) input: Option<LayerInputWeights>,
+    /// Factor of what the layer gives.
+    pub(crate) scale: f32,
+}
+
+/// See [`LayerInputs`]; of all layers.
+#[derive(Debug)]
+pub struct LayerInputsWeights {
+    pub(crate) spec: LayerInputs,
+    /// (n_vocab, n of all layers)
+    pub(crate) table: Weight,
+    /// (n of all layers, n_embd)
+    pub(crate) projection: Weight,
+    pub(crate) norm: NormWeights,
+}
+
+/// The same of one layer.
+#[derive(Debug)]
+pub struct LayerInputWeights {
+    /// (n, n_embd)
+    pub(crate) gate: Weight,
+    /// (n_embd, n)
+    pub(crate) output: Weight,
+    pub(crate) norm: NormWeights,
 }
 
 /// See [`crate::block::Norms`].
@@ -129,12 +156,14 @@ pub struct Selection {
 pub struct AttentionWeights {
     pub(crate) spec: Attention,
     pub(crate) q: Weight,
-    pub(crate) k: Weight,
-    pub(crate) v: Weight,
+    /// Of keys and values; `None` where they are those of another layer.
+    pub(crate) kv: Option<[Weight; 2]>,
     pub(crate) output: Weight,
     /// Of one head, or of all heads.
     pub(crate) q_norm: Vec<f32>,
     pub(crate) k_norm: Vec<f32>,
+    /// Of one head.
+    pub(crate) v_norm: Option<NormWeights>,
     pub(crate) scores: HeadScores,
 }
 
@@ -173,8 +202,20 @@ pub enum MlpWeights {
     Dense(Box<DenseWeights>),
     /// A mixture.
     Experts(Box<ExpertsWeights>),
+    /// Both, beside each other.
+    Both(Box<BothWeights>),
     /// None.
     Nothing,
+}
+
+/// See [`crate::block::Both`].
+#[derive(Debug)]
+pub struct BothWeights {
+    pub(crate) dense: DenseWeights,
+    pub(crate) dense_out: NormWeights,
+    pub(crate) experts: ExpertsWeights,
+    pub(crate) experts_in: NormWeights,
+    pub(crate) experts_out: NormWeights,
 }
 
 /// See [`Dense`].
@@ -191,6 +232,8 @@ pub struct DenseWeights {
 pub struct ExpertsWeights {
     pub(crate) spec: Experts,
     pub(crate) router: Weight,
+    /// Of what the router reads, if that is normalized for it alone.
+    pub(crate) router_norm: Option<NormWeights>,
     /// Added to the weights for the choice alone; empty: none.
     pub(crate) bias: Vec<f32>,
     pub(crate) gate: Option<ExpertMatrix>,
@@ -227,7 +270,7 @@ impl LayerWeights {
         let mut whole = |weight| all.push((weight, 1.0));
         match &self.mixer {
             MixerWeights::Nothing => {}
-            MixerWeights::Attention(a) => a.matrices().into_iter().for_each(whole),
+            MixerWeights::Attention(a) => a.matrices().for_each(whole),
             MixerWeights::Latent(l) => {
                 let [q_a, kv_a, k_b, v_b, output] = [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output];
                 [q_a, kv_a, k_b, v_b, output].into_iter().for_each(&mut whole);
@@ -239,29 +282,27 @@ impl LayerWeights {
                 let fine = d.fine.iter().flat_map(|fine| [&fine.a, &fine.z]);
                 d.inputs.iter().chain([&d.output]).chain(fine).for_each(whole);
             }
-            MixerWeights::Both(a, s) => a.matrices().into_iter().chain(s.matrices()).for_each(whole),
+            MixerWeights::Both(a, s) => a.matrices().chain(s.matrices()).for_each(whole),
         }
         match &self.mlp {
             MlpWeights::Nothing => {}
             MlpWeights::Dense(dense) => all.extend(dense.matrices().map(|weight| (weight, 1.0))),
-            MlpWeights::Experts(e) => {
-                let share = e.spec.n_used as f64 / e.spec.n_expert as f64;
-                all.push((&e.router, 1.0));
-                let fused = e.gate.as_ref().is_some_and(|gate| gate.stride > e.spec.expert.n_ff);
-                let gate = e.gate.iter().filter(|_| !fused);
-                all.extend(gate.chain([&e.up, &e.down]).map(|matrix| (&matrix.weight, share)));
-                if let Some((shared, gate)) = &e.shared {
-                    all.extend(shared.matrices().chain(gate).map(|weight| (weight, 1.0)));
-                }
+            MlpWeights::Experts(experts) => all.extend(experts.matrices()),
+            MlpWeights::Both(both) => {
+                all.extend(both.dense.matrices().map(|weight| (weight, 1.0)));
+                all.extend(both.experts.matrices());
             }
+        }
+        if let Some(input) = &self.input {
+            all.extend([(&input.gate, 1.0), (&input.output, 1.0)]);
         }
         all
     }
 }
 
 impl AttentionWeights {
-    fn matrices(&self) -> [&Weight; 4] {
-        [&self.q, &self.k, &self.v, &self.output]
+    fn matrices(&self) -> impl Iterator<Item = &Weight> {
+        [&self.q, &self.output].into_iter().chain(self.kv.iter().flatten())
     }
 }
 
@@ -269,6 +310,18 @@ impl StateSpaceWeights {
     fn matrices(&self) -> impl Iterator<Item = &Weight> {
         let selection = self.selection.iter().flat_map(|selection| [&selection.x, &selection.dt]);
         [&self.input, &self.output].into_iter().chain(selection)
+    }
+}
+
+impl ExpertsWeights {
+    /// See [`LayerWeights::matrices`].
+    fn matrices(&self) -> impl Iterator<Item = (&Weight, f64)> {
+        let share = self.spec.n_used as f64 / self.spec.n_expert as f64;
+        let fused = self.gate.as_ref().is_some_and(|gate| gate.stride > self.spec.expert.n_ff);
+        let gate = self.gate.iter().filter(move |_| !fused);
+        let chosen = gate.chain([&self.up, &self.down]).map(move |matrix| (&matrix.weight, share));
+        let shared = self.shared.iter().flat_map(|(shared, gate)| shared.matrices().chain(gate));
+        [&self.router].into_iter().chain(shared).map(|weight| (weight, 1.0)).chain(chosen)
     }
 }
 

@@ -17,9 +17,9 @@ use crate::gguf::{Gguf, TensorInfo};
 
 use bind::Binder;
 pub use layer::{
-    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, FineGates, HeadScores,
-    LatentWeights, LayerWeights, MixerWeights, MlpWeights, NormWeights, NormsWeights, Selection,
-    ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, BothWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, FineGates,
+    HeadScores, LatentWeights, LayerInputWeights, LayerInputsWeights, LayerWeights, MixerWeights, MlpWeights,
+    NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
 };
 
 /// A model, ready to run. Its matrices stay in the mapped file.
@@ -34,16 +34,21 @@ pub struct Model {
     /// What is added to all embeddings, n_embd values, and what normalizes the sum.
     pub(crate) kind_embd: Option<Vec<f32>>,
     pub(crate) embd_norm: Option<NormWeights>,
+    pub(crate) layer_inputs: Option<LayerInputsWeights>,
     pub(crate) layers: Vec<LayerWeights>,
     pub(crate) output_norm: Option<NormWeights>,
     /// `None`: the token embedding serves as output matrix too.
     output: Option<Weight>,
 }
 
-/// A matrix in the file, (rows, cols), one row after the other: a tensor, or neighbouring rows of one.
+/// A matrix, (rows, cols), one row after the other: a tensor of the file, or neighbouring rows of one.
 #[derive(Debug)]
 pub struct Weight {
     tensor: TensorInfo,
+    cols: usize,
+    row_bytes: usize,
+    /// The rows in memory of their own, where the file has them in another order.
+    own: Option<Vec<u8>>,
     range: Range<usize>,
     pub(crate) matmul: MatMul,
     /// What products are multiplied with, one number or one for each expert; in files with weights of few bits, whose
@@ -60,7 +65,7 @@ impl Weight {
 
     /// Columns: values that go in.
     pub fn cols(&self) -> usize {
-        self.tensor.row_len()
+        self.cols
     }
 
     /// The tensor's name.
@@ -76,7 +81,7 @@ impl Weight {
 
     /// Bytes of a row.
     pub(crate) fn row_bytes(&self) -> usize {
-        self.tensor.n_bytes() / self.tensor.rows()
+        self.row_bytes
     }
 }
 
@@ -113,8 +118,9 @@ impl Model {
             Some(_) => Some(binder.weight("output", spec.n_vocab, n_embd)?),
             None => None,
         };
+        let layer_inputs = spec.layer_inputs.map(|inputs| binder.layer_inputs(&spec, inputs)).transpose()?;
         let layers = (spec.layers.iter().enumerate())
-            .map(|(i, layer)| binder.layer(i, n_embd, layer))
+            .map(|(i, layer)| binder.layer(i, &spec, layer))
             .collect::<Result<_>>()?;
         gguf.read_ahead();
         Ok(Model {
@@ -124,6 +130,7 @@ impl Model {
             position_embd,
             kind_embd,
             embd_norm,
+            layer_inputs,
             layers,
             output_norm,
             output,
@@ -152,15 +159,17 @@ impl Model {
     }
 
     /// The bytes of a matrix.
-    pub(crate) fn data(&self, weight: &Weight) -> &[u8] {
+    pub(crate) fn data<'a>(&'a self, weight: &'a Weight) -> &'a [u8] {
         let bytes = weight.row_bytes();
-        &self.gguf.data(&weight.tensor)[weight.range.start * bytes..weight.range.end * bytes]
+        let all = weight.own.as_deref().unwrap_or_else(|| self.gguf.data(&weight.tensor));
+        &all[weight.range.start * bytes..weight.range.end * bytes]
     }
 
     /// All matrices that tokens are multiplied with.
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
         let layers = self.layers.iter().flat_map(LayerWeights::matrices);
-        layers.map(|(weight, _)| weight).chain([self.output()])
+        let inputs = self.layer_inputs.iter().map(|inputs| &inputs.projection);
+        layers.map(|(weight, _)| weight).chain(inputs).chain([self.output()])
     }
 
     /// The formats of the matrices, each with the level that its kernel is written for.

@@ -44,6 +44,32 @@ pub enum Numbers {
     Tiles,
 }
 
+/// Which of the positions up to its own a token sees, where it does not see all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// So many, its own included. Where it sees both ways, half of them are on each side.
+    Sliding(usize),
+    /// Those of its chunk, which begins at a multiple of so many.
+    Chunk(usize),
+}
+
+impl Window {
+    /// The first position that the token at `position` sees.
+    #[inline(always)]
+    pub fn start(self, position: usize) -> usize {
+        match self {
+            Window::Sliding(n) => (position + 1).saturating_sub(n),
+            Window::Chunk(n) => position / n * n,
+        }
+    }
+
+    /// Positions that it holds at most.
+    pub fn size(self) -> usize {
+        let (Window::Sliding(n) | Window::Chunk(n)) = self;
+        n
+    }
+}
+
 /// The operands of attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
@@ -59,9 +85,8 @@ pub struct Attention<'a> {
     pub first: usize,
     /// Tokens, at neighbouring positions.
     pub n_tokens: usize,
-    /// How many positions a token sees at most, itself included; `None`: all. Where it sees both ways, half of them are
-    /// on each side.
-    pub window: Option<usize>,
+    /// What a token sees of the positions up to its own; `None`: all.
+    pub window: Option<Window>,
     /// Whether a token sees what comes after it too (encoders), and then the number of all positions.
     pub both_ways: Option<usize>,
     /// Query heads that share the keys and values.
@@ -145,9 +170,9 @@ impl<'a> Attention<'a> {
     pub(crate) fn seen_by(&self, row: usize) -> Range<usize> {
         let position = self.first + row / self.group;
         match self.both_ways {
-            None => self.window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1,
+            None => self.window.map_or(0, |window| window.start(position))..position + 1,
             Some(n) => {
-                let aside = self.window.map_or(n, |window| window / 2);
+                let aside = self.window.map_or(n, |window| window.size() / 2);
                 position.saturating_sub(aside)..n.min(position + aside + 1)
             }
         }
@@ -171,7 +196,11 @@ impl<'a> Attention<'a> {
             self.n_tokens > 0 && self.group > 0 && self.k.dim > 0 && self.v.dim > 0,
             "attention of nothing"
         );
-        assert!(self.window != Some(0), "a token sees itself");
+        assert!(self.window.is_none_or(|window| window.size() > 0), "a token sees itself");
+        assert!(
+            self.both_ways.is_none() || !matches!(self.window, Some(Window::Chunk(_))),
+            "chunks end with the token"
+        );
         let of_heads = |numbers: &[f32]| numbers.is_empty() || numbers.len() == self.group;
         assert!(
             of_heads(self.scores.slopes) && of_heads(self.scores.sinks),

@@ -11,7 +11,7 @@ mod lines;
 mod state_space;
 
 pub use attention::{
-    Attention, BLOCK, Numbers, SPAN, Scores, Scratch, Total, attention, attention_span, merge, spans,
+    Attention, BLOCK, Numbers, SPAN, Scores, Scratch, Total, Window, attention, attention_span, merge, spans,
 };
 pub(crate) use attention::{FloatBlock, LOWEST};
 pub use delta::{DELTA_VALUES, delta_rule};

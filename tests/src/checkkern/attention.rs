@@ -4,6 +4,7 @@ use super::compare::Want;
 use super::inputs::shifted;
 use super::ops::{EXP, SENTINEL, U, expect_all, guarded, normals, of_sum};
 use super::report::Cases;
+use braise_kernels::ops::Window::{self, Chunk, Sliding};
 use braise_kernels::ops::{
     self, Attention, BLOCK, Cached, KEY_BLOCK, KvType, Numbers, SPAN, Scores, Scratch, Total, store_key,
     store_value,
@@ -66,7 +67,10 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
         [(2, 1), (3, 1), (16, 1), (17, 1), (5, 2), (16, 3), (7, 4), (4, 8), (3, 9), (70, 1)]
     {
         for more in [0, 1, 15, 40, SPAN - 5] {
-            for window in [None, Some(1), Some(2), Some(17), Some(BLOCK), Some(200)] {
+            for window in [None, Some(Chunk(17)), Some(Chunk(BLOCK)), Some(Chunk(200))]
+                .into_iter()
+                .chain([1, 2, 17, BLOCK, 200].map(|n| Some(Sliding(n))))
+            {
                 let n_kv = n_tokens + more;
                 Heads::new((n_tokens, group), n_kv, (24, 40), types(), window, &mut random)
                     .check(k, by, cases);
@@ -77,7 +81,7 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
     }
     for (n_tokens, group) in [(1, 4), (3, 1), (17, 3), (40, 1), (130, 1)] {
         for (before, behind) in [(0, 0), (0, 50), (70, 0), (130, 170), (SPAN - 5, 9)] {
-            for window in [None, Some(1), Some(2), Some(17), Some(200)] {
+            for window in [None, Some(Sliding(1)), Some(Sliding(2)), Some(Sliding(17)), Some(Sliding(200))] {
                 let n_kv = before + n_tokens + behind;
                 let mut heads = Heads::new((n_tokens, group), n_kv, (64, 40), types(), window, &mut random);
                 heads.behind = Some(behind);
@@ -90,7 +94,7 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
     }
     for (n_tokens, group) in [(1, 4), (3, 1), (17, 3), (40, 8)] {
         for more in [0, 40, SPAN + 5] {
-            for window in [None, Some(17), Some(200)] {
+            for window in [None, Some(Sliding(17)), Some(Chunk(200))] {
                 for (softcap, slopes, sinks) in
                     [(true, false, false), (false, true, false), (false, false, true), (true, true, true)]
                 {
@@ -136,7 +140,7 @@ struct Heads {
     /// Queries of a token.
     group: usize,
     n_kv: usize,
-    window: Option<usize>,
+    window: Option<Window>,
     /// Positions after the last token, which are seen too; `None`: tokens see none after themselves.
     behind: Option<usize>,
     head_dim: usize,
@@ -179,7 +183,7 @@ impl Heads {
         n_kv: usize,
         (head_dim, v_dim): (usize, usize),
         types: (KvType, KvType),
-        window: Option<usize>,
+        window: Option<Window>,
         random: &mut Rng,
     ) -> Heads {
         let q = normals(n_tokens * group * head_dim, random);
@@ -215,8 +219,11 @@ impl Heads {
     fn seen(&self, token: usize) -> Range<usize> {
         let position = self.position(token);
         let seen = |other: &usize| match (self.behind, self.window) {
-            (None, window) => *other <= position && window.is_none_or(|window| position - other < window),
-            (Some(_), window) => window.is_none_or(|window| position.abs_diff(*other) <= window / 2),
+            (None, None) => *other <= position,
+            (None, Some(Sliding(n))) => *other <= position && position - other < n,
+            (None, Some(Chunk(n))) => *other <= position && other / n == position / n,
+            (Some(_), None) => true,
+            (Some(_), Some(window)) => position.abs_diff(*other) <= window.size() / 2,
         };
         let all: Vec<usize> = (0..self.n_kv).filter(seen).collect();
         all[0]..all[all.len() - 1] + 1

@@ -140,8 +140,8 @@ impl Results<'_> {
 /// The spans of positions that some token of the batch sees.
 fn seen_spans(a: &block::Attention, batch: &Batch<'_>) -> Range<usize> {
     let start = a.window.map_or(0, |window| match a.causal {
-        true => (batch.first + 1).saturating_sub(window),
-        false => batch.first.saturating_sub(window / 2),
+        true => window.start(batch.first),
+        false => batch.first.saturating_sub(window.size() / 2),
     });
     spans(&(start..batch.first + batch.tokens.len()))
 }
@@ -158,6 +158,8 @@ pub(super) fn attend(
 ) {
     let shape = Shape::new(&a.heads, batch.tokens.len());
     let Shape { n_head_kv, group, n, tokens, .. } = shape;
+    // kernels count positions from the first that the cache holds
+    let start = kv.first(layer);
     let operands = |worker, head: usize, first: usize, n_tokens: usize| {
         let (k, v) = kv.head(layer, worker, head);
         Attention {
@@ -165,7 +167,7 @@ pub(super) fn attend(
             q_stride: q.row_len(),
             k,
             v,
-            first: batch.first + first,
+            first: batch.first - start + first,
             n_tokens,
             window: a.window,
             both_ways: (!a.causal).then_some(batch.first + batch.tokens.len()),
@@ -180,7 +182,7 @@ pub(super) fn attend(
         }
     };
     if n <= PRIVATE_ROWS {
-        let (first_span, n_spans) = (seen_spans(a, batch).start, seen_spans(a, batch).len());
+        let (first_span, n_spans) = (seen_spans(a, batch).start - start / SPAN, seen_spans(a, batch).len());
         let unit_len = n * group * shape.part_len();
         let units = Units::all(n_head_kv * n_spans, unit_len);
         let of = chunks(worker, units.total);

@@ -7,7 +7,7 @@ use braise_kernels::table::MatMul;
 use super::attention::AttentionBuffers;
 use super::{PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
-use crate::block::{Attention, DeltaNet, DeltaNetKind, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
+use crate::block::{Attention, DeltaNet, DeltaNetKind, Experts, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
 use crate::model::Model;
 
 /// What the workers share.
@@ -17,6 +17,10 @@ pub struct Buffers {
     pub(crate) x: Shared<f32>,
     /// A block's result before it is normalized, (n_batch, n_embd).
     pub(super) y: Shared<f32>,
+    /// A sum of normalized results, (n_batch, n_embd).
+    pub(super) branches: Shared<f32>,
+    /// What layers get besides, (n_batch, n_layer * n).
+    pub(super) layer_inputs: Shared<f32>,
     /// (n_batch, n_head * head_dim)
     pub(super) q: Shared<f32>,
     /// Gates of the results of attention, (n_batch, n_head * head_dim).
@@ -74,6 +78,7 @@ struct Widest {
     /// Rows of `h_experts`.
     positions: usize,
     normed: bool,
+    branched: bool,
 }
 
 impl Widest {
@@ -88,8 +93,12 @@ impl Widest {
             n_ff_expert: 0,
             scores: 0,
             positions: 0,
-            normed: false,
+            normed: spec.layer_inputs.is_some(),
+            branched: false,
         };
+        if let Some(inputs) = spec.layer_inputs {
+            widest.work = inputs.n;
+        }
         for layer in &spec.layers {
             widest.normed |= layer.norms.mixer_out.is_some() || layer.norms.mlp_out.is_some();
             if let Some(a) = layer.mixer.attention() {
@@ -118,14 +127,11 @@ impl Widest {
             match &layer.mlp {
                 Mlp::Nothing => {}
                 Mlp::Dense(dense) => widest.n_ff = widest.n_ff.max(dense.n_ff),
-                Mlp::Experts(e) => {
-                    widest.n_ff = widest.n_ff.max(e.shared.map_or(0, |(dense, _)| dense.n_ff));
-                    widest.n_ff_expert = widest.n_ff_expert.max(e.expert.n_ff);
-                    widest.scores = widest.scores.max(e.n_expert + 1);
-                    // each expert's tokens are whole tiles
-                    let filled = e.n_expert.checked_mul(tile - 1)?;
-                    widest.positions =
-                        widest.positions.max(n_batch.checked_mul(e.n_used)?.checked_add(filled)?);
+                Mlp::Experts(e) => widest.add_experts(e, n_batch, tile)?,
+                Mlp::Both(both) => {
+                    (widest.normed, widest.branched) = (true, true);
+                    widest.n_ff = widest.n_ff.max(both.dense.n_ff);
+                    widest.add_experts(&both.experts, n_batch, tile)?;
                 }
             }
         }
@@ -145,6 +151,16 @@ impl Widest {
         self.work = self.work.max(d.conv_channels().checked_add(others)?);
         self.work_2 = self.work_2.max(d.values());
         self.work_3 = self.work_3.max(2 * d.keys());
+        Some(())
+    }
+
+    fn add_experts(&mut self, e: &Experts, n_batch: usize, tile: usize) -> Option<()> {
+        self.n_ff = self.n_ff.max(e.shared.map_or(0, |(dense, _)| dense.n_ff));
+        self.n_ff_expert = self.n_ff_expert.max(e.expert.n_ff);
+        self.scores = self.scores.max(e.n_expert + 1);
+        // each expert's tokens are whole tiles
+        let filled = e.n_expert.checked_mul(tile - 1)?;
+        self.positions = self.positions.max(n_batch.checked_mul(e.n_used)?.checked_add(filled)?);
         Some(())
     }
 
@@ -201,6 +217,8 @@ impl Buffers {
         Some(Buffers {
             x: large(spec.n_embd)?,
             y: large(if widest.normed { spec.n_embd } else { 0 })?,
+            branches: large(if widest.branched { spec.n_embd } else { 0 })?,
+            layer_inputs: large(spec.layer_inputs.map_or(Some(0), |i| i.n.checked_mul(spec.layers.len()))?)?,
             q: large(widest.q)?,
             gates: large(widest.gates)?,
             work: large(widest.work)?,
@@ -228,6 +246,8 @@ impl Buffers {
         let floats = [
             &self.x,
             &self.y,
+            &self.branches,
+            &self.layer_inputs,
             &self.q,
             &self.gates,
             &self.work,
@@ -254,10 +274,20 @@ impl Buffers {
         let Some(widest) = Widest::new(spec, PRIVATE_ROWS, 1) else { return usize::MAX };
         let n_ff =
             widest.n_ff.saturating_add(widest.n_ff_expert.saturating_mul(widest.positions / PRIVATE_ROWS));
+        let inputs = spec.layer_inputs.map_or(0, |i| i.n.saturating_mul(spec.layers.len()));
         // what is between the matrices is packed besides
-        [spec.n_embd, attention.max().unwrap_or(0), n_ff, n_ff, widest.work, widest.work_2, widest.work_3]
-            .into_iter()
-            .fold(0, usize::saturating_add)
+        [
+            spec.n_embd,
+            inputs,
+            attention.max().unwrap_or(0),
+            n_ff,
+            n_ff,
+            widest.work,
+            widest.work_2,
+            widest.work_3,
+        ]
+        .into_iter()
+        .fold(0, usize::saturating_add)
     }
 }
 

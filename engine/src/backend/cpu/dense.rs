@@ -1,10 +1,10 @@
 //! Embedding, feed-forward network, residual sum and logits.
 
-use braise_kernels::sync::Units;
+use braise_kernels::sync::{Shared, Units};
 
 use super::inputs::{Ready, Rows, Source, Values, multiply, normalize};
 use super::{CpuWorker, UNIT, chunks, tiles};
-use crate::backend::Residual;
+use crate::backend::{Residual, Target};
 use crate::model::{DenseWeights, Model, NormWeights, Weight};
 
 /// How a product joins others of the same block.
@@ -136,22 +136,46 @@ impl CpuWorker<'_, '_> {
 
     /// `x += scale * norm(y)`, where results are normalized.
     pub(super) fn finish(&mut self, residual: Residual<'_>) {
-        let Some(norm) = residual.norm else { return };
+        if residual.norm.is_some() {
+            self.add_normalized(&self.buffers.y, residual);
+        }
+    }
+
+    /// `x += scale * norm(y)`; or the sum of branches in place of `x`.
+    pub(super) fn add_normalized(&mut self, y: &Shared<f32>, residual: Residual<'_>) {
         let (n, kernels) = (self.batch.tokens.len(), self.model.kernels());
         let n_embd = self.buffers.x.row_len();
-        let y = self.buffers.y.read(self.worker);
+        let y = y.read(self.worker);
+        let into = if residual.to == Target::X { &self.buffers.x } else { &self.buffers.branches };
         let row = &mut self.scratch.tile;
         row.resize(n_embd, 0.0);
         let of = chunks(self.worker, n);
         while let Some(chunk) = self.worker.claim(of) {
-            let x = self.buffers.x.rows(&chunk, Units::all(n, 1));
+            let x = into.rows(&chunk, Units::all(n, 1));
             for (t, x) in chunk.range(n).zip(x.chunks_exact_mut(n_embd)) {
-                normalize(kernels, norm, &y[t * n_embd..][..n_embd], row);
+                let y = &y[t * n_embd..][..n_embd];
+                match residual.norm {
+                    Some(norm) => normalize(kernels, norm, y, row),
+                    None => row.copy_from_slice(y),
+                }
+                if residual.to == Target::FirstBranch {
+                    x.fill(0.0);
+                }
                 if residual.scale != 1.0 {
                     row.iter_mut().for_each(|y| *y *= residual.scale);
                 }
                 kernels.add(row, x);
             }
+        }
+        self.worker.barrier();
+    }
+
+    /// `x *= factor`.
+    pub(super) fn scale_x(&mut self, factor: f32) {
+        let n = self.batch.tokens.len();
+        let of = chunks(self.worker, n);
+        while let Some(chunk) = self.worker.claim(of) {
+            self.buffers.x.rows(&chunk, Units::all(n, 1)).iter_mut().for_each(|x| *x *= factor);
         }
         self.worker.barrier();
     }
@@ -204,7 +228,7 @@ impl CpuWorker<'_, '_> {
 }
 
 /// One row of a matrix, in floats.
-fn dequantize_row(model: &Model, table: &Weight, row: usize, to: &mut [f32]) {
+pub(super) fn dequantize_row(model: &Model, table: &Weight, row: usize, to: &mut [f32]) {
     let scalar = table.matmul.weights().scalar().expect("a kernel has a scalar version");
     let bytes = table.row_bytes();
     (scalar.dequantize)(&model.data(table)[row * bytes..(row + 1) * bytes], to);

@@ -77,10 +77,11 @@ impl Routed {
 
 impl CpuWorker<'_, '_> {
     /// Scores of all experts, and which ones each token takes.
-    pub(super) fn route(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
+    pub(super) fn choose_experts(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
         let (n, spec) = (self.batch.tokens.len(), &weights.spec);
         let shared = weights.shared.as_ref().and_then(|(_, gate)| gate.as_ref());
         let both = [&weights.router, shared.unwrap_or(&weights.router)];
+        let norm = weights.router_norm.as_ref().or(norm);
         let rows = Rows::Values(Values { norm, ..Values::of(&self.buffers.x) });
         let source = Source { rows, row_len: weights.router.cols(), tokens: 0..n };
         let s = &mut *self.scratch;
@@ -157,6 +158,15 @@ impl CpuWorker<'_, '_> {
                     if let Some(gate) = gate {
                         of_expert(self.model, gate, *expert, &rows, inputs, positions.len(), &mut s.tile_2);
                     }
+                    if spec.weigh_inputs {
+                        // what is weighed before a matrix may as well be weighed behind it
+                        for tile in [&mut s.tile, &mut s.tile_2] {
+                            let weights = &s.routed.weights[positions.clone()];
+                            for (y, weight) in tile.chunks_exact_mut(rows.len()).zip(weights) {
+                                y.iter_mut().for_each(|y| *y *= weight);
+                            }
+                        }
+                    }
                     for (i, up) in s.tile.chunks_exact(rows.len()).enumerate() {
                         let h = &mut h.row(positions.start + i)[rows.start - all.start..][..rows.len()];
                         if gate.is_some() {
@@ -202,7 +212,8 @@ impl CpuWorker<'_, '_> {
                 for rows in tiles(all.clone(), positions.len()) {
                     of_expert(self.model, matrix, *expert, &rows, inputs, positions.len(), &mut s.tile);
                     for (position, y) in positions.clone().zip(s.tile.chunks_exact_mut(rows.len())) {
-                        let factor = s.routed.weights[position] * scale;
+                        let weight = if weights.spec.weigh_inputs { 1.0 } else { s.routed.weights[position] };
+                        let factor = weight * scale;
                         y.iter_mut().for_each(|y| *y *= factor);
                         let x = x.row(s.routed.tokens[position] as usize);
                         self.model.kernels().add(y, &mut x[rows.start - all.start..rows.end - all.start]);

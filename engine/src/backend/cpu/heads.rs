@@ -8,10 +8,10 @@ use braise_kernels::table::Kernels;
 use super::attention::{self, Results};
 use super::buffers::Buffers;
 use super::dense::Sum;
-use super::inputs::{Inputs, Ready, Rows, Source, Values, multiply};
+use super::inputs::{Inputs, Ready, Rows, Source, Values, multiply, normalize};
 use super::{CpuWorker, TILE_RESULTS, chunks};
 use crate::backend::Residual;
-use crate::block::{Attention, NormKind, NormPlace, QkNorm};
+use crate::block::{self, Attention, NormKind, NormPlace, QkNorm};
 use crate::model::{AttentionWeights, HeadScores, Model, NormWeights, Weight};
 
 /// Rotates heads by their positions.
@@ -103,10 +103,11 @@ impl CpuWorker<'_, '_> {
         norm: Option<&NormWeights>,
     ) {
         let n = self.batch.tokens.len();
-        let AttentionWeights { spec, q, k, v, .. } = weights;
+        let AttentionWeights { spec, q, kv, .. } = weights;
         let rows = Rows::Values(Values { norm, ..Values::of(&self.buffers.x) });
         let source = Source { rows, row_len: q.cols(), tokens: 0..n };
         let s = &mut *self.scratch;
+        let [k, v] = kv.as_ref().map_or([q, q], |kv| kv.each_ref());
         let ready = Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &[q, k, v]);
         let inputs = ready.read(self.worker, self.buffers, &s.inputs);
 
@@ -118,16 +119,19 @@ impl CpuWorker<'_, '_> {
         let q_rows = if spec.gated { 2 * d_k } else { d_k };
         // where a token's heads are normalized together, they wait for each other
         let wait = spec.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token);
-        // a unit is a head: first those of the queries, then of the keys, then of the values
-        let total = heads.n_head + 2 * heads.n_head_kv;
+        // a unit is a head: first those of the queries, then of the keys, then of the values, if they are not cached yet
+        let n_head_kv = if kv.is_some() { heads.n_head_kv } else { 0 };
+        let total = heads.n_head + 2 * n_head_kv;
         let units = |offset: usize, unit: usize| Units { total, offset, unit };
         let of = chunks(self.worker, total);
         while let Some(chunk) = self.worker.claim(of) {
             let queries = if wait { &self.buffers.work } else { &self.buffers.q };
             let mut queries = queries.columns(&chunk, units(0, d_k));
             let mut gates = spec.gated.then(|| self.buffers.gates.columns(&chunk, units(0, d_k)));
-            let mut keys = (!wait).then(|| self.kv.keys(layer, &chunk, units(heads.n_head, 1)));
-            let mut values = self.kv.values(layer, &chunk, units(heads.n_head + heads.n_head_kv, 1));
+            let store_keys = kv.is_some() && !wait;
+            let mut keys = store_keys.then(|| self.kv.keys(layer, &chunk, units(heads.n_head, 1)));
+            let mut values =
+                kv.as_ref().map(|_| self.kv.values(layer, &chunk, units(heads.n_head + n_head_kv, 1)));
             let first = queries.range().start;
             let range = chunk.range(total);
             let mut products = Products { model: self.model, inputs, n, heads: 0..0, all: &mut s.heads };
@@ -147,8 +151,8 @@ impl CpuWorker<'_, '_> {
                             gates.row(t)[at..at + d_k].copy_from_slice(gate);
                         }
                     }
-                } else if head < heads.n_head + heads.n_head_kv {
-                    let (of_keys, end) = (head - heads.n_head, heads.n_head + heads.n_head_kv);
+                } else if head < heads.n_head + n_head_kv {
+                    let (of_keys, end) = (head - heads.n_head, heads.n_head + n_head_kv);
                     products.of_head((k, d_k), heads.n_head..range.end.min(end), head, &mut s.tile);
                     clamp(spec, &mut s.tile);
                     let norm = part(&weights.k_norm, of_keys, d_k);
@@ -162,10 +166,17 @@ impl CpuWorker<'_, '_> {
                     if let Some(keys) = &mut keys {
                         keys.store_keys(self.batch.first, &s.tile);
                     }
-                } else {
-                    let first = heads.n_head + heads.n_head_kv;
+                } else if let Some(values) = &mut values {
+                    let first = heads.n_head + n_head_kv;
                     products.of_head((v, d_v), first..range.end, head, &mut s.tile);
                     clamp(spec, &mut s.tile);
+                    if let Some(norm) = &weights.v_norm {
+                        for y in s.tile.chunks_exact_mut(d_v) {
+                            s.tile_2.clear();
+                            s.tile_2.extend_from_slice(y);
+                            normalize(kernels, norm, &s.tile_2, y);
+                        }
+                    }
                     values.store_values(self.batch.first, &s.tile);
                 }
             }
@@ -225,6 +236,10 @@ impl CpuWorker<'_, '_> {
     }
 
     pub(super) fn attention(&mut self, layer: usize, spec: &Attention, scores: &HeadScores) {
+        let layer = match spec.source {
+            block::Source::Layer(of) => of,
+            block::Source::Own | block::Source::Keys => layer,
+        };
         let (q, kv) = (&self.buffers.q, self.kv);
         let (buffers, scratch) = (&self.buffers.attention, &mut self.scratch.attention);
         attention::attend(

@@ -16,6 +16,7 @@ mod experts;
 mod heads;
 mod inputs;
 mod latent;
+mod layer_inputs;
 mod short_conv;
 mod state_space;
 
@@ -28,11 +29,11 @@ use braise_kernels::table::Packing;
 pub use buffers::Buffers;
 pub(crate) use inputs::normalize;
 
-use super::{Backend, Residual};
+use super::{Backend, Residual, Target};
 use crate::kv::KvCache;
 use crate::model::{
-    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, Model, NormWeights,
-    ShortConvWeights, StateSpaceWeights,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,
+    LayerInputsWeights, Model, NormWeights, ShortConvWeights, StateSpaceWeights,
 };
 
 /// Up to so many tokens, each worker prepares a matrix product's inputs for itself, and the kernels of single tokens
@@ -114,6 +115,22 @@ impl Backend for CpuWorker<'_, '_> {
         self.embed_tokens(model);
     }
 
+    fn layer_inputs(&mut self, weights: &LayerInputsWeights) {
+        self.make_layer_inputs(weights);
+    }
+
+    fn add_layer_input(&mut self, layer: usize, weights: &LayerInputWeights) {
+        self.gate_layer_input(layer, weights);
+        let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work));
+        let residual = Residual { norm: Some(&weights.norm), scale: 1.0, to: Target::X };
+        self.add_product(&weights.output, rows, dense::Sum::ALONE, residual);
+        self.finish(residual);
+    }
+
+    fn scale(&mut self, factor: f32) {
+        self.scale_x(factor);
+    }
+
     fn normalize(&mut self, norm: &NormWeights) {
         self.normalize_x(norm);
     }
@@ -183,8 +200,11 @@ impl Backend for CpuWorker<'_, '_> {
         self.finish(residual);
     }
 
+    fn route(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
+        self.choose_experts(weights, norm);
+    }
+
     fn experts_up(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
-        self.route(weights, norm);
         self.up_of_experts(weights, norm);
         if let Some((shared, _)) = &weights.shared {
             self.gate_and_up(shared, norm);
@@ -199,6 +219,10 @@ impl Backend for CpuWorker<'_, '_> {
             self.add_product(&shared.down, rows, dense::Sum { more: true, factor }, residual);
         }
         self.finish(residual);
+    }
+
+    fn add_branches(&mut self, residual: Residual<'_>) {
+        self.add_normalized(&self.buffers.branches, residual);
     }
 
     fn logits(&mut self, model: &Model) {
