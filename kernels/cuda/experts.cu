@@ -67,8 +67,8 @@ extern "C" __global__ void __launch_bounds__(WARP) route(
             u64 best = 0;
             for (u32 g = lane; g < groups; g += WARP) best = group_keys[g] > best ? group_keys[g] : best;
             best = warp_largest(best);
-            u32 g = ~u32(best);
-            if (g < groups && lane == 0) group_keys[g] = 0;  // open
+            __syncwarp();
+            if (lane == 0 && best > 0) group_keys[~u32(best)] = 0;  // open
             __syncwarp();
         }
         for (u32 i = lane; i < n; i += WARP) {

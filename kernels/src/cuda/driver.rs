@@ -75,7 +75,7 @@ fn error(call: &'static str, e: DriverError) -> Error {
     if FATAL.contains(&e.0) {
         Error::Lost(format!("{call}: {message}"))
     } else if e.0 == sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION {
-        driver_version().map_or_else(|e| e, |version| too_old(version))
+        driver_version().map_or_else(|e| e, too_old)
     } else {
         Error::Driver { call, message }
     }

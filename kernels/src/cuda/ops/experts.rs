@@ -51,7 +51,7 @@ impl Route {
     pub fn launch(&self) -> Result<Launch, Error> {
         let Route { n, used, .. } = *self;
         let (groups, open) = self.groups.unwrap_or((0, 0));
-        let candidates = if groups == 0 { n } else { n / groups * open };
+        let candidates = n.checked_div(groups).map_or(n, |size| size * open);
         check(n <= 2048 && (1..=candidates).contains(&used), || format!("{used} of {candidates} experts"))?;
         check(groups == 0 || (n.is_multiple_of(groups) && (1..=groups).contains(&open)), || {
             format!("{open} of {groups} groups of {n} experts")
