@@ -546,7 +546,7 @@ fn traps_name_the_place() {
     assert_eq!((trap.line, trap.thread), (13, [5, 0, 0]), "{trap}");
     let trap = fault("", "trap; mov.u32 %r1, 0;", 1);
     assert!(matches!(trap.fault, Fault::Trapped(_)), "{trap}");
-    let trap = fault("", "brkpt.odd; mov.u32 %r1, 0;", 1);
+    let trap = fault("", "pmevent 3; mov.u32 %r1, 0;", 1);
     assert!(matches!(trap.fault, Fault::Unknown(_)), "{trap}");
 }
 

@@ -48,7 +48,9 @@ pub fn tokens(text: &str) -> Result<Vec<Token<'_>>, ParseError> {
         } else if in_word(byte) {
             while let Some(&b) = bytes.get(at) {
                 let scope = bytes[at..].starts_with(b"::");
-                if !in_word(b) && !scope {
+                // `.reg.b16` is two directives
+                let next = byte == b'.' && b == b'.' && at > from;
+                if !in_word(b) && !scope || next {
                     break;
                 }
                 at += if scope { 2 } else { 1 };

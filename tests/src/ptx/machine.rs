@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::block::{Block, Layout, last_clock};
-use super::code::{Extent, Kernel};
+use super::code::{Extent, Kernel, Op};
 use super::lower::lower;
 use super::memory::{Global, SHARED_START, Shared};
 use super::parse::{Initial, Text, Threads, Variable};
@@ -41,6 +41,22 @@ impl Module {
         let mut names: Vec<_> = self.kernels.keys().map(String::as_str).collect();
         names.sort_unstable();
         names
+    }
+
+    /// What in its kernels the interpreter does not know, each with the kernel and the line, sorted.
+    pub fn unknown(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (name, kernel) in &self.kernels {
+            match kernel {
+                Err(reason) => found.push(format!("{name}: {reason}")),
+                Ok(kernel) => found.extend(kernel.code.iter().filter_map(|inst| match &inst.op {
+                    Op::Unknown(reason) => Some(format!("{name}, line {}: {reason}", inst.line)),
+                    _ => None,
+                })),
+            }
+        }
+        found.sort_unstable();
+        found
     }
 }
 

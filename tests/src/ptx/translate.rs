@@ -64,7 +64,7 @@ impl Lowering<'_> {
                 Ok(())
             }
             "exit" => self.emit(Op::Exit),
-            "trap" => self.emit(Op::Trap("the kernel trapped".into())),
+            "trap" | "brkpt" => self.emit(Op::Trap("the kernel trapped".into())),
             "bar" | "barrier" => self.barrier(op, operands),
             "shfl" | "vote" | "redux" | "match" | "activemask" | "elect" => self.collective(op, operands),
             "ldmatrix" | "stmatrix" | "movmatrix" => self.matrix(op, operands),
