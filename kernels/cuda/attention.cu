@@ -220,7 +220,7 @@ __device__ __forceinline__ void attend(const Attention& a) {
 }
 
 #define ENTRY(keys, values, KEYS, VALUES, GROUP)                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_##keys##_##values##_##GROUP(                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_##keys##_##values##_##GROUP(                      \
         const float* q, u32 q_stride, u32 q_head_stride, const u8* k, const u8* v, const u32* positions,              \
         const u32* sequences, const u32* pages, u32 max_pages, u32 n_head_kv, u32 group, u32 dim_k, u32 dim_v,        \
         float scale, float softcap, u32 window, const float* slopes, const float* sinks, const float* gates,          \
