@@ -28,9 +28,22 @@ pub fn python(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
     if done(Command::new("python3").args(["-c", &imports])).is_ok() {
         return Ok("python3".into());
     }
+    environment(name, &imports, packages)
+}
+
+/// A Python with the CUDA compiler library of the version that writes the kernels' PTX.
+///
+/// # Errors
+/// Why there is none.
+pub fn nvrtc() -> Result<PathBuf, String> {
+    environment("nvrtc-12.0.140", "import nvidia.cuda_nvrtc", &["nvidia-cuda-nvrtc-cu12==12.0.140"])
+}
+
+/// The Python of the virtual environment `name`, in which `packages` are installed unless `imports` works there.
+fn environment(name: &str, imports: &str, packages: &[&str]) -> Result<PathBuf, String> {
     let folder = target().join("test-python").join(name);
     let python = folder.join("bin/python");
-    if done(Command::new(&python).args(["-c", &imports])).is_err() {
+    if done(Command::new(&python).args(["-c", imports])).is_err() {
         done(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
         done(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
     }

@@ -30,20 +30,27 @@ fn parts(ty: Type) -> f64 {
 }
 
 /// Weights, activations and what their product may be.
-struct Problem {
-    name: String,
+pub(super) struct Problem {
+    pub(super) name: String,
     ty: Type,
-    k: usize,
-    rows: usize,
-    columns: usize,
-    w: Vec<u8>,
-    x: Activations,
+    pub(super) k: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) w: Vec<u8>,
+    pub(super) x: Activations,
     /// (columns, rows)
-    want: Vec<Want>,
+    pub(super) want: Vec<Want>,
 }
 
 impl Problem {
-    fn new(tier: &str, ty: Type, rounding: Rounding, k: usize, w: Vec<u8>, x: Activations) -> Problem {
+    pub(super) fn new(
+        tier: &str,
+        ty: Type,
+        rounding: Rounding,
+        k: usize,
+        w: Vec<u8>,
+        x: Activations,
+    ) -> Problem {
         let rows = w.len() / ty.row_bytes(k).expect("rows are whole blocks");
         let columns = x.values().len() / k;
         let mut problem =
@@ -221,7 +228,7 @@ pub fn check(ty: Type, rounding: Rounding, kernel: impl Fn(&[u8], Acts<'_>, &mut
     }
 }
 
-fn exact(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
+pub(super) fn exact(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
     let (rows, columns) = (17, 16);
     let w = exact_weights(ty, rows * k, random);
     let size = match Format::find(ty) {
@@ -232,14 +239,14 @@ fn exact(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
     Problem::new("exact", ty, rounding, k, w, x)
 }
 
-fn realistic(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
+pub(super) fn realistic(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
     let (rows, columns) = (17, 16);
     let w = realistic_weights(ty, rows * k, random);
     Problem::new("realistic", ty, rounding, k, w, realistic_activations(ty, columns * k, random))
 }
 
 /// Scales that are not finite, zero or subnormal, and activations with such scales, in one place each.
-fn special(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
+pub(super) fn special(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
     const WEIGHTS: [f32; 6] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-7];
     const ACTIVATIONS: [f32; 4] = [f32::NAN, f32::INFINITY, 0.0, 1e-30];
     let (rows, columns) = (3 * WEIGHTS.len(), 2 * ACTIVATIONS.len());
@@ -288,7 +295,7 @@ fn any_bytes(
 }
 
 /// Codes, scales and activations all at an end of their range: what an integer kernel must not saturate at.
-fn extremes(ty: Type, rounding: Rounding, k: usize) -> Vec<Problem> {
+pub(super) fn extremes(ty: Type, rounding: Rounding, k: usize) -> Vec<Problem> {
     const BYTES: [u8; 10] = [0x00, 0xff, 0x77, 0x88, 0x7f, 0x80, 0x0f, 0xf0, 0x55, 0xaa];
     const SCALES: [f32; 5] = [1.0, -1.0, 65504.0, 6e-8, 0.0];
     let x = extreme_activations(ty, k);

@@ -5,10 +5,13 @@
 //! kernel saturates; scales that are zero, subnormal, infinite or NaN), and `realistic` (quantized normal numbers, with
 //! a bound derived from the number of roundings). Every tier varies shape, alignment and grouping.
 //!
+//! [`cuda`] does the same for the kernels of GPUs.
+//!
 //! To add a format: a row in [`formats::FORMATS`]. To add a float operation: a function in [`ops`] and its row there.
 
 mod attention;
 pub mod compare;
+pub mod cuda;
 pub mod formats;
 pub mod inputs;
 pub mod matmul;

@@ -1,0 +1,82 @@
+//! The operands of each kernel, and the launch they make. The kernels' sources say what they compute.
+//!
+//! Addresses are of the device. What is optional is [`Address::NONE`] where it is not wanted. Matrices lie as in a file, row
+//! by row; behind the last row [`WEIGHT_PADDING`] more bytes must be readable. Activations are rows of floats, or of
+//! quantized blocks of [`Q8_BYTES`] for each 32 values, and columns up to a multiple of [`COLUMNS`] must be readable.
+
+mod attention;
+mod experts;
+mod matrix;
+mod rows;
+mod sample;
+
+pub use attention::{
+    Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Rotations, Scores, kv_row_bytes,
+};
+pub use experts::{Choose, OrderByExpert, Route, SumExperts};
+pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
+pub use rows::{ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues};
+pub use sample::{Argmax, Draw, TopK};
+
+use super::{Address, Error};
+use crate::ops::Activation;
+
+/// Bytes that must be readable behind a matrix.
+pub const WEIGHT_PADDING: usize = 16;
+
+/// Bytes of 32 quantized activations: codes, scale (f32), zero point (i32) and two sums (i32).
+pub const Q8_BYTES: usize = 48;
+
+/// Columns that the widest kernel for few columns reads.
+pub const COLUMNS: u32 = 8;
+
+/// Positions in a page of the cache.
+pub const PAGE: u32 = 64;
+
+/// How a row is normalized.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Norm {
+    /// Of which kind.
+    pub kind: NormKind,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// f32 (n).
+    pub weight: Address,
+    /// f32 (n), optional.
+    pub bias: Address,
+}
+
+/// Kinds of normalization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NormKind {
+    /// None.
+    #[default]
+    None,
+    /// By the root mean square.
+    Rms,
+    /// By the variance.
+    Layer,
+}
+
+fn activation_number(activation: Activation) -> u32 {
+    match activation {
+        Activation::Silu => 0,
+        Activation::Gelu => 1,
+        Activation::Relu => 2,
+        Activation::ReluSquared => 3,
+        Activation::Clamped => 4,
+    }
+}
+
+/// Fails with `what` unless `ok`.
+fn check(ok: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
+    if ok { Ok(()) } else { Err(Error::Operands(what())) }
+}
+
+/// Blocks of `threads` for n values.
+fn blocks(n: u64, threads: u32) -> Result<u32, Error> {
+    u32::try_from(n.div_ceil(u64::from(threads)))
+        .ok()
+        .filter(|blocks| *blocks <= i32::MAX as u32)
+        .ok_or_else(|| Error::Operands(format!("{n} values are too many for one launch")))
+}

@@ -1,0 +1,402 @@
+//! Attention, what comes before it, and the cache that it reads.
+
+use super::{NormKind, check};
+use crate::cuda::{Address, Arg, Error, Launch};
+use crate::ops::KvType;
+
+/// Bytes of the row of one position and head in the cache: f16, or codes and then a scale for each 32, filled up to 16
+/// bytes.
+pub const fn kv_row_bytes(ty: KvType, dim: u32) -> u32 {
+    match ty {
+        KvType::F16 => 2 * dim,
+        KvType::Q8_0 => (dim + dim.div_ceil(32) * 2).next_multiple_of(16),
+    }
+}
+
+/// Numbers and sizes of heads.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// Key/value heads.
+    pub n_head_kv: u32,
+    /// Query heads that share one.
+    pub group: u32,
+    /// Values in a query or key, a multiple of 8.
+    pub dim_k: u32,
+    /// Values in a value, a multiple of 8.
+    pub dim_v: u32,
+}
+
+impl Heads {
+    fn check(&self) -> Result<(), Error> {
+        let Heads { n_head_kv, group, dim_k, dim_v } = *self;
+        let dims = [dim_k, dim_v];
+        check(
+            n_head_kv > 0 && group > 0 && n_head_kv.checked_mul(group).is_some_and(|n| n < 1 << 15),
+            || format!("{n_head_kv} heads with {group} queries each"),
+        )?;
+        check(dims.iter().all(|dim| dim.is_multiple_of(8) && (8..=1024).contains(dim)), || {
+            format!("heads of {dim_k} and {dim_v} values: multiples of 8 are needed")
+        })
+    }
+}
+
+/// The keys and values of a layer: pages of [`super::PAGE`] positions, and of each sequence a list of its pages.
+#[derive(Debug, Clone, Copy)]
+pub struct Cache {
+    /// (page, head, position, row of [`kv_row_bytes`]).
+    pub keys: Address,
+    /// The same.
+    pub values: Address,
+    /// Formats of keys and values.
+    pub types: (KvType, KvType),
+    /// u32 (tokens): where each token is in its sequence.
+    pub positions: Address,
+    /// u32 (tokens): which sequence it belongs to.
+    pub sequences: Address,
+    /// u32 (sequences, max_pages): the pages of each sequence.
+    pub pages: Address,
+    /// Most pages of a sequence.
+    pub max_pages: u32,
+}
+
+fn type_number(ty: KvType) -> Arg {
+    Arg::U32(match ty {
+        KvType::F16 => 0,
+        KvType::Q8_0 => 1,
+    })
+}
+
+/// Cosines and sines of the angles by which the pairs of each token's heads turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotations {
+    /// f64 (n_pairs): turns a position, angles over 2 pi.
+    pub turns: Address,
+    /// How many pairs.
+    pub n_pairs: u32,
+    /// Factor of cosines and sines.
+    pub magnitude: f32,
+    /// u32 (tokens).
+    pub positions: Address,
+    /// How many tokens.
+    pub tokens: u32,
+    /// f32 (tokens, n_pairs).
+    pub cosines: Address,
+    /// The same.
+    pub sines: Address,
+}
+
+impl Rotations {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Nothing to do.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        let args = [
+            self.turns.into(),
+            self.n_pairs.into(),
+            self.magnitude.into(),
+            self.positions.into(),
+            self.cosines.into(),
+            self.sines.into(),
+        ];
+        Launch::new("rotations", [self.n_pairs.div_ceil(64), self.tokens, 1], 64, 0, &args)
+    }
+}
+
+/// When heads are normalized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadPlace {
+    /// Before they are rotated.
+    BeforeRotation,
+    /// After.
+    AfterRotation,
+}
+
+/// How the heads of queries and keys are normalized.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadNorm {
+    /// Of which kind.
+    pub kind: NormKind,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// When.
+    pub place: HeadPlace,
+    /// f32: weights of the queries.
+    pub q: Address,
+    /// f32: weights of the keys.
+    pub k: Address,
+    /// Distance of the weights of one head from those of the next; 0 where all have the same.
+    pub stride: u32,
+}
+
+/// Queries, keys and values between their matrices and attention: normalized, rotated, stored in the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct FinishHeads {
+    /// Numbers and sizes.
+    pub heads: Heads,
+    /// f32 (tokens, q_stride), heads q_head_stride apart; finished in place.
+    pub q: Address,
+    /// Distance of tokens.
+    pub q_stride: u32,
+    /// Distance of heads.
+    pub q_head_stride: u32,
+    /// f32 (tokens, k_stride).
+    pub k: Address,
+    /// Distance of tokens.
+    pub k_stride: u32,
+    /// f32 (tokens, v_stride).
+    pub v: Address,
+    /// Distance of tokens.
+    pub v_stride: u32,
+    /// How many tokens.
+    pub tokens: u32,
+    /// Bound of all values, if there is one.
+    pub clamp: Option<f32>,
+    /// Normalization of queries and keys.
+    pub norm: Option<HeadNorm>,
+    /// Of [`Rotations`].
+    pub cosines: Address,
+    /// Of [`Rotations`].
+    pub sines: Address,
+    /// Pairs that turn; 0: nothing does.
+    pub n_pairs: u32,
+    /// Whether pair i is values (i, i + n_pairs), and not (2i, 2i + 1).
+    pub halves: bool,
+    /// Queries at position p are multiplied with `1 + .0 * ln(1 + floor(p / .1))`.
+    pub temperature: Option<(f32, u32)>,
+    /// Where keys and values go.
+    pub cache: Cache,
+}
+
+impl FinishHeads {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Sizes that do not fit each other.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        self.heads.check()?;
+        let Heads { n_head_kv, group, dim_k, dim_v } = self.heads;
+        check(2 * self.n_pairs <= dim_k, || format!("{} pairs of {dim_k} values", self.n_pairs))?;
+        let (place, norm) = match self.norm {
+            None => (0, [Arg::U32(0), Arg::F32(0.0)]),
+            Some(norm) => (1 + norm.place as u32, [Arg::U32(norm.kind as u32), norm.eps.into()]),
+        };
+        let of_norm = |f: fn(&HeadNorm) -> Arg, none: Arg| self.norm.as_ref().map_or(none, f);
+        let (temperature, every) = self.temperature.unwrap_or((0.0, 0));
+        let args = [
+            self.q.into(),
+            self.q_stride.into(),
+            self.q_head_stride.into(),
+            self.k.into(),
+            self.k_stride.into(),
+            self.v.into(),
+            self.v_stride.into(),
+            (n_head_kv * group).into(),
+            n_head_kv.into(),
+            dim_k.into(),
+            dim_v.into(),
+            self.clamp.unwrap_or(0.0).into(),
+            norm[0],
+            norm[1],
+            Arg::U32(place),
+            of_norm(|norm| norm.q.into(), Address::NONE.into()),
+            of_norm(|norm| norm.k.into(), Address::NONE.into()),
+            of_norm(|norm| norm.stride.into(), Arg::U32(0)),
+            self.cosines.into(),
+            self.sines.into(),
+            self.n_pairs.into(),
+            u32::from(self.halves).into(),
+            temperature.into(),
+            every.into(),
+            self.cache.positions.into(),
+            self.cache.sequences.into(),
+            self.cache.pages.into(),
+            self.cache.max_pages.into(),
+            self.cache.keys.into(),
+            self.cache.values.into(),
+            type_number(self.cache.types.0),
+            type_number(self.cache.types.1),
+        ];
+        let grid = [n_head_kv * (group + 2), self.tokens, 1];
+        Launch::new("finish_heads", grid, 128, 4 * dim_k.max(dim_v), &args)
+    }
+}
+
+/// What is done to scores.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scores {
+    /// What they are multiplied with.
+    pub scale: f32,
+    /// Their bound, if they are bounded softly.
+    pub softcap: Option<f32>,
+    /// Positions that a token sees at most, itself included; all if `None`.
+    pub window: Option<u32>,
+    /// f32 (heads): what a score gains with each position, optional.
+    pub slopes: Address,
+    /// f32 (heads): the score of a position without a value, optional.
+    pub sinks: Address,
+}
+
+/// Attention of single tokens over all that each sees in the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Attend {
+    /// Numbers and sizes.
+    pub heads: Heads,
+    /// f32 (tokens, q_stride), heads q_head_stride apart.
+    pub q: Address,
+    /// Distance of tokens.
+    pub q_stride: u32,
+    /// Distance of heads.
+    pub q_head_stride: u32,
+    /// How many tokens.
+    pub tokens: u32,
+    /// What they see.
+    pub cache: Cache,
+    /// What is done to scores.
+    pub scores: Scores,
+    /// f32 that lies as the queries do: results are multiplied with its sigmoid; optional.
+    pub gates: Address,
+    /// Blocks that share the positions of a head: as many as keep the device busy.
+    pub shares: u32,
+    /// f32, [`Attend::parts`] of them: room.
+    pub parts: Address,
+    /// u32, [`Attend::counters`] of them, 0; they are 0 afterwards.
+    pub counters: Address,
+    /// f32 (tokens, heads, dim_v), optional.
+    pub y: Address,
+    /// The same quantized, optional; dim_v is a multiple of 32 then.
+    pub q8: Address,
+}
+
+impl Attend {
+    /// Floats that the shares of `tokens` need.
+    pub fn parts(heads: &Heads, tokens: u32, shares: u32) -> usize {
+        [heads.n_head_kv * heads.group, tokens, shares, heads.dim_v + 2].map(|n| n as usize).iter().product()
+    }
+
+    /// Counters that `tokens` need.
+    pub fn counters(heads: &Heads, tokens: u32) -> usize {
+        heads.n_head_kv as usize * heads.group as usize * tokens as usize
+    }
+
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Sizes that do not fit each other.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        self.heads.check()?;
+        let Heads { n_head_kv, group, dim_k, dim_v } = self.heads;
+        check(self.q8 == Address::NONE || dim_v.is_multiple_of(32), || {
+            format!("heads of {dim_v} values cannot be quantized")
+        })?;
+        check(self.shares > 0 && self.scores.window != Some(0), || "attention of nothing".to_owned())?;
+        let width = match group {
+            1 => 1,
+            2..=4 => 4,
+            _ => 8,
+        };
+        let args = [
+            self.q.into(),
+            self.q_stride.into(),
+            self.q_head_stride.into(),
+            self.cache.keys.into(),
+            self.cache.values.into(),
+            self.cache.positions.into(),
+            self.cache.sequences.into(),
+            self.cache.pages.into(),
+            self.cache.max_pages.into(),
+            n_head_kv.into(),
+            group.into(),
+            dim_k.into(),
+            dim_v.into(),
+            self.scores.scale.into(),
+            self.scores.softcap.unwrap_or(0.0).into(),
+            self.scores.window.unwrap_or(0).into(),
+            self.scores.slopes.into(),
+            self.scores.sinks.into(),
+            self.gates.into(),
+            self.q_stride.into(),
+            self.q_head_stride.into(),
+            self.parts.into(),
+            self.counters.into(),
+            self.y.into(),
+            self.q8.into(),
+        ];
+        let (k, v) = self.cache.types;
+        let grid = [self.shares, n_head_kv * group.div_ceil(width), self.tokens];
+        Launch::new(&format!("attention_{k}_{v}_{width}"), grid, 128, 4 * width * (dim_k + dim_v), &args)
+    }
+}
+
+/// Attention of many tokens of one sequence at neighbouring positions, on tensor cores: queries, weights and values are
+/// rounded to half precision. Keys and values have the same size, one of [`Flash::DIMS`].
+#[derive(Debug, Clone, Copy)]
+pub struct Flash {
+    /// Numbers and sizes.
+    pub heads: Heads,
+    /// f32 (tokens, q_stride), heads q_head_stride apart.
+    pub q: Address,
+    /// Distance of tokens.
+    pub q_stride: u32,
+    /// Distance of heads.
+    pub q_head_stride: u32,
+    /// How many tokens.
+    pub tokens: u32,
+    /// What they see; of positions and sequences those of the first token count.
+    pub cache: Cache,
+    /// What is done to scores.
+    pub scores: Scores,
+    /// The number of all positions, where tokens see those behind them; half of a window is then on each side.
+    pub both_ways: Option<u32>,
+    /// f32 that lies as the queries do: results are multiplied with its sigmoid; optional.
+    pub gates: Address,
+    /// f32 (tokens, heads, dim_v), optional.
+    pub y: Address,
+    /// The same as bf16, optional.
+    pub bf16: Address,
+}
+
+impl Flash {
+    /// Sizes of heads that there are kernels for.
+    pub const DIMS: [u32; 5] = [64, 80, 96, 128, 256];
+
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Sizes that there is no kernel for.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        self.heads.check()?;
+        let Heads { n_head_kv, group, dim_k: dim, dim_v } = self.heads;
+        check(dim == dim_v && Flash::DIMS.contains(&dim), || format!("heads of {dim} and {dim_v} values"))?;
+        check(self.scores.window != Some(0), || "attention of nothing".to_owned())?;
+        let args = [
+            self.q.into(),
+            self.q_stride.into(),
+            self.q_head_stride.into(),
+            self.tokens.into(),
+            self.cache.keys.into(),
+            self.cache.values.into(),
+            type_number(self.cache.types.0),
+            type_number(self.cache.types.1),
+            self.cache.positions.into(),
+            self.cache.sequences.into(),
+            self.cache.pages.into(),
+            self.cache.max_pages.into(),
+            n_head_kv.into(),
+            group.into(),
+            self.scores.scale.into(),
+            self.scores.softcap.unwrap_or(0.0).into(),
+            self.scores.window.unwrap_or(0).into(),
+            self.both_ways.unwrap_or(0).into(),
+            self.scores.slopes.into(),
+            self.scores.sinks.into(),
+            self.gates.into(),
+            self.y.into(),
+            self.bf16.into(),
+        ];
+        // 64 queries, and as many keys and values as the kernel takes at a time, 8 numbers longer than they are
+        let rows = 64 + 2 * if dim <= 128 { 64 } else { 32 };
+        let grid = [self.tokens.div_ceil(64), n_head_kv * group, 1];
+        Launch::new(&format!("flash_{dim}"), grid, 128, rows * (dim + 8) * 2, &args)
+    }
+}

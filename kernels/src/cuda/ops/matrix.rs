@@ -1,0 +1,245 @@
+//! Matrix products.
+
+use super::{COLUMNS, Norm, activation_number, check};
+use crate::cuda::{Address, Arg, Error, Launch};
+use crate::ops::Activation;
+use crate::quant::{Dot, Type};
+
+/// A matrix of weights.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Matrix {
+    /// Its rows, as in a file.
+    pub data: Address,
+    /// f32: the factor of the matrix, or one of each expert's; optional.
+    pub scale: Address,
+    /// f32: what each row gains, optional.
+    pub bias: Address,
+}
+
+/// What becomes of products.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Epilogue {
+    /// They are stored.
+    Store,
+    /// What there was gains this many times them.
+    Add(f32),
+    /// Their activation is stored.
+    Activate(Activation),
+    /// The activation of the first matrix's products times those of the second.
+    Gated(Activation),
+}
+
+/// Column c takes matrix `ids[c]`, which begins `rows` rows after the one before, and activations `c / share`.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertsOf {
+    /// u32 (columns).
+    pub ids: Address,
+    /// Rows from one expert to the next.
+    pub rows: u32,
+    /// Neighbouring columns that have the same activations.
+    pub share: u32,
+}
+
+/// Whole columns of the results, normalized and quantized, once all are there.
+#[derive(Debug, Clone, Copy)]
+pub struct Then {
+    /// How they are normalized.
+    pub norm: Norm,
+    /// Quantized (columns, rows).
+    pub q8: Address,
+    /// u32, 0; it is 0 afterwards.
+    pub counter: Address,
+}
+
+/// Few columns of activations times a matrix, or times two of one type and shape, limited by the speed of memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Matvec {
+    /// Type of the weights.
+    pub ty: Type,
+    /// The matrices; the second one for [`Epilogue::Gated`] alone.
+    pub w: [Matrix; 2],
+    /// Quantized activations (columns, k); f32 for F32, F16 and BF16.
+    pub x: Address,
+    /// Values in a row.
+    pub k: u32,
+    /// Rows of the matrix.
+    pub rows: u32,
+    /// Columns of activations.
+    pub columns: u32,
+    /// Which matrices, where there are several.
+    pub experts: Option<ExpertsOf>,
+    /// What becomes of the products.
+    pub epilogue: Epilogue,
+    /// f32 (columns, y_stride); optional where activations are quantized.
+    pub y: Address,
+    /// Distance of columns in y.
+    pub y_stride: u32,
+    /// Quantized results (columns, rows) of activations, optional.
+    pub q8: Address,
+    /// What follows.
+    pub then: Option<Then>,
+}
+
+impl Matvec {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// There is no kernel for the type, rows are not whole blocks, or results that are quantized are not.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        let Matvec { ty, k, rows, columns, .. } = *self;
+        let row_bytes = ty.row_bytes(k as usize).map(|bytes| bytes as u64);
+        let Some(row_bytes) = row_bytes.filter(|_| ty.scalar().is_some() && k > 0) else {
+            return Err(Error::Operands(format!("rows of {k} values in {ty}")));
+        };
+        check(row_bytes * u64::from(rows) < 1 << 40 && rows <= 1 << 30 && k <= 1 << 30, || {
+            format!("a matrix of {rows} rows of {k}")
+        })?;
+        let activates = matches!(self.epilogue, Epilogue::Activate(_) | Epilogue::Gated(_));
+        let quantizes = self.q8 != Address::NONE || self.then.is_some();
+        check(!quantizes || rows.is_multiple_of(32), || format!("{rows} rows cannot be quantized"))?;
+        check(activates || self.q8 == Address::NONE, || "only activations are quantized".to_owned())?;
+        check(self.y != Address::NONE || (activates && self.q8 != Address::NONE), || {
+            "no results".to_owned()
+        })?;
+        let width = match columns {
+            _ if self.experts.is_some() => 1,
+            1 => 1,
+            2..=4 => 4,
+            _ => COLUMNS,
+        };
+        let (epilogue, activation, factor) = match self.epilogue {
+            Epilogue::Store => (0, 0, 1.0),
+            Epilogue::Add(factor) => (1, 0, factor),
+            Epilogue::Activate(activation) => (2, activation_number(activation), 1.0),
+            Epilogue::Gated(activation) => (3, activation_number(activation), 1.0),
+        };
+        let [a, b] = self.w;
+        let none = ExpertsOf { ids: Address::NONE, rows: 0, share: 1 };
+        let experts = self.experts.unwrap_or(none);
+        let then =
+            self.then.unwrap_or(Then { norm: Norm::default(), q8: Address::NONE, counter: Address::NONE });
+        let args: [Arg; 26] = [
+            a.data.into(),
+            b.data.into(),
+            a.scale.into(),
+            b.scale.into(),
+            a.bias.into(),
+            b.bias.into(),
+            row_bytes.into(),
+            self.x.into(),
+            k.into(),
+            rows.into(),
+            columns.into(),
+            experts.ids.into(),
+            experts.rows.into(),
+            experts.share.into(),
+            Arg::U32(epilogue),
+            activation.into(),
+            factor.into(),
+            self.y.into(),
+            self.y_stride.into(),
+            self.q8.into(),
+            (then.norm.kind as u32).into(),
+            then.norm.eps.into(),
+            then.norm.weight.into(),
+            then.norm.bias.into(),
+            then.q8.into(),
+            then.counter.into(),
+        ];
+        let name = format!("matvec_{}_{width}", ty.name().to_lowercase());
+        Launch::new(&name, [rows.div_ceil(32), columns.div_ceil(width), 1], 512, 0, &args)
+    }
+}
+
+/// Columns in the order of their experts, of [`super::OrderByExpert`]: matrix e takes the columns `order[starts[e]]` to
+/// `order[starts[e + 1]]`, and activations `c / share`.
+#[derive(Debug, Clone, Copy)]
+pub struct Ordered {
+    /// u32 (columns).
+    pub order: Address,
+    /// u32 (experts + 1).
+    pub starts: Address,
+    /// How many experts.
+    pub experts: u32,
+    /// Rows from one to the next.
+    pub rows: u32,
+    /// Neighbouring columns that have the same activations.
+    pub share: u32,
+}
+
+/// Many columns of activations times a matrix, on tensor cores: weights and activations are rounded to bf16.
+#[derive(Debug, Clone, Copy)]
+pub struct Matmul {
+    /// Type of the weights.
+    pub ty: Type,
+    /// The matrix.
+    pub w: Matrix,
+    /// bf16 (columns, k).
+    pub x: Address,
+    /// Values in a row, a multiple of 32.
+    pub k: u32,
+    /// Rows of the matrix.
+    pub rows: u32,
+    /// Columns of activations.
+    pub columns: u32,
+    /// Which columns take which matrix, where there are several.
+    pub experts: Option<Ordered>,
+    /// [`Epilogue::Store`] or [`Epilogue::Add`].
+    pub epilogue: Epilogue,
+    /// f32 (columns, y_stride).
+    pub y: Address,
+    /// Distance of columns in y.
+    pub y_stride: u32,
+}
+
+impl Matmul {
+    /// Rows and columns of a tile.
+    const TILE: u32 = 128;
+    /// Bytes of two steps of 64 values of a tile of weights and one of activations.
+    const SHARED: u32 = 2 * 2 * Matmul::TILE * 64 * 2;
+
+    /// Its launch.
+    ///
+    /// # Errors
+    /// There is no kernel for the type or the epilogue, or rows are not whole blocks.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        let Matmul { ty, k, rows, columns, .. } = *self;
+        let row_bytes = ty.row_bytes(k as usize).map(|bytes| bytes as u64);
+        let Some(row_bytes) = row_bytes.filter(|_| k > 0 && k.is_multiple_of(32)) else {
+            return Err(Error::Operands(format!("rows of {k} values in {ty}")));
+        };
+        let (add, factor) = match self.epilogue {
+            Epilogue::Store => (0, 1.0),
+            Epilogue::Add(factor) => (1, factor),
+            other => return Err(Error::Operands(format!("{other:?} of many columns"))),
+        };
+        let none = Ordered { order: Address::NONE, starts: Address::NONE, experts: 1, rows: 0, share: 1 };
+        let experts = self.experts.unwrap_or(none);
+        let args: [Arg; 16] = [
+            self.w.data.into(),
+            self.w.scale.into(),
+            self.w.bias.into(),
+            row_bytes.into(),
+            self.x.into(),
+            k.into(),
+            rows.into(),
+            columns.into(),
+            experts.order.into(),
+            experts.starts.into(),
+            experts.rows.into(),
+            experts.share.into(),
+            Arg::U32(add),
+            factor.into(),
+            self.y.into(),
+            self.y_stride.into(),
+        ];
+        let name = format!("matmul_{}", ty.name().to_lowercase());
+        let grid = [columns.div_ceil(Matmul::TILE), rows.div_ceil(Matmul::TILE), experts.experts];
+        Launch::new(&name, grid, 256, Matmul::SHARED, &args)
+    }
+}
+
+/// Whether products with weights of this type take quantized activations.
+pub fn takes_q8(ty: Type) -> bool {
+    ty.scalar().is_some_and(|scalar| matches!(scalar.dot, Dot::Q8(_)))
+}

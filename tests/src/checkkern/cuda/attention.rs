@@ -1,0 +1,551 @@
+//! Attention over the cache, what fills it, and the angles of rotations, against the formulas in f64.
+
+use braise_kernels::cuda::ops::{
+    Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, NormKind, PAGE, Q8_BYTES, Rotations,
+    Scores, kv_row_bytes,
+};
+use braise_kernels::cuda::{Address, Error};
+use braise_kernels::ops::KvType;
+use braise_kernels::quant::block::BlockFormat;
+use braise_kernels::quant::q8_0;
+use fastrand::Rng;
+use half::{bf16, f16};
+
+use super::super::compare::Want;
+use super::super::ops::{U, expect_all};
+use super::super::report::Cases;
+use super::Bench;
+use super::rows::{expect_q8, normalized, normals};
+
+const TYPES: [(KvType, KvType); 4] = [
+    (KvType::F16, KvType::F16),
+    (KvType::Q8_0, KvType::Q8_0),
+    (KvType::F16, KvType::Q8_0),
+    (KvType::Q8_0, KvType::F16),
+];
+
+pub(super) fn rotations(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let positions = [0_u32, 1, 77, 4095, 131_071];
+    let (n, magnitude) = (40, 1.25);
+    let angle = |i: usize| 10_000f64.powf(-(i as f64) / n as f64);
+    let turns: Vec<f64> = (0..n).map(|i| angle(i) / std::f64::consts::TAU).collect();
+    let [cosines, sines] = [bench.room(positions.len() * n)?, bench.room(positions.len() * n)?];
+    let launch = Rotations {
+        turns: bench.put(&turns)?,
+        n_pairs: n as u32,
+        magnitude,
+        positions: bench.put(&positions)?,
+        tokens: positions.len() as u32,
+        cosines,
+        sines,
+    };
+    bench.run(launch.launch())?;
+    for (what, at, f) in [("cosines", cosines, f64::cos as fn(f64) -> f64), ("sines", sines, f64::sin)] {
+        let got = bench.results(at, positions.len() * n, what, cases)?;
+        // half turns are rounded to floats of up to 1, and the function to its last bits
+        let want = (0..positions.len() * n).map(|i| Want::Within {
+            exact: f64::from(magnitude) * f(angle(i % n) * f64::from(positions[i / n])),
+            bound: 1.25 * 8.0 * U,
+        });
+        expect_all(what, &got, want, cases);
+    }
+    Ok(())
+}
+
+/// A row of the cache, and the values that it stands for.
+fn encode(ty: KvType, x: &[f32]) -> (Vec<u8>, Vec<f32>) {
+    let mut bytes = Vec::new();
+    let mut values = Vec::new();
+    match ty {
+        KvType::F16 => {
+            for x in x {
+                bytes.extend(f16::from_f32(*x).to_le_bytes());
+                values.push(f16::from_f32(*x).to_f32());
+            }
+        }
+        KvType::Q8_0 => {
+            let mut scales = Vec::new();
+            for group in x.chunks(32) {
+                let mut all = [0.0; 32];
+                all[..group.len()].copy_from_slice(group);
+                let block = q8_0::Block::quantize(&all);
+                bytes.extend(block.qs[..group.len()].iter().map(|code| *code as u8));
+                scales.extend(block.d);
+                values.extend(block.codes()[..group.len()].iter().map(|code| f32::from(*code) * block.d()));
+            }
+            bytes.extend(scales);
+        }
+    }
+    bytes.resize(kv_row_bytes(ty, x.len() as u32) as usize, 0x7b);
+    (bytes, values)
+}
+
+/// The place of a row in the cache.
+fn row(pages: &[u32], position: usize, head: usize, n_head_kv: usize) -> usize {
+    let page = PAGE as usize;
+    (pages[position / page] as usize * n_head_kv + head) * page + position % page
+}
+
+/// The key and the value of a position and head.
+type Row = (Vec<f32>, Vec<f32>);
+
+/// A layer's cache of some sequences.
+struct Filled {
+    heads: Heads,
+    /// Of each sequence, positions and heads: keys and values.
+    rows: Vec<Vec<Vec<Row>>>,
+    pages: Vec<Vec<u32>>,
+    cache: Cache,
+}
+
+impl Filled {
+    /// Sequences of these lengths whose pages are out of order; what is not theirs is what nobody may use.
+    fn new(
+        bench: &mut Bench<'_>,
+        heads: Heads,
+        types: (KvType, KvType),
+        lengths: &[usize],
+        random: &mut Rng,
+    ) -> Result<Filled, Error> {
+        let max_pages = lengths.iter().max().map_or(1, |n| n.div_ceil(PAGE as usize));
+        let mut free: Vec<u32> = (0..(max_pages * lengths.len()) as u32).collect();
+        random.shuffle(&mut free);
+        let pages: Vec<Vec<u32>> = free.chunks(max_pages).map(<[u32]>::to_vec).collect();
+        let n_rows = free.len() * heads.n_head_kv as usize * PAGE as usize;
+        let (k_bytes, v_bytes) = (kv_row_bytes(types.0, heads.dim_k), kv_row_bytes(types.1, heads.dim_v));
+        let (mut keys, mut values) =
+            (vec![0x7b; n_rows * k_bytes as usize], vec![0x7e; n_rows * v_bytes as usize]);
+        let mut rows = Vec::new();
+        for (pages, length) in pages.iter().zip(lengths) {
+            let mut of_sequence = Vec::new();
+            for position in 0..*length {
+                let mut of_position = Vec::new();
+                for head in 0..heads.n_head_kv as usize {
+                    let at = row(pages, position, head, heads.n_head_kv as usize);
+                    let mut put = |all: &mut [u8], ty, dim: u32, bytes: u32| {
+                        let (row, values) = encode(ty, &normals(dim as usize, random));
+                        all[at * bytes as usize..][..bytes as usize].copy_from_slice(&row);
+                        values
+                    };
+                    let key = put(&mut keys, types.0, heads.dim_k, k_bytes);
+                    of_position.push((key, put(&mut values, types.1, heads.dim_v, v_bytes)));
+                }
+                of_sequence.push(of_position);
+            }
+            rows.push(of_sequence);
+        }
+        let cache = Cache {
+            keys: bench.put(&keys)?,
+            values: bench.put(&values)?,
+            types,
+            positions: Address::NONE,
+            sequences: Address::NONE,
+            pages: bench.put(&pages.concat())?,
+            max_pages: max_pages as u32,
+        };
+        Ok(Filled { heads, rows, pages, cache })
+    }
+
+    /// The result of one query head, with what it may be off by: `relative` of each score and weight.
+    fn want(
+        &self,
+        sequence: usize,
+        head: usize,
+        q: &[f32],
+        seen: std::ops::Range<usize>,
+        s: &Given,
+        relative: f64,
+    ) -> Vec<Want> {
+        let kv_head = head / self.heads.group as usize;
+        let rows = &self.rows[sequence][seen.clone()];
+        let mut delta: f64 = 0.0;
+        let scores: Vec<f64> = (rows.iter().zip(seen))
+            .map(|(row, position)| {
+                let products = || q.iter().zip(&row[kv_head].0).map(|(q, k)| f64::from(*q) * f64::from(*k));
+                let mut score = products().sum::<f64>() * f64::from(s.scale);
+                delta = delta.max(relative * products().map(f64::abs).sum::<f64>() * f64::from(s.scale));
+                if let Some(cap) = s.softcap.map(f64::from) {
+                    score = cap * (score / cap).tanh();
+                    delta += cap * 16.0 * U;
+                }
+                let gain = s.slopes.get(head).map_or(0.0, |slope| f64::from(*slope) * position as f64);
+                delta = delta.max(delta + U * gain.abs());
+                score + gain
+            })
+            .collect();
+        let sink = s.sinks.get(head).map(|sink| f64::from(*sink));
+        let max = scores.iter().chain(&sink).fold(f64::NEG_INFINITY, |max, s| max.max(*s));
+        let p: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum = p.iter().sum::<f64>() + sink.map_or(0.0, |sink| (sink - max).exp());
+        let off = (2.0 * (delta + 200.0 * U)).exp_m1() + 2.0 * relative + (scores.len() as f64 + 64.0) * U;
+        (0..self.heads.dim_v as usize)
+            .map(|d| {
+                let products = || p.iter().zip(rows).map(|(p, row)| p / sum * f64::from(row[kv_head].1[d]));
+                let (exact, size) = (products().sum::<f64>(), products().map(f64::abs).sum::<f64>());
+                Want::Within { exact, bound: off * size + 1e-30 }
+            })
+            .collect()
+    }
+}
+
+/// What is done to scores, on the host.
+#[derive(Default)]
+struct Given {
+    scale: f32,
+    softcap: Option<f32>,
+    slopes: Vec<f32>,
+    sinks: Vec<f32>,
+}
+
+impl Given {
+    fn new(n_head: usize, dim: u32, turn: usize, random: &mut Rng) -> Given {
+        let numbers = |is: bool, random: &mut Rng| if is { normals(n_head, random) } else { Vec::new() };
+        Given {
+            scale: 1.0 / (dim as f32).sqrt(),
+            softcap: (turn % 3 == 1).then_some(2.5),
+            slopes: numbers(turn % 4 == 2, random).iter().map(|x| 0.1 * x).collect(),
+            sinks: numbers(turn % 4 == 3, random),
+        }
+    }
+
+    fn scores(&self, bench: &mut Bench<'_>, window: Option<u32>) -> Result<Scores, Error> {
+        let mut put = |x: &Vec<f32>| if x.is_empty() { Ok(Address::NONE) } else { bench.put(x) };
+        let (slopes, sinks) = (put(&self.slopes)?, put(&self.sinks)?);
+        Ok(Scores { scale: self.scale, softcap: self.softcap, window, slopes, sinks })
+    }
+}
+
+/// What a result times the sigmoid of a gate may be.
+fn gate(want: Want, gate: Option<f32>) -> Want {
+    match (want, gate) {
+        (Want::Within { exact, bound }, Some(gate)) => {
+            let factor = 1.0 / (1.0 + f64::from(-gate).exp());
+            Want::Within { exact: exact * factor, bound: (bound + 16.0 * U * exact.abs()) * factor }
+        }
+        (want, _) => want,
+    }
+}
+
+pub(super) fn attend(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(41);
+    let mut turn = 0;
+    for (dim_k, dim_v) in [(64, 64), (128, 128), (80, 80), (24, 40), (576, 512)] {
+        for (n_head_kv, group) in [(2, 1), (2, 3), (1, 8), (1, 9)] {
+            for types in TYPES {
+                turn += 1;
+                if (dim_k, group) == (576, 9) {
+                    continue;
+                }
+                let heads = Heads { n_head_kv, group, dim_k, dim_v };
+                let window = (turn % 5 == 4).then_some(40);
+                let filled = Filled::new(bench, heads, types, &[150, 65], &mut random)?;
+                let (positions, sequences) = match turn % 2 {
+                    0 => (vec![0_u32, 149], vec![1_u32, 0]),
+                    _ => (vec![64, 63, 127], vec![1, 1, 0]),
+                };
+                let shares = [1, 4][turn / 2 % 2];
+                attend_case(
+                    bench,
+                    filled,
+                    (&positions, &sequences),
+                    (window, shares, turn),
+                    &mut random,
+                    cases,
+                )?;
+                bench.let_go()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn attend_case(
+    bench: &mut Bench<'_>,
+    filled: Filled,
+    (positions, sequences): (&[u32], &[u32]),
+    (window, shares, turn): (Option<u32>, u32, usize),
+    random: &mut Rng,
+    cases: &mut Cases,
+) -> Result<(), Error> {
+    let heads = filled.heads;
+    let (n_head, tokens) = ((heads.n_head_kv * heads.group) as usize, positions.len());
+    let (dim_k, dim_v) = (heads.dim_k as usize, heads.dim_v as usize);
+    // a gate behind each query
+    let gated = turn.is_multiple_of(7) && dim_k == dim_v;
+    let head_stride = if gated { 2 * dim_k } else { dim_k };
+    let stride = n_head * head_stride + 8;
+    let q = normals(tokens * stride, random);
+    let given = Given::new(n_head, heads.dim_k, turn, random);
+    let what = format!(
+        "{heads:?}, {:?}, positions {positions:?}, window {window:?}, {shares} shares, gated {gated}, softcap {:?}, \
+         {} slopes, {} sinks",
+        filled.cache.types,
+        given.softcap,
+        given.slopes.len(),
+        given.sinks.len()
+    );
+    let n = tokens * n_head * dim_v;
+    let (q_at, y) = (bench.put(&q)?, bench.room(n)?);
+    let q8 = if dim_v % 32 == 0 { bench.zeros(n / 32 * Q8_BYTES)? } else { Address::NONE };
+    let cache = Cache { positions: bench.put(positions)?, sequences: bench.put(sequences)?, ..filled.cache };
+    let launch = Attend {
+        heads,
+        q: q_at,
+        q_stride: stride as u32,
+        q_head_stride: head_stride as u32,
+        tokens: tokens as u32,
+        cache,
+        scores: given.scores(bench, window)?,
+        gates: if gated { q_at.offset(4 * dim_k as u64) } else { Address::NONE },
+        shares,
+        parts: bench.put(&vec![f32::NAN; Attend::parts(&heads, tokens as u32, shares)])?,
+        counters: bench.zeros(4 * Attend::counters(&heads, tokens as u32))?,
+        y,
+        q8,
+    };
+    bench.run(launch.launch())?;
+    let got = bench.results(y, n, &what, cases)?;
+    for (i, got) in got.chunks_exact(dim_v).enumerate() {
+        let (t, head) = (i / n_head, i % n_head);
+        let end = positions[t] as usize + 1;
+        let seen = window.map_or(0, |window| end.saturating_sub(window as usize))..end;
+        let at = t * stride + head * head_stride;
+        let sequence = sequences[t] as usize;
+        // sums of dim_k products, in order
+        let relative = (dim_k as f64 + 8.0) * U;
+        let want = filled.want(sequence, head, &q[at..][..dim_k], seen, &given, relative);
+        let want = want.into_iter().enumerate().map(|(d, want)| gate(want, gated.then(|| q[at + dim_k + d])));
+        expect_all(&format!("{what}, token {t}, head {head}"), got, want, cases);
+    }
+    if q8 != Address::NONE {
+        expect_q8(&what, &bench.get(q8, n / 32 * Q8_BYTES)?, &got, cases);
+    }
+    let counters: Vec<u32> = bench.get(launch.counters, Attend::counters(&heads, tokens as u32))?;
+    cases.expect(counters.iter().all(|counter| *counter == 0), || format!("{what}: a counter is not 0"));
+    Ok(())
+}
+
+pub(super) fn flash(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(42);
+    let mut turn = 0;
+    for dim in Flash::DIMS {
+        for (first, tokens, behind) in
+            [(0, 1, None), (0, 70, None), (100, 65, None), (3, 20, Some(60)), (0, 90, Some(0))]
+        {
+            for window in [None, Some(17)] {
+                turn += 1;
+                let heads =
+                    Heads { n_head_kv: 1 + turn % 2, group: 1 + turn / 2 % 3, dim_k: dim, dim_v: dim };
+                let types = TYPES[turn as usize % 4];
+                let length = first + tokens + behind.unwrap_or(0);
+                let filled = Filled::new(bench, heads, types, &[length, 3], &mut random)?;
+                let all = behind.map(|_| length as u32);
+                flash_case(bench, filled, (first, tokens), (window, all, turn as usize), &mut random, cases)?;
+                bench.let_go()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn flash_case(
+    bench: &mut Bench<'_>,
+    filled: Filled,
+    (first, tokens): (usize, usize),
+    (window, both_ways, turn): (Option<u32>, Option<u32>, usize),
+    random: &mut Rng,
+    cases: &mut Cases,
+) -> Result<(), Error> {
+    let heads = filled.heads;
+    let (n_head, dim) = ((heads.n_head_kv * heads.group) as usize, heads.dim_k as usize);
+    let gated = turn.is_multiple_of(5);
+    let head_stride = if gated { 2 * dim } else { dim };
+    let stride = n_head * head_stride;
+    let q = normals(tokens * stride, random);
+    let given = Given::new(n_head, heads.dim_k, turn, random);
+    let what = format!(
+        "{heads:?}, {:?}, {tokens} tokens from {first}, window {window:?}, both ways {both_ways:?}, gated {gated}, \
+         softcap {:?}, {} slopes, {} sinks",
+        filled.cache.types,
+        given.softcap,
+        given.slopes.len(),
+        given.sinks.len()
+    );
+    let n = tokens * n_head * dim;
+    let (q_at, y, bf) = (bench.put(&q)?, bench.room(n)?, bench.zeros(2 * n)?);
+    let cache =
+        Cache { positions: bench.put(&[first as u32])?, sequences: bench.put(&[0_u32])?, ..filled.cache };
+    let launch = Flash {
+        heads,
+        q: q_at,
+        q_stride: stride as u32,
+        q_head_stride: head_stride as u32,
+        tokens: tokens as u32,
+        cache,
+        scores: given.scores(bench, window)?,
+        both_ways,
+        gates: if gated { q_at.offset(4 * dim as u64) } else { Address::NONE },
+        y,
+        bf16: bf,
+    };
+    bench.run(launch.launch())?;
+    let got = bench.results(y, n, &what, cases)?;
+    for (i, got) in got.chunks_exact(dim).enumerate() {
+        let (t, head) = (i / n_head, i % n_head);
+        let position = first + t;
+        let seen = match both_ways.map(|all| all as usize) {
+            None => window.map_or(0, |window| (position + 1).saturating_sub(window as usize))..position + 1,
+            Some(all) => {
+                let aside = window.map_or(all, |window| window as usize / 2);
+                position.saturating_sub(aside)..all.min(position + aside + 1)
+            }
+        };
+        let at = t * stride + head * head_stride;
+        // queries, weights and values are rounded to 11 bits
+        let want = filled.want(0, head, &q[at..][..dim], seen, &given, 2f64.powi(-11) + dim as f64 * U);
+        let want = want.into_iter().enumerate().map(|(d, want)| gate(want, gated.then(|| q[at + dim + d])));
+        expect_all(&format!("{what}, token {t}, head {head}"), got, want, cases);
+    }
+    let halves: Vec<u16> = bench.get(bf, n)?;
+    let rounded = got.iter().map(|x| bf16::from_f32(*x).to_bits());
+    cases.expect(halves.iter().copied().eq(rounded), || format!("{what}: other bf16"));
+    Ok(())
+}
+
+pub(super) fn finish_heads(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(43);
+    let norms = [
+        None,
+        Some((NormKind::Rms, HeadPlace::BeforeRotation)),
+        Some((NormKind::Layer, HeadPlace::AfterRotation)),
+    ];
+    for (turn, types) in TYPES.into_iter().cycle().take(12).enumerate() {
+        let heads = Heads {
+            n_head_kv: 2,
+            group: 1 + turn as u32 % 3,
+            dim_k: [64, 80][turn % 2],
+            dim_v: [64, 40][turn % 2],
+        };
+        let (n_head, n_kv) = ((heads.n_head_kv * heads.group) as usize, heads.n_head_kv as usize);
+        let (dim_k, dim_v) = (heads.dim_k as usize, heads.dim_v as usize);
+        let filled = Filled::new(bench, heads, types, &[130, 70], &mut random)?;
+        let (positions, sequences) = ([129_u32, 0, 64], [0_u32, 1, 1]);
+        let tokens = positions.len();
+        let (norm, halves) = (norms[turn % 3], turn % 2 == 0);
+        let n_pairs = [dim_k / 2, dim_k / 4, 0][turn / 3 % 3];
+        let clamp = (turn % 4 == 1).then_some(1.5_f32);
+        let temperature = (turn % 5 == 2).then_some((0.3_f32, 50_u32));
+        let mut sides = Vec::new();
+        for n in [n_head * dim_k, n_kv * dim_k, n_kv * dim_v] {
+            let x = normals(tokens * n, &mut random);
+            sides.push((bench.put(&x)?, x));
+        }
+        let [q_norm, k_norm] = [normals(dim_k, &mut random), normals(dim_k, &mut random)];
+        let angles: Vec<f64> = (0..tokens * n_pairs.max(1)).map(|_| 6.0 * random.f64()).collect();
+        let [cos, sin]: [Vec<f32>; 2] =
+            [f64::cos as fn(f64) -> f64, f64::sin].map(|f| angles.iter().map(|a| f(*a) as f32).collect());
+        let cache =
+            Cache { positions: bench.put(&positions)?, sequences: bench.put(&sequences)?, ..filled.cache };
+        let launch = FinishHeads {
+            heads,
+            q: sides[0].0,
+            q_stride: (n_head * dim_k) as u32,
+            q_head_stride: dim_k as u32,
+            k: sides[1].0,
+            k_stride: (n_kv * dim_k) as u32,
+            v: sides[2].0,
+            v_stride: (n_kv * dim_v) as u32,
+            tokens: tokens as u32,
+            clamp,
+            norm: match norm {
+                None => None,
+                Some((kind, place)) => Some(HeadNorm {
+                    kind,
+                    eps: 1e-5,
+                    place,
+                    q: bench.put(&q_norm)?,
+                    k: bench.put(&k_norm)?,
+                    stride: 0,
+                }),
+            },
+            cosines: bench.put(&cos)?,
+            sines: bench.put(&sin)?,
+            n_pairs: n_pairs as u32,
+            halves,
+            temperature,
+            cache,
+        };
+        bench.run(launch.launch())?;
+        let what =
+            format!("{heads:?}, {types:?}, {norm:?}, {n_pairs} pairs, halves {halves}, clamp {clamp:?}");
+        // what a head becomes, and the largest of its values: rounding errors are relative to that
+        let finish = |x: &[f32], weight: &[f32], t: usize| {
+            let mut x: Vec<f64> = x.iter().map(|x| f64::from(clamp.map_or(*x, |c| x.clamp(-c, c)))).collect();
+            let normalize = |x: &mut Vec<f64>, kind| {
+                let floats: Vec<f32> = x.iter().map(|x| *x as f32).collect();
+                for (x, want) in x.iter_mut().zip(normalized(kind, &floats, weight, &[], 1e-5)) {
+                    if let Want::Within { exact, .. } = want {
+                        *x = exact;
+                    }
+                }
+            };
+            if let Some((kind, HeadPlace::BeforeRotation)) = norm {
+                normalize(&mut x, kind);
+            }
+            for i in 0..n_pairs {
+                let (a, b) = if halves { (i, i + n_pairs) } else { (2 * i, 2 * i + 1) };
+                let (c, s) = (f64::from(cos[t * n_pairs + i]), f64::from(sin[t * n_pairs + i]));
+                (x[a], x[b]) = (x[a] * c - x[b] * s, x[a] * s + x[b] * c);
+            }
+            if let Some((kind, HeadPlace::AfterRotation)) = norm {
+                normalize(&mut x, kind);
+            }
+            x
+        };
+        let got: Vec<f32> = bench.get(sides[0].0, tokens * n_head * dim_k)?;
+        for (i, (x, got)) in sides[0].1.chunks_exact(dim_k).zip(got.chunks_exact(dim_k)).enumerate() {
+            let position = positions[i / n_head];
+            let factor = temperature
+                .map_or(1.0, |(scale, every)| 1.0 + f64::from(scale) * f64::from(position / every).ln_1p());
+            let want = finish(x, &q_norm, i / n_head);
+            let largest = want.iter().fold(1.0, |max: f64, x| max.max(x.abs()));
+            let want =
+                want.iter().map(|x| Want::Within { exact: x * factor, bound: 100.0 * U * largest * factor });
+            expect_all(&format!("{what}, query {i}"), got, want, cases);
+        }
+        for (side, dim, ty, at) in [(1, dim_k, types.0, cache.keys), (2, dim_v, types.1, cache.values)] {
+            let bytes = kv_row_bytes(ty, dim as u32) as usize;
+            for (i, x) in sides[side].1.chunks_exact(dim).enumerate() {
+                let (t, head) = (i / n_kv, i % n_kv);
+                let want = match side {
+                    1 => finish(x, &k_norm, t),
+                    _ => x.iter().map(|x| f64::from(clamp.map_or(*x, |c| x.clamp(-c, c)))).collect(),
+                };
+                let place = row(&filled.pages[sequences[t] as usize], positions[t] as usize, head, n_kv);
+                let got: Vec<u8> = bench.get(at.offset((place * bytes) as u64), bytes)?;
+                let (got, steps) = decode(ty, &got, dim);
+                let want = want.iter().zip(&steps).map(|(x, step)| Want::Within {
+                    exact: *x,
+                    bound: 100.0 * U * (1.0 + x.abs()) + f64::from(*step) * 0.502 + x.abs() * 2f64.powi(-11),
+                });
+                expect_all(&format!("{what}, side {side}, head {head} of token {t}"), &got, want, cases);
+            }
+        }
+        bench.let_go()?;
+    }
+    Ok(())
+}
+
+/// The values of a row of the cache, and the step in which each is counted.
+fn decode(ty: KvType, bytes: &[u8], dim: usize) -> (Vec<f32>, Vec<f32>) {
+    let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
+    match ty {
+        KvType::F16 => ((0..dim).map(|i| half(2 * i)).collect(), vec![0.0; dim]),
+        KvType::Q8_0 => {
+            let steps: Vec<f32> = (0..dim).map(|i| half(dim + i / 32 * 2)).collect();
+            // a scale is itself rounded, so that 127 steps are off by a little
+            let values = steps.iter().zip(bytes).map(|(step, code)| step * f32::from(*code as i8)).collect();
+            (values, steps)
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The interpreter of PTX as a device.
+
+use std::collections::HashMap;
+
+use braise_kernels::cuda::{Address, Device, Error, Graph, Launch, Memory, Properties};
+
+use crate::ptx;
+
+/// A machine that interprets the PTX that braise ships.
+pub struct Interpreter {
+    machine: ptx::Machine,
+    modules: HashMap<&'static str, ptx::Module>,
+    properties: Properties,
+    graphs: Vec<Vec<Launch>>,
+    capture: Option<Vec<Launch>>,
+}
+
+impl Default for Interpreter {
+    fn default() -> Self {
+        let properties = Properties {
+            name: "interpreter".to_owned(),
+            compute: (8, 0),
+            multiprocessors: 4,
+            shared_bytes: 164 << 10,
+        };
+        let machine = ptx::Machine::new();
+        Interpreter { machine, modules: HashMap::new(), properties, graphs: Vec::new(), capture: None }
+    }
+}
+
+fn lost(what: impl std::fmt::Display) -> Error {
+    Error::Lost(what.to_string())
+}
+
+impl Interpreter {
+    fn outside(&self, what: &'static str) -> Result<(), Error> {
+        if self.capture.is_some() { Err(Error::Capturing(what)) } else { Ok(()) }
+    }
+
+    fn interpret(&mut self, launch: &Launch) -> Result<(), Error> {
+        let module = launch.kernel.module;
+        if !self.modules.contains_key(module.name) {
+            let parsed =
+                ptx::Module::parse(module.ptx()).map_err(|e| lost(format!("{}: {e}", module.name)))?;
+            self.modules.insert(module.name, parsed);
+        }
+        let parsed = &self.modules[module.name];
+        let Launch { kernel, grid, block, shared, params } = launch;
+        self.machine.launch(parsed, kernel.name, *grid, *block, *shared, params).map_err(lost)?;
+        Ok(())
+    }
+}
+
+impl Device for Interpreter {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn memory(&mut self) -> Result<Memory, Error> {
+        Ok(Memory { free: 1 << 30, total: 1 << 30 })
+    }
+
+    fn allocate(&mut self, bytes: usize) -> Result<Address, Error> {
+        self.outside("memory cannot be allocated")?;
+        Ok(Address(self.machine.alloc(bytes)))
+    }
+
+    fn free(&mut self, address: Address) -> Result<(), Error> {
+        self.outside("memory cannot be freed")?;
+        self.machine.free(address.0).map_err(lost)
+    }
+
+    fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<(), Error> {
+        self.outside("memory cannot be uploaded")?;
+        self.machine.write(to.0, bytes).map_err(lost)
+    }
+
+    fn download(&mut self, from: Address, bytes: &mut [u8]) -> Result<(), Error> {
+        self.outside("memory cannot be downloaded")?;
+        bytes.copy_from_slice(&self.machine.read(from.0, bytes.len()).map_err(lost)?);
+        Ok(())
+    }
+
+    fn clear(&mut self, at: Address, bytes: usize) -> Result<(), Error> {
+        self.machine.write(at.0, &vec![0; bytes]).map_err(lost)
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result<(), Error> {
+        match &mut self.capture {
+            Some(launches) => launches.push(launch.clone()),
+            None => self.interpret(launch)?,
+        }
+        Ok(())
+    }
+
+    fn begin_capture(&mut self) -> Result<(), Error> {
+        self.outside("another one cannot be begun")?;
+        self.capture = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&mut self) -> Result<Graph, Error> {
+        let launches = self.capture.take().ok_or_else(|| lost("nothing is being captured"))?;
+        self.graphs.push(launches);
+        Ok(Graph::new(self.graphs.len() - 1))
+    }
+
+    fn replay(&mut self, graph: Graph) -> Result<(), Error> {
+        self.outside("a graph cannot be run")?;
+        let launches = self.graphs.get(graph.number()).ok_or_else(|| lost("no such graph"))?.clone();
+        launches.iter().try_for_each(|launch| self.interpret(launch))
+    }
+
+    fn synchronize(&mut self) -> Result<(), Error> {
+        self.outside("nothing can be waited for")
+    }
+}

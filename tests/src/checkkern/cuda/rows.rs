@@ -1,0 +1,274 @@
+//! Rows of values: embedding, normalization, activation, sums.
+
+use braise_kernels::cuda::ops::{
+    ActivateValues, AddValues, EmbedRows, Norm, NormKind, NormRows, ScaleValues,
+};
+use braise_kernels::cuda::{Address, Error};
+use braise_kernels::ops::Activation;
+use braise_kernels::quant::Type;
+use fastrand::Rng;
+use half::bf16;
+
+use super::super::compare::{Want, same};
+use super::super::inputs::{Q8, exact_weights, normal};
+use super::super::ops::{EXP, U, expect_all};
+use super::super::report::Cases;
+use super::Bench;
+
+pub(super) fn normals(n: usize, random: &mut Rng) -> Vec<f32> {
+    (0..n).map(|_| normal(random)).collect()
+}
+
+/// The arrays of blocks of quantized activations as they lie on the device: q, d, z, sum.
+pub(super) fn q8_bytes(x: &Q8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (i, q) in x.q.chunks_exact(32).enumerate() {
+        bytes.extend(q.iter().map(|q| *q as u8));
+        bytes.extend(x.d[i].to_le_bytes());
+        bytes.extend(i32::from(x.z[i]).to_le_bytes());
+        x.sum[2 * i..2 * i + 2].iter().for_each(|sum| bytes.extend(i32::from(*sum).to_le_bytes()));
+    }
+    bytes
+}
+
+/// Looks whether `got` are these values, quantized as the CPU does it, to the bit.
+pub(super) fn expect_q8(what: &str, got: &[u8], x: &[f32], cases: &mut Cases) {
+    let want = q8_bytes(&Q8::quantize(x));
+    for (i, (got, want)) in got.chunks_exact(48).zip(want.chunks_exact(48)).enumerate() {
+        // a poisoned block has a NaN of any payload, and its other numbers do not matter
+        let scale = |block: &[u8]| f32::from_le_bytes([block[32], block[33], block[34], block[35]]);
+        let ok = got == want || scale(got).is_nan() && scale(want).is_nan();
+        cases.expect(ok, || format!("{what}, block {i}: {got:?} instead of {want:?}"));
+    }
+    cases.expect(got.len() == want.len(), || format!("{what}: {} bytes", got.len()));
+}
+
+/// Rows of a matrix, to the bit.
+pub(super) fn embed_rows(bench: &mut Bench<'_>, ty: Type, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(11);
+    let (rows, ids) = (5, [4_u32, 0, 4]);
+    for n in [ty.block().max(7), 3 * ty.block().max(32)] {
+        let mut w = exact_weights(ty, rows * n, &mut random);
+        if ty.block() > 1 {
+            random.fill(&mut w); // any bytes: infinities and NaN as well
+        }
+        let mut all = vec![0.0; rows * n];
+        (ty.scalar().expect("a type with a kernel").dequantize)(&w, &mut all);
+        let (w, on_device) = (bench.put(&w)?, bench.put(&ids)?);
+        let before = normals(ids.len() * n, &mut random);
+        for (factor, add) in [(1.0, false), (1.5, true)] {
+            let what = format!("{ty}, {n} values, added {add}");
+            let y = if add { bench.put(&before)? } else { bench.room(ids.len() * n)? };
+            let tokens = ids.len() as u32;
+            bench.run(EmbedRows { ty, w, ids: on_device, tokens, n: n as u32, factor, add, y }.launch())?;
+            let got = match add {
+                true => bench.get(y, ids.len() * n)?,
+                false => bench.results(y, ids.len() * n, &what, cases)?,
+            };
+            for (i, got) in got.into_iter().enumerate() {
+                let weight = all[ids[i / n] as usize * n + i % n];
+                let (rounded, fused) = match add {
+                    // an addition may be fused with the product
+                    true => (before[i] + factor * weight, factor.mul_add(weight, before[i])),
+                    false => (factor * weight, factor * weight),
+                };
+                cases.expect(same(got, rounded) || same(got, fused), || {
+                    format!("{what}, value {i}: {got} instead of {rounded}")
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Normalized rows in f64, with what they may be off by.
+pub(super) fn normalized(kind: NormKind, x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<Want> {
+    let n = x.len() as f64;
+    let mean = match kind {
+        NormKind::Layer => x.iter().map(|x| f64::from(*x)).sum::<f64>() / n,
+        _ => 0.0,
+    };
+    let square = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+    let scale = 1.0 / (square + f64::from(eps)).sqrt();
+    // of each thread's sum and of those over threads; the mean moves all values
+    let relative = (n / 512.0 + 32.0) * U;
+    let off =
+        if mean == 0.0 { 0.0 } else { relative * x.iter().map(|x| f64::from(x.abs())).sum::<f64>() / n };
+    let want = |(i, x): (usize, &f32)| {
+        if kind == NormKind::None {
+            return Want::Exactly(*x);
+        }
+        let w = f64::from(weight[i]);
+        let (value, bias) = ((f64::from(*x) - mean) * scale * w, bias.get(i).map_or(0.0, |b| f64::from(*b)));
+        let bound = relative * (value.abs() + bias.abs()) + 2.0 * off * scale * w.abs();
+        Want::Within { exact: value + bias, bound }
+    };
+    x.iter().enumerate().map(want).collect()
+}
+
+pub(super) fn norm_rows(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(12);
+    for n in [32, 96, 576, 2048, 70] {
+        for kind in [NormKind::None, NormKind::Rms, NormKind::Layer] {
+            let (rows, stride) = (3, n + 8);
+            // so small that what is added to the mean square matters, or not
+            let size = if n % 3 == 0 { 0.003 } else { 3.0 };
+            let x: Vec<f32> = normals(rows * stride, &mut random).iter().map(|x| size * (x + 0.3)).collect();
+            let (weight, bias) = (normals(n, &mut random), normals(n, &mut random));
+            let bias = if n % 64 == 0 { bias } else { Vec::new() };
+            let before = normals(rows * n, &mut random);
+            let what = format!("{kind:?}, {n} values");
+            let (y, sum) = (bench.room(rows * n)?, bench.put(&before)?);
+            let (q8, bf) = (bench.zeros(rows * n / 32 * 48)?, bench.zeros(rows * n * 2)?);
+            let q8 = if n % 32 == 0 { q8 } else { Address::NONE };
+            let norm = Norm {
+                kind,
+                eps: 1e-5,
+                weight: bench.put(&weight)?,
+                bias: if bias.is_empty() { Address::NONE } else { bench.put(&bias)? },
+            };
+            let launch = NormRows {
+                x: bench.put(&x)?,
+                stride: stride as u32,
+                rows: rows as u32,
+                n: n as u32,
+                norm,
+                y,
+                q8,
+                bf16: bf,
+                sum,
+                factor: 0.5,
+            };
+            bench.run(launch.launch())?;
+            let got = bench.results(y, rows * n, &what, cases)?;
+            for (row, got) in got.chunks_exact(n).enumerate() {
+                let want = normalized(kind, &x[row * stride..][..n], &weight, &bias, 1e-5);
+                expect_all(&what, got, want, cases);
+            }
+            if n % 32 == 0 {
+                expect_q8(&what, &bench.get(q8, rows * n / 32 * 48)?, &got, cases);
+            }
+            let halves: Vec<u16> = bench.get(bf, rows * n)?;
+            let rounded = got.iter().map(|x| bf16::from_f32(*x).to_bits());
+            cases.expect(halves.iter().copied().eq(rounded), || format!("{what}: other bf16"));
+            let sums: Vec<f32> = bench.get(sum, rows * n)?;
+            let want = before.iter().zip(&got).map(|(x, y)| {
+                let exact = f64::from(*x) + 0.5 * f64::from(*y);
+                Want::Within { exact, bound: 2.0 * U * exact.abs() }
+            });
+            expect_all(&format!("{what}, sum"), &sums, want, cases);
+        }
+    }
+    quantized_specials(bench, &mut random, cases)
+}
+
+/// Zeros, subnormals, infinities and NaN are quantized as on the CPU.
+fn quantized_specials(bench: &mut Bench<'_>, random: &mut Rng, cases: &mut Cases) -> Result<(), Error> {
+    let specials = [0.0, -0.0, 1e-41, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MIN_POSITIVE, 1e30];
+    let n = 32 * 64;
+    let mut x: Vec<f32> = normals(n, random).iter().map(|x| x * 2f32.powi(random.i32(-100..100))).collect();
+    for (block, x) in x.chunks_exact_mut(32).enumerate() {
+        match block % 4 {
+            0 => x[random.usize(..32)] = specials[block / 4 % specials.len()],
+            1 => x.fill(specials[block / 4 % specials.len()]),
+            2 => x.iter_mut().for_each(|x| *x = x.abs()),
+            _ => x.iter_mut().enumerate().for_each(|(i, x)| {
+                *x = if i == 0 { 254.0 } else { f32::from(random.u8(..)) + 0.5 };
+            }),
+        }
+    }
+    let q8 = bench.zeros(n / 32 * 48)?;
+    let x_at = bench.put(&x)?;
+    let launch = NormRows { x: x_at, stride: n as u32, rows: 1, n: n as u32, q8, ..NormRows::default() };
+    bench.run(launch.launch())?;
+    let got: Vec<u8> = bench.get(q8, n / 32 * 48)?;
+    expect_q8("special values", &got, &x, cases);
+    Ok(())
+}
+
+pub(super) const ACTIVATIONS: [Activation; 5] =
+    [Activation::Silu, Activation::Gelu, Activation::Relu, Activation::ReluSquared, Activation::Clamped];
+
+/// What an activation of `gate`, times `up` if there is that, may be, with inputs that are off by `off` relative to
+/// themselves.
+pub(super) fn activated(activation: Activation, gate: f32, up: Option<f32>) -> Want {
+    let x = f64::from(gate);
+    let swish = |x: f64, steepness: f64| x / (1.0 + (-steepness * x).exp());
+    let value = match activation {
+        Activation::Silu => swish(x, 1.0),
+        Activation::Gelu => swish(x, 2.0 * (2.0 / std::f64::consts::PI).sqrt() * (0.044_715 * x * x + 1.0)),
+        Activation::Relu => x.max(0.0),
+        Activation::ReluSquared => x.max(0.0).powi(2),
+        Activation::Clamped => swish(x.min(7.0), 1.702),
+    };
+    let factor = match (activation, up) {
+        (_, None) => 1.0,
+        (Activation::Clamped, Some(up)) => f64::from(up.clamp(-7.0, 7.0)) + 1.0,
+        (_, Some(up)) => f64::from(up),
+    };
+    // an exponent is off by some roundings of itself, which its power multiplies
+    let exponent = 4.0 * (x.abs() + x.abs().powi(3)).min(100.0);
+    let bound = (value * factor).abs() * (EXP + (exponent + 8.0) * U) + 1e-37;
+    Want::Within { exact: value * factor, bound }
+}
+
+pub(super) fn activate_values(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(13);
+    for activation in ACTIVATIONS {
+        for (n, gates) in [(320, true), (320, false), (77, true)] {
+            let gate: Vec<f32> = normals(n, &mut random).iter().map(|x| 4.0 * x).collect();
+            let up: Vec<f32> = normals(n, &mut random).iter().map(|x| 4.0 * x).collect();
+            let what = format!("{activation:?}, {n} values, gated {gates}");
+            let (y, bf) = (bench.room(n)?, bench.zeros(2 * n)?);
+            let q8 = if n % 32 == 0 { bench.zeros(n / 32 * 48)? } else { Address::NONE };
+            let on_device = bench.put(&up)?;
+            let launch = ActivateValues {
+                gate: bench.put(&gate)?,
+                up: if gates { on_device } else { Address::NONE },
+                n: n as u64,
+                activation,
+                y,
+                q8,
+                bf16: bf,
+            };
+            bench.run(launch.launch())?;
+            let got = bench.results(y, n, &what, cases)?;
+            let want = (gate.iter().zip(&up)).map(|(g, u)| activated(activation, *g, gates.then_some(*u)));
+            expect_all(&what, &got, want, cases);
+            if q8 != Address::NONE {
+                expect_q8(&what, &bench.get(q8, n / 32 * 48)?, &got, cases);
+            }
+            let halves: Vec<u16> = bench.get(bf, n)?;
+            let rounded = got.iter().map(|x| bf16::from_f32(*x).to_bits());
+            cases.expect(halves.iter().copied().eq(rounded), || format!("{what}: other bf16"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn add_and_scale(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(14);
+    for n in [1, 255, 700] {
+        let (x, y) = (normals(n, &mut random), normals(n, &mut random));
+        let (x_at, y_at) = (bench.put(&x)?, bench.put(&y)?);
+        bench.run(AddValues { x: x_at, factor: 0.75, n: n as u64, y: y_at }.launch())?;
+        let want = x.iter().zip(&y).map(|(x, y)| {
+            let exact = 0.75 * f64::from(*x) + f64::from(*y);
+            Want::Within { exact, bound: U * (exact.abs() + f64::from(x.abs())) }
+        });
+        let got: Vec<f32> = bench.get(y_at, n)?;
+        expect_all(&format!("add {n}"), &got, want, cases);
+        for cap in [None, Some(2.5)] {
+            let at = bench.put(&x)?;
+            bench.run(ScaleValues { x: at, n: n as u64, factor: 3.0, cap }.launch())?;
+            let want = x.iter().map(|x| {
+                let scaled = 3.0 * f64::from(*x);
+                let exact = cap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh());
+                Want::Within { exact, bound: cap.map_or(U * scaled.abs(), |cap| 16.0 * U * f64::from(cap)) }
+            });
+            let got: Vec<f32> = bench.get(at, n)?;
+            expect_all(&format!("scale {n}, cap {cap:?}"), &got, want, cases);
+        }
+    }
+    Ok(())
+}
