@@ -620,6 +620,9 @@ fn races_in_global_memory() {
     // what is known to work: a fence, and an atomic operation that says so
     let told = "membar.gl; atom.global.add.u32 %r3, [%rd0+32], 1;";
     two_blocks(&format!("{write} {told} ld.global.u32 %r2, [%rd0];"), 1).unwrap();
+    // the last block sets the counter back
+    two_blocks(&format!("{write} {told} setp.eq.u32 %p1, %r3, 1; @%p1 st.global.u32 [%rd0+32], 0;"), 1)
+        .unwrap();
     let found = two_blocks(
         &format!("{write} {} ld.global.u32 %r2, [%rd0];", told.replace("membar.gl", "membar.cta")),
         1,

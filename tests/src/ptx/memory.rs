@@ -6,8 +6,9 @@
 //!
 //! Blocks run one after another here, but not on a card. So what one block of a launch wrote another one must not touch,
 //! except in the way that is known to work: the writer's block makes a fence after it (`__threadfence`), and the reader's
-//! block makes an atomic or otherwise strong access first. That the two fit together is not checked. Writing what is there
-//! already is no race in global memory.
+//! block makes an atomic or otherwise strong access first; after it, it may also set what others changed by such accesses
+//! (a counter, back to zero). That the two fit together is not checked. Writing what is there already is no race in global
+//! memory.
 
 use super::Fault;
 use super::code::Extent;
@@ -56,7 +57,7 @@ impl Launch {
 
     /// Whether an event of a block before can be seen by this one.
     fn passed(&self, event: Event) -> bool {
-        self.acquired && self.fences[self.block_of(event)] > event.step
+        self.acquired && (event.strong || self.fences[self.block_of(event)] > event.step)
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Event {
     pub clock: u32,
     pub step: u32,
     pub thread: u16,
-    strong: bool,
+    pub strong: bool,
 }
 
 impl Event {
