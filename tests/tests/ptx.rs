@@ -412,6 +412,20 @@ fn launch(
     machine.launch(&module, "f", [1; 3], [block, 1, 1], 64, &params(words))
 }
 
+/// Two blocks of `block` threads run `body`, with 16 zeros at `%rd0` and the block's and the thread's number in `%r0` and
+/// `%r1`.
+fn two_blocks(body: &str, block: u32) -> Result<Counts, Fault> {
+    let mut machine = Machine::new();
+    let memory = machine.alloc_with(&[0; 64]);
+    let text = format!(
+        ".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry f(.param .u64 f_0) {{\n\
+        .reg .pred %p<8>;\n.reg .b32 %r<16>;\n.reg .b64 %rd<8>;\n\
+        ld.param.u64 %rd0, [f_0]; mov.u32 %r0, %ctaid.x; mov.u32 %r1, %tid.x;\n{body}\nret;\n}}"
+    );
+    let module = Module::parse(&text).unwrap();
+    machine.launch(&module, "f", [2, 1, 1], [block, 1, 1], 0, &params(&[memory])).map_err(|trap| trap.fault)
+}
+
 /// Each thread's `%r1` after `body`, which finds the thread's number in `%r0`.
 fn each_thread(variables: &str, body: &str, block: u32) -> Result<Vec<u32>, Trap> {
     let mut machine = Machine::new();
@@ -587,6 +601,62 @@ fn global_memory_is_guarded() {
     machine.limit_steps(1000);
     let endless = launch(&mut machine, "", "AGAIN: bra AGAIN;", 1, &[]).unwrap_err();
     assert!(matches!(endless.fault, Fault::Endless(1000)), "{endless}");
+}
+
+#[test]
+fn races_in_global_memory() {
+    let write = "mad.wide.u32 %rd1, %r0, 4, %rd0; st.global.u32 [%rd1], %r0;";
+    two_blocks(write, 1).unwrap();
+    let found = two_blocks(&format!("{write} ld.global.u32 %r2, [%rd0];"), 1).unwrap_err();
+    let expected = Fault::Race {
+        space: "global",
+        address: 0,
+        other: 0,
+        block: Some(0),
+        other_wrote: true,
+        wrote: false,
+    };
+    assert_eq!(found, expected);
+    // what is known to work: a fence, and an atomic operation that says so
+    let told = "membar.gl; atom.global.add.u32 %r3, [%rd0+32], 1;";
+    two_blocks(&format!("{write} {told} ld.global.u32 %r2, [%rd0];"), 1).unwrap();
+    // the last block sets the counter back
+    two_blocks(&format!("{write} {told} setp.eq.u32 %p1, %r3, 1; @%p1 st.global.u32 [%rd0+32], 0;"), 1)
+        .unwrap();
+    let found = two_blocks(
+        &format!("{write} {} ld.global.u32 %r2, [%rd0];", told.replace("membar.gl", "membar.cta")),
+        1,
+    );
+    assert!(matches!(found, Err(Fault::Race { block: Some(0), .. })), "no fence: {found:?}");
+    let found = two_blocks(
+        &format!("membar.gl; {write} {} ld.global.u32 %r2, [%rd0];", told.replace("membar.gl;", "")),
+        1,
+    );
+    assert!(matches!(found, Err(Fault::Race { block: Some(0), .. })), "a fence too early: {found:?}");
+    let found = two_blocks(&format!("{write} membar.gl; ld.global.u32 %r2, [%rd0];"), 1);
+    assert!(matches!(found, Err(Fault::Race { block: Some(0), .. })), "nothing says so: {found:?}");
+    let found = two_blocks("add.u32 %r2, %r0, 1; st.global.u32 [%rd0], %r2;", 1);
+    assert!(
+        matches!(found, Err(Fault::Race { other_wrote: true, wrote: true, .. })),
+        "both write: {found:?}"
+    );
+    two_blocks("st.global.u32 [%rd0], 7;", 1).unwrap();
+    two_blocks("red.global.add.u32 [%rd0], 7;", 32).unwrap();
+    let found = two_blocks(&format!("ld.global.u32 %r2, [%rd0+4]; add.u32 %r0, %r0, 0; {write}"), 1);
+    assert!(matches!(found, Err(Fault::Race { other_wrote: false, wrote: true, .. })), "in place: {found:?}");
+    let found = two_blocks(&format!("{write} ld.global.nc.u32 %r2, [%rd1];"), 1).unwrap_err();
+    assert_eq!(found, Fault::NotConstant { address: 0 });
+    // threads of one block
+    let neighbours = |order: &str| {
+        format!(
+            "mad.lo.u32 %r2, %r0, 2, %r1; mad.wide.u32 %rd1, %r2, 4, %rd0; add.u32 %r3, %r2, 1; st.global.u32 [%rd1], %r3;\n\
+            {order}\nxor.b32 %r2, %r2, 1; mad.wide.u32 %rd1, %r2, 4, %rd0; ld.global.u32 %r3, [%rd1];"
+        )
+    };
+    two_blocks(&neighbours("bar.sync 0;"), 2).unwrap();
+    two_blocks(&neighbours("bar.warp.sync 3;"), 2).unwrap();
+    let found = two_blocks(&neighbours(""), 2);
+    assert!(matches!(found, Err(Fault::Race { space: "global", other: 1, block: None, .. })), "{found:?}");
 }
 
 #[test]

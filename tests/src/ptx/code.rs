@@ -85,6 +85,8 @@ pub struct Place {
     pub offset: i64,
     /// Strong accesses (volatile, relaxed and above, atomic) do not race with each other.
     pub strong: bool,
+    /// Read through the cache for data that is constant (`.nc`).
+    pub cached: bool,
 }
 
 /// How threads of a warp vote.
@@ -249,7 +251,9 @@ pub enum Op {
         d: Reg,
         bits: u32,
     },
-    /// Hints and fences: nothing to do where memory has one order.
+    /// What the block wrote becomes visible to others.
+    Fence,
+    /// Hints, and fences within a block: nothing to do where memory has one order.
     Nothing,
     /// A trap, with its reason.
     Trap(String),
@@ -280,7 +284,7 @@ pub struct Kernel {
     pub shared: Vec<Extent>,
     /// Where dynamic shared memory begins.
     pub shared_end: u64,
-    /// The smallest access to memory that may be shared, in bytes.
+    /// The smallest access to memory, in bytes.
     pub granule: u64,
     /// Bytes of each thread's local memory.
     pub local: u64,

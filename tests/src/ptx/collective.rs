@@ -3,10 +3,10 @@
 use super::Fault;
 use super::code::{Element, LANES, Place, Product, Reg, Row, Shuffle, Update, Vote};
 use super::integer::{mask, saturate, sign_extend};
-use super::memory::Shared;
+use super::memory::number;
 use super::number::{BF16, F16, F32, Round, TF32};
 use super::types::Type;
-use super::warp::{Warp, lanes, number};
+use super::warp::{Warp, World, lanes};
 
 impl Element {
     /// The size in bits; TF32 is kept in 32.
@@ -116,7 +116,7 @@ impl Warp {
 
     pub fn load_matrix(
         &mut self,
-        shared: &mut Shared,
+        world: &mut World<'_>,
         at: &Place,
         transposed: bool,
         d: &[Reg],
@@ -127,8 +127,8 @@ impl Warp {
                 let mut word = 0;
                 for (place, (row, column)) in Self::halves(lane, transposed).into_iter().enumerate() {
                     let address = rows[8 * matrix + row] + 2 * column as u64;
-                    let half =
-                        shared.read(address, 2, &self.who(lane), false).map_err(|fault| (lane, fault))?;
+                    let who = self.who(lane, world.counts, false);
+                    let half = world.shared.read(address, 2, &who).map_err(|fault| (lane, fault))?;
                     word |= number(half) << (16 * place);
                 }
                 self.registers[d as usize][lane] = word;
@@ -139,7 +139,7 @@ impl Warp {
 
     pub fn store_matrix(
         &mut self,
-        shared: &mut Shared,
+        world: &mut World<'_>,
         at: &Place,
         transposed: bool,
         s: &[Reg],
@@ -151,7 +151,8 @@ impl Warp {
                 for (place, (row, column)) in Self::halves(lane, transposed).into_iter().enumerate() {
                     let address = rows[8 * matrix + row] + 2 * column as u64;
                     let half = (word >> (16 * place)) as u16;
-                    let written = shared.write(address, &half.to_le_bytes(), &self.who(lane), false);
+                    let who = self.who(lane, world.counts, false);
+                    let written = world.shared.write(address, &half.to_le_bytes(), &who);
                     written.map_err(|fault| (lane, fault))?;
                 }
             }

@@ -86,9 +86,9 @@ impl Machine {
         Self::default()
     }
 
-    /// A launch of more than so many instructions (counted once for a warp) is a trap.
+    /// A launch of more than so many instructions (counted once for a warp, 2^31 at most) is a trap.
     pub fn limit_steps(&mut self, steps: u64) {
-        self.limit = steps;
+        self.limit = steps.min(1 << 31);
     }
 
     /// The address of `bytes` of memory, in which nobody may read what was not written. Addresses are multiples of 256
@@ -115,7 +115,7 @@ impl Machine {
     /// # Errors
     /// Memory that is not there.
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), Fault> {
-        self.global.write(address, bytes, true)
+        self.global.write(address, bytes, None)
     }
 
     /// Copies `bytes` bytes from `address`.
@@ -123,7 +123,7 @@ impl Machine {
     /// # Errors
     /// Memory that is not there, or that nobody wrote.
     pub fn read(&mut self, address: u64, bytes: usize) -> Result<Vec<u8>, Fault> {
-        self.global.read(address, bytes).map(<[u8]>::to_vec)
+        self.global.read(address, bytes, None, false).map(<[u8]>::to_vec)
     }
 
     /// The address of a variable in global or constant memory, as `cuModuleGetGlobal` gives it.
@@ -154,7 +154,7 @@ impl Machine {
                     }
                 };
                 // the parser made sure that the values fit
-                let _ = self.global.write(at, &bits.to_le_bytes()[..bytes.min(8)], true);
+                let _ = self.global.write(at, &bits.to_le_bytes()[..bytes.min(8)], None);
                 at += bytes as u64;
             }
         }
@@ -208,6 +208,7 @@ impl Machine {
         let mut extents = kernel.shared.clone();
         extents.push(Extent { start, end: start + layout.dynamic_shared });
         let mut shared = Shared::new(start + layout.dynamic_shared, extents, kernel.granule);
+        self.global.begin_launch(kernel.granule);
         let mut counts = Counts::default();
         let mut clock = 1;
         let [x, y, z] = layout.grid;
@@ -215,6 +216,7 @@ impl Machine {
         for at in places {
             layout.at = at;
             shared.begin(clock);
+            self.global.begin_block(clock, counts.warp_instructions as u32);
             let mut block = Block::new(kernel, &layout, variables, clock);
             let (global, limit) = (&mut self.global, self.limit);
             let mut world = World { kernel, global, shared: &mut shared, counts: &mut counts, limit };

@@ -1,25 +1,18 @@
 //! Memory that notices wrong use.
 //!
 //! Global memory is a list of allocations whose addresses lie far apart and are never used again, so that an address says
-//! which allocation it is meant for. Shared memory has a shadow: for each granule (the smallest access of the kernel) who
-//! wrote it last and who read it, and when. "When" is a vector clock of warps (Fidge 1988, Mattern 1989): a warp's own
-//! clock moves on at every barrier and at every synchronization of its lanes, and at a barrier warps learn the clocks of
-//! those that arrived. Two accesses by different threads, one of which writes, are a race unless a clock orders them. Only
-//! barriers and `bar.warp.sync` order; strong accesses (atomics, volatile, relaxed and above) do not race with each other.
-//! Of the readers since the last write two are remembered, which misses a race only where named barriers order a write
-//! after both of them and not after a third.
+//! which allocation it is meant for. Both memories have a shadow: for each granule (the smallest access of the kernel) who
+//! wrote it last and who read it, and when (`races`).
+//!
+//! Blocks run one after another here, but not on a card. So what one block of a launch wrote another one must not touch,
+//! except in the way that is known to work: the writer's block makes a fence after it (`__threadfence`), and the reader's
+//! block makes an atomic or otherwise strong access first; after it, it may also set what others changed by such accesses
+//! (a counter, back to zero). That the two fit together is not checked. Writing what is there already is no race in global
+//! memory.
 
 use super::Fault;
-use super::code::{Extent, LANES};
-
-/// What an access does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    Read,
-    Write,
-    /// Reads and writes, in one step.
-    Update,
-}
+use super::code::Extent;
+use super::races::{Access, Event, Granule, Race, Who};
 
 /// Generic addresses from here on are shared memory's.
 pub const SHARED_WINDOW: u64 = 1 << 62;
@@ -31,6 +24,8 @@ pub const SHARED_START: u64 = 1024;
 const STRIDE: u64 = 1 << 36;
 /// Allocations begin at this multiple of the stride.
 const FIRST: u64 = 16;
+/// Granules that get a shadow together, when one of them is first used.
+const PAGE: usize = 1024;
 
 struct Allocation {
     bytes: Vec<u8>,
@@ -38,47 +33,93 @@ struct Allocation {
     written: Option<Vec<bool>>,
     freed: bool,
     constant: bool,
+    /// What this launch did here, in pages.
+    shadow: Vec<Option<Box<[Granule]>>>,
+}
+
+/// What is known of the launch that runs: its blocks so far, each with the step where it began and its last fence.
+#[derive(Default)]
+struct Launch {
+    granule: u64,
+    starts: Vec<u32>,
+    fences: Vec<u32>,
+    /// Clocks below are those of blocks before.
+    base: u32,
+    /// Whether this block has made a strong access.
+    acquired: bool,
+}
+
+impl Launch {
+    /// The number of the block that made `event`.
+    fn block_of(&self, event: Event) -> usize {
+        self.starts.partition_point(|&start| start <= event.step).saturating_sub(1)
+    }
+
+    /// Whether an event of a block before can be seen by this one.
+    fn passed(&self, event: Event) -> bool {
+        self.acquired && (event.strong || self.fences[self.block_of(event)] > event.step)
+    }
 }
 
 /// Global and constant memory.
 #[derive(Default)]
 pub struct Global {
     allocations: Vec<Allocation>,
+    launch: Launch,
 }
 
 impl Global {
     /// Memory that nobody wrote; its address.
     pub fn alloc(&mut self, bytes: usize) -> u64 {
-        self.push(Allocation {
-            bytes: vec![0; bytes],
-            written: Some(vec![false; bytes]),
-            freed: false,
-            constant: false,
-        })
+        self.push(vec![0; bytes], Some(vec![false; bytes]), false)
     }
 
     /// Memory that holds `bytes`; its address. Kernels cannot write what is `constant`.
     pub fn alloc_with(&mut self, bytes: Vec<u8>, constant: bool) -> u64 {
-        self.push(Allocation { bytes, written: None, freed: false, constant })
+        self.push(bytes, None, constant)
     }
 
-    fn push(&mut self, allocation: Allocation) -> u64 {
-        self.allocations.push(allocation);
+    fn push(&mut self, bytes: Vec<u8>, written: Option<Vec<bool>>, constant: bool) -> u64 {
+        self.allocations.push(Allocation { bytes, written, freed: false, constant, shadow: Vec::new() });
         (FIRST + self.allocations.len() as u64 - 1) * STRIDE
     }
 
     pub fn free(&mut self, address: u64) -> Result<(), Fault> {
-        let allocation = self.find(address, 0)?.0;
-        if !address.is_multiple_of(STRIDE) {
+        let (index, offset) = self.find(address, 0)?;
+        if offset != 0 {
             return Err(Fault::OutOfBounds { space: "global", address, bytes: 0, size: 0 });
         }
-        *allocation = Allocation { bytes: Vec::new(), written: None, freed: true, constant: false };
+        self.allocations[index] =
+            Allocation { bytes: Vec::new(), written: None, freed: true, constant: false, shadow: Vec::new() };
         Ok(())
     }
 
-    fn find(&mut self, address: u64, bytes: usize) -> Result<(&mut Allocation, usize), Fault> {
+    /// A launch begins, whose smallest access has `granule` bytes.
+    pub fn begin_launch(&mut self, granule: u64) {
+        self.allocations.iter_mut().for_each(|allocation| allocation.shadow.clear());
+        self.launch = Launch { granule: granule.max(1), ..Launch::default() };
+    }
+
+    /// The launch's next block begins, with the clocks at `base`.
+    pub fn begin_block(&mut self, base: u32, step: u32) {
+        let launch = &mut self.launch;
+        launch.starts.push(step);
+        launch.fences.push(0);
+        (launch.base, launch.acquired) = (base, false);
+    }
+
+    /// The block makes what it wrote visible to others.
+    pub fn fence(&mut self, step: u32) {
+        if let Some(fence) = self.launch.fences.last_mut() {
+            *fence = step;
+        }
+    }
+
+    /// The allocation and the place in it of `bytes` at `address`.
+    fn find(&self, address: u64, bytes: usize) -> Result<(usize, usize), Fault> {
         let index = (address / STRIDE).checked_sub(FIRST).and_then(|index| usize::try_from(index).ok());
-        let Some(allocation) = index.and_then(|index| self.allocations.get_mut(index)) else {
+        let Some((index, allocation)) = index.and_then(|index| Some((index, self.allocations.get(index)?)))
+        else {
             return Err(Fault::OutOfBounds { space: "global", address, bytes, size: 0 });
         };
         if allocation.freed {
@@ -93,67 +134,127 @@ impl Global {
                 size: size as u64,
             });
         }
-        Ok((allocation, offset))
+        Ok((index, offset))
     }
 
-    /// The bytes at `address`, all of which must have been written.
-    pub fn read(&mut self, address: u64, bytes: usize) -> Result<&[u8], Fault> {
-        let (allocation, offset) = self.find(address, bytes)?;
-        if let Some(written) = &allocation.written
-            && !written[offset..offset + bytes].iter().all(|&set| set)
-        {
-            return Err(Fault::Unwritten { space: "global", address: offset as u64 });
+    /// Records what `who` does to bytes of an allocation. `cached` reads go past what the launch writes.
+    fn record(
+        &mut self,
+        (index, offset, bytes): (usize, usize, usize),
+        who: &Who<'_>,
+        access: Access,
+        cached: bool,
+    ) -> Result<(), Fault> {
+        let allocation = &mut self.allocations[index];
+        if allocation.constant {
+            return Ok(());
         }
-        Ok(&allocation.bytes[offset..offset + bytes])
-    }
-
-    /// Puts `bytes` at `address`; `host` may write constants.
-    pub fn write(&mut self, address: u64, bytes: &[u8], host: bool) -> Result<(), Fault> {
-        let (allocation, offset) = self.find(address, bytes.len())?;
-        if allocation.constant && !host {
-            return Err(Fault::Constant { address });
-        }
-        allocation.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
-        if let Some(written) = &mut allocation.written {
-            written[offset..offset + bytes.len()].fill(true);
+        let launch = &mut self.launch;
+        launch.acquired |= who.strong;
+        let granule = launch.granule as usize;
+        for place in offset / granule..(offset + bytes).div_ceil(granule) {
+            let page = place / PAGE;
+            if allocation.shadow.len() <= page {
+                allocation.shadow.resize(page + 1, None);
+            }
+            let shadow = allocation.shadow[page].get_or_insert_with(|| vec![Granule::default(); PAGE].into());
+            let shadow = &mut shadow[place % PAGE];
+            let address = (place * granule) as u64;
+            if cached && shadow.write.clock > 0 {
+                return Err(Fault::NotConstant { address });
+            }
+            shadow.access(who, access, launch.base, |event| launch.passed(event)).map_err(
+                |Race { other, wrote }| {
+                    let block = Some(launch.block_of(other)).filter(|_| other.clock < launch.base);
+                    let (other, other_wrote) = (other.thread, wrote);
+                    Fault::Race {
+                        space: "global",
+                        address,
+                        other,
+                        block,
+                        other_wrote,
+                        wrote: access != Access::Read,
+                    }
+                },
+            )?;
         }
         Ok(())
     }
 
+    /// The bytes at `address`, all of which must have been written; `who` is nobody for the host.
+    pub fn read(
+        &mut self,
+        address: u64,
+        bytes: usize,
+        who: Option<&Who<'_>>,
+        cached: bool,
+    ) -> Result<&[u8], Fault> {
+        let (index, offset) = self.find(address, bytes)?;
+        if let Some(written) = &self.allocations[index].written
+            && !written[offset..offset + bytes].iter().all(|&set| set)
+        {
+            return Err(Fault::Unwritten { space: "global", address: offset as u64 });
+        }
+        if let Some(who) = who {
+            self.record((index, offset, bytes), who, Access::Read, cached)?;
+        }
+        Ok(&self.allocations[index].bytes[offset..offset + bytes])
+    }
+
+    /// Puts `bytes` at `address`; the host may write constants.
+    pub fn write(&mut self, address: u64, bytes: &[u8], who: Option<&Who<'_>>) -> Result<(), Fault> {
+        let (index, offset) = self.find(address, bytes.len())?;
+        let range = offset..offset + bytes.len();
+        let allocation = &self.allocations[index];
+        if let Some(who) = who {
+            if allocation.constant {
+                return Err(Fault::Constant { address });
+            }
+            let set = allocation
+                .written
+                .as_ref()
+                .is_none_or(|written| written[range.clone()].iter().all(|&set| set));
+            let same = set && allocation.bytes[range.clone()] == *bytes;
+            let access = if same { Access::Repeat } else { Access::Write };
+            self.record((index, offset, bytes.len()), who, access, false)?;
+        }
+        let allocation = &mut self.allocations[index];
+        allocation.bytes[range.clone()].copy_from_slice(bytes);
+        if let Some(written) = &mut allocation.written {
+            written[range].fill(true);
+        }
+        Ok(())
+    }
+
+    /// Changes the number of `bytes` bytes at `address` in one step; what it was.
+    pub fn update(
+        &mut self,
+        address: u64,
+        bytes: usize,
+        who: &Who<'_>,
+        change: impl Fn(u64) -> u64,
+    ) -> Result<u64, Fault> {
+        let old = number(self.read(address, bytes, None, false)?);
+        let (index, offset) = self.find(address, bytes)?;
+        self.record((index, offset, bytes), who, Access::Update, false)?;
+        if self.allocations[index].constant {
+            return Err(Fault::Constant { address });
+        }
+        self.write(address, &change(old).to_le_bytes()[..bytes], None)?;
+        Ok(old)
+    }
+
     /// Whether `address` is that of constant memory, or `None` if it is nowhere.
-    pub fn constant(&mut self, address: u64) -> Option<bool> {
-        self.find(address, 0).ok().map(|(allocation, _)| allocation.constant)
+    pub fn constant(&self, address: u64) -> Option<bool> {
+        self.find(address, 0).ok().map(|(index, _)| self.allocations[index].constant)
     }
 }
 
-/// Who accesses shared memory: a thread of the block, and what its warp knows of the clocks.
-pub struct Who<'a> {
-    pub thread: u16,
-    pub known: &'a [u32; LANES],
-}
-
-#[derive(Clone, Copy, Default)]
-struct Event {
-    clock: u32,
-    thread: u16,
-    strong: bool,
-}
-
-impl Event {
-    /// Whether it cannot race with what `who` does now.
-    fn before(self, who: &Who<'_>, strong: bool) -> bool {
-        self.thread == who.thread
-            || self.clock < who.known[usize::from(self.thread) / LANES]
-            || strong && self.strong
-    }
-}
-
-#[derive(Clone, Copy, Default)]
-struct Granule {
-    write: Event,
-    reads: [Event; 2],
-    /// An asynchronous copy to here is under way.
-    pending: bool,
+/// Up to eight bytes as a number.
+pub fn number(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
 }
 
 /// A block's shared memory.
@@ -162,7 +263,9 @@ pub struct Shared {
     extents: Vec<Extent>,
     granule: u64,
     shadow: Vec<Granule>,
-    /// Events of lower clocks are those of blocks before.
+    /// Granules that an asynchronous copy will write.
+    pending: Vec<bool>,
+    /// Events of lower clocks are those of blocks before, when this was another memory.
     base: u32,
 }
 
@@ -170,16 +273,18 @@ impl Shared {
     /// Memory up to the address `end`, whose variables are `extents`.
     pub fn new(end: u64, extents: Vec<Extent>, granule: u64) -> Self {
         let granule = granule.max(1);
-        let shadow = vec![Granule::default(); (end.div_ceil(granule)) as usize];
-        Self { bytes: vec![0; end as usize], extents, granule, shadow, base: 1 }
+        let count = end.div_ceil(granule) as usize;
+        let shadow = vec![Granule::default(); count];
+        Self { bytes: vec![0; end as usize], extents, granule, shadow, pending: vec![false; count], base: 1 }
     }
 
     /// Forgets what was written: the next block begins, whose clocks start at `base`.
     pub fn begin(&mut self, base: u32) {
         self.base = base;
+        self.pending.fill(false);
     }
 
-    fn check(&self, address: u64, bytes: u64) -> Result<std::ops::Range<usize>, Fault> {
+    fn granules(&self, address: u64, bytes: u64) -> Result<std::ops::Range<usize>, Fault> {
         let end = address.checked_add(bytes);
         let inside = |extent: &&Extent| extent.start <= address && end.is_some_and(|end| end <= extent.end);
         if self.extents.iter().find(inside).is_none() {
@@ -190,79 +295,67 @@ impl Shared {
     }
 
     /// Records an access and finds what is wrong with it.
-    fn access(
-        &mut self,
-        address: u64,
-        bytes: u64,
-        who: &Who<'_>,
-        access: Access,
-        strong: bool,
-    ) -> Result<(), Fault> {
-        let (base, size) = (self.base, self.granule);
-        let now = Event { clock: who.known[usize::from(who.thread) / LANES], thread: who.thread, strong };
-        for place in self.check(address, bytes)? {
+    fn record(&mut self, address: u64, bytes: u64, who: &Who<'_>, access: Access) -> Result<(), Fault> {
+        for place in self.granules(address, bytes)? {
             let granule = &mut self.shadow[place];
-            let at = place as u64 * size;
-            let written = granule.write.clock >= base;
-            if written && granule.pending && access != Access::Write {
-                return Err(Fault::Pending { address: at, by: granule.write.thread });
+            let address = place as u64 * self.granule;
+            if access != Access::Write {
+                if granule.write.clock < self.base {
+                    return Err(Fault::Unwritten { space: "shared", address });
+                }
+                if self.pending[place] {
+                    return Err(Fault::Pending { address, by: granule.write.thread });
+                }
             }
-            if access != Access::Write && !written {
-                return Err(Fault::Unwritten { space: "shared", address: at });
+            granule.access(who, access, self.base, |_| true).map_err(|Race { other, wrote }| {
+                let (other, other_wrote) = (other.thread, wrote);
+                Fault::Race {
+                    space: "shared",
+                    address,
+                    other,
+                    block: None,
+                    other_wrote,
+                    wrote: access != Access::Read,
+                }
+            })?;
+            if access != Access::Read {
+                self.pending[place] = false;
             }
-            if written && !granule.write.before(who, strong) {
-                let wrote = access != Access::Read;
-                return Err(Fault::Race {
-                    address: at,
-                    other: granule.write.thread,
-                    other_wrote: true,
-                    wrote,
-                });
-            }
-            if access == Access::Read {
-                let [first, second] = &mut granule.reads;
-                let gone = first.thread == who.thread || first.clock < base || first.before(who, false);
-                *(if gone { first } else { second }) = now;
-                continue;
-            }
-            let reader = granule.reads.iter().find(|read| read.clock >= base && !read.before(who, strong));
-            if let Some(reader) = reader {
-                return Err(Fault::Race {
-                    address: at,
-                    other: reader.thread,
-                    other_wrote: false,
-                    wrote: true,
-                });
-            }
-            granule.write = now;
-            granule.pending = false;
         }
         Ok(())
     }
 
-    pub fn read(&mut self, address: u64, bytes: u64, who: &Who<'_>, strong: bool) -> Result<&[u8], Fault> {
-        self.access(address, bytes, who, Access::Read, strong)?;
+    pub fn read(&mut self, address: u64, bytes: u64, who: &Who<'_>) -> Result<&[u8], Fault> {
+        self.record(address, bytes, who, Access::Read)?;
         Ok(&self.bytes[address as usize..(address + bytes) as usize])
     }
 
-    pub fn write(&mut self, address: u64, bytes: &[u8], who: &Who<'_>, strong: bool) -> Result<(), Fault> {
-        self.access(address, bytes.len() as u64, who, Access::Write, strong)?;
+    pub fn write(&mut self, address: u64, bytes: &[u8], who: &Who<'_>) -> Result<(), Fault> {
+        self.record(address, bytes.len() as u64, who, Access::Write)?;
         self.bytes[address as usize..address as usize + bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
-    /// The bytes at `address`, to be read and changed in one step.
-    pub fn update(&mut self, address: u64, bytes: u64, who: &Who<'_>) -> Result<&mut [u8], Fault> {
-        self.access(address, bytes, who, Access::Update, true)?;
-        Ok(&mut self.bytes[address as usize..(address + bytes) as usize])
+    /// Changes the number of `bytes` bytes at `address` in one step; what it was.
+    pub fn update(
+        &mut self,
+        address: u64,
+        bytes: u64,
+        who: &Who<'_>,
+        change: impl Fn(u64) -> u64,
+    ) -> Result<u64, Fault> {
+        self.record(address, bytes, who, Access::Update)?;
+        let data = &mut self.bytes[address as usize..(address + bytes) as usize];
+        let old = number(data);
+        data.copy_from_slice(&change(old).to_le_bytes()[..bytes as usize]);
+        Ok(old)
     }
 
     /// An asynchronous copy to here begins: nobody may read until it has ended.
     pub fn begin_copy(&mut self, address: u64, bytes: u64, who: &Who<'_>) -> Result<(), Fault> {
-        self.access(address, bytes, who, Access::Write, false)?;
-        for place in self.check(address, bytes)? {
-            self.shadow[place].pending = true;
-        }
+        self.record(address, bytes, who, Access::Write)?;
+        let granules = self.granules(address, bytes)?;
+        self.pending[granules].fill(true);
         Ok(())
     }
 }

@@ -5,13 +5,14 @@
 //! memory; barriers and shuffles that some threads do not reach; instructions that it does not know. Each of these is a
 //! [`Trap`] that names the kernel, the line, the block and the thread.
 //!
-//! What it cannot tell: how fast a kernel is, the last bits of approximate instructions and of sums in tensor cores, races
-//! in global memory, and what depends on blocks that run at the same time (they run one after another).
+//! What it cannot tell: how fast a kernel is, the last bits of approximate instructions and of sums in tensor cores, and
+//! what depends on blocks that run at the same time (they run one after another).
 //!
 //! A text becomes tokens (`lex`), declarations and statements (`parse`), and instructions whose registers and targets are
 //! numbers (`lower`, `translate`); local functions are inlined. What an arithmetic instruction computes is a function that
 //! is chosen once (`integer`, `float`, `convert`). `warp` runs instructions, `block` holds barriers, `machine` the grid.
 
+mod access;
 mod block;
 mod code;
 mod collective;
@@ -25,6 +26,7 @@ mod memory;
 mod number;
 mod opcode;
 mod parse;
+mod races;
 mod translate;
 mod types;
 mod warp;
@@ -112,18 +114,30 @@ pub enum Fault {
         /// The thread (its number in the block) that has not waited for its copy.
         by: u16,
     },
-    /// Two threads access shared memory, at least one of them writes, and nothing orders them.
-    #[error("this thread {} what thread {other} {} at {address} of shared memory, with no barrier in between",
-        if *.wrote { "writes" } else { "reads" }, if *.other_wrote { "wrote" } else { "read" })]
+    /// Two threads access the same memory, at least one of them writes, and nothing orders them.
+    #[error("this thread {} what thread {other} of {} {} at {address} of {space} memory, and nothing orders the two",
+        if *.wrote { "writes" } else { "reads" },
+        .block.map_or("its block".to_owned(), |block| format!("block {block}")),
+        if *.other_wrote { "wrote" } else { "read" })]
     Race {
+        /// Which memory.
+        space: &'static str,
         /// Where.
         address: u64,
-        /// The other thread's number in the block.
+        /// The other thread's number in its block.
         other: u16,
+        /// The other thread's block, counted from the launch's first; none if it is the same.
+        block: Option<usize>,
         /// Whether the other one wrote.
         other_wrote: bool,
         /// Whether this one writes.
         wrote: bool,
+    },
+    /// A read through the cache for constant data (`ld.global.nc`) of what the same launch wrote.
+    #[error("ld.global.nc reads what this launch wrote at {address} of global memory")]
+    NotConstant {
+        /// Where.
+        address: u64,
     },
     /// A write to constant memory or to parameters.
     #[error("a write to constant memory at {address:#x}")]

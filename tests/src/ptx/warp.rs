@@ -4,10 +4,9 @@
 //! part meet again further down, so this is where threads that parted come together again. An instruction that lanes must
 //! run together (`.sync`) waits until all of them are there.
 
-use std::collections::VecDeque;
-
-use super::code::{Inst, Kernel, LANES, Op, Place, Reduction, Reg, Row};
-use super::memory::{Global, LOCAL_WINDOW, SHARED_WINDOW, Shared, Who};
+use super::access::Copies;
+use super::code::{Inst, Kernel, LANES, Op, Reduction, Reg, Row};
+use super::memory::{Global, LOCAL_WINDOW, SHARED_WINDOW, Shared};
 use super::types::Space;
 use super::{Counts, Fault};
 
@@ -50,20 +49,6 @@ pub struct Arrival {
 /// Steps of a warp until it is another one's turn.
 const SLICE: u64 = 1 << 14;
 
-/// A copy to shared memory that has begun.
-struct Copy {
-    to: u64,
-    bytes: [u8; 16],
-    size: u64,
-}
-
-/// A thread's asynchronous copies: groups under way, and those of no group yet.
-#[derive(Default)]
-struct Copies {
-    groups: VecDeque<Vec<Copy>>,
-    open: Vec<Copy>,
-}
-
 pub struct Warp {
     pub index: usize,
     pub registers: Vec<Row>,
@@ -74,8 +59,9 @@ pub struct Warp {
     /// Lanes that wait for others at an instruction that they must run together.
     waiting: u32,
     places: [usize; LANES],
-    local: Vec<u8>,
-    copies: Vec<Copies>,
+    /// The threads' local memories, one after another.
+    pub local: Vec<u8>,
+    pub copies: Vec<Copies>,
     /// What it knows of the clocks of the block's warps; its own is at `index`.
     pub known: [u32; LANES],
 }
@@ -101,13 +87,6 @@ pub fn lanes(mask: u32) -> impl Iterator<Item = usize> {
         rest &= rest.wrapping_sub(1);
         (lane < 32).then_some(lane as usize)
     })
-}
-
-/// Up to eight bytes as a number.
-pub fn number(bytes: &[u8]) -> u64 {
-    let mut word = [0; 8];
-    word[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(word)
 }
 
 impl Warp {
@@ -331,10 +310,7 @@ impl Warp {
                     self.begin_copy(world, (to, from), *bytes, size, lane).map_err(|fault| (lane, fault))?;
                 }
             }
-            Op::CopyCommit => lanes(active).for_each(|lane| {
-                let copies = &mut self.copies[lane];
-                copies.groups.push_back(std::mem::take(&mut copies.open));
-            }),
+            Op::CopyCommit => lanes(active).for_each(|lane| self.copies[lane].commit()),
             Op::CopyWait(count) => {
                 for lane in lanes(active) {
                     self.end_copies(world, *count, lane).map_err(|fault| (lane, fault))?;
@@ -400,12 +376,10 @@ impl Warp {
             }
             Op::ActiveMask { d } => self.set(*d, &[u64::from(active); LANES], active),
             Op::LoadMatrix { at, transposed, d } => {
-                return self
-                    .together(here, None, |warp, _| warp.load_matrix(world.shared, at, *transposed, d));
+                return self.together(here, None, |warp, _| warp.load_matrix(world, at, *transposed, d));
             }
             Op::StoreMatrix { at, transposed, s } => {
-                return self
-                    .together(here, None, |warp, _| warp.store_matrix(world.shared, at, *transposed, s));
+                return self.together(here, None, |warp, _| warp.store_matrix(world, at, *transposed, s));
             }
             Op::TransposeMatrix { d, s } => {
                 return self.together(here, None, |warp, _| {
@@ -435,6 +409,7 @@ impl Warp {
                 let clock = world.counts.warp_instructions & super::integer::mask(*bits);
                 self.set(*d, &[clock; LANES], active);
             }
+            Op::Fence => world.global.fence(world.counts.warp_instructions as u32),
             Op::Nothing => {}
             Op::Trap(reason) => return Err((first, Fault::Trapped(reason.clone()))),
             Op::Unknown(reason) => return Err((first, Fault::Unknown(reason.clone()))),
@@ -450,161 +425,5 @@ impl Warp {
         } else {
             lanes(mask).for_each(|lane| row[lane] = result[lane]);
         }
-    }
-
-    /// The space and the address in it that `lane` accesses; `bytes` must divide the address.
-    pub fn address(&self, at: &Place, bytes: u64, lane: usize) -> Result<(Space, u64), Fault> {
-        let base = self.registers[at.base as usize][lane];
-        let mut address = base.wrapping_add_signed(at.offset);
-        if matches!(at.space, Space::Shared | Space::Local) && base <= u64::from(u32::MAX) {
-            address &= u64::from(u32::MAX);
-        }
-        if !address.is_multiple_of(bytes) {
-            return Err(Fault::Misaligned { address, bytes });
-        }
-        Ok(match (at.space, address) {
-            (Space::Generic, SHARED_WINDOW..) => (Space::Shared, address - SHARED_WINDOW),
-            (Space::Generic, LOCAL_WINDOW..) => (Space::Local, address - LOCAL_WINDOW),
-            (Space::Generic, _) => (Space::Global, address),
-            (space, _) => (space, address),
-        })
-    }
-
-    pub fn who(&self, lane: usize) -> Who<'_> {
-        Who { thread: (self.index * LANES + lane) as u16, known: &self.known }
-    }
-
-    /// Where `bytes` at `address` of a thread's local memory are.
-    fn local_range(&self, address: u64, bytes: u64, lane: usize) -> Result<std::ops::Range<usize>, Fault> {
-        let size = (self.local.len() / LANES) as u64;
-        if address.checked_add(bytes).is_none_or(|end| end > size) {
-            return Err(Fault::OutOfBounds { space: "local", address, bytes: bytes as usize, size });
-        }
-        let start = lane * size as usize + address as usize;
-        Ok(start..start + bytes as usize)
-    }
-
-    fn load(
-        &mut self,
-        world: &mut World<'_>,
-        at: &Place,
-        bytes: u64,
-        extend: Option<u32>,
-        d: &[Reg],
-        active: u32,
-    ) -> Result<(), (usize, Fault)> {
-        let all = bytes * d.len() as u64;
-        for lane in lanes(active) {
-            let failed = |fault| (lane, fault);
-            let (space, address) = self.address(at, all, lane).map_err(failed)?;
-            let data = match space {
-                Space::Shared => {
-                    world.shared.read(address, all, &self.who(lane), at.strong).map_err(failed)?
-                }
-                Space::Local => &self.local[self.local_range(address, all, lane).map_err(failed)?],
-                _ => world.global.read(address, all as usize).map_err(failed)?,
-            };
-            for (part, &d) in data.chunks_exact(bytes as usize).zip(d) {
-                let word = number(part);
-                self.registers[d as usize][lane] = match extend {
-                    Some(bits) => {
-                        super::integer::sign_extend(word, bytes as u32 * 8) as u64
-                            & super::integer::mask(bits)
-                    }
-                    None => word,
-                };
-            }
-        }
-        Ok(())
-    }
-
-    fn store(
-        &mut self,
-        world: &mut World<'_>,
-        at: &Place,
-        bytes: u64,
-        s: &[Reg],
-        active: u32,
-    ) -> Result<(), (usize, Fault)> {
-        let all = bytes * s.len() as u64;
-        for lane in lanes(active) {
-            let failed = |fault| (lane, fault);
-            let (space, address) = self.address(at, all, lane).map_err(failed)?;
-            let mut data = [0; 64];
-            for (part, &s) in data.chunks_exact_mut(bytes as usize).zip(s) {
-                part.copy_from_slice(&self.registers[s as usize][lane].to_le_bytes()[..bytes as usize]);
-            }
-            let data = &data[..all as usize];
-            match space {
-                Space::Shared => {
-                    world.shared.write(address, data, &self.who(lane), at.strong).map_err(failed)?
-                }
-                Space::Local => {
-                    let range = self.local_range(address, all, lane).map_err(failed)?;
-                    self.local[range].copy_from_slice(data);
-                }
-                _ => world.global.write(address, data, false).map_err(failed)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Changes memory in one step; what was there before.
-    fn update(
-        &mut self,
-        world: &mut World<'_>,
-        at: &Place,
-        bytes: u64,
-        lane: usize,
-        change: impl Fn(u64) -> u64,
-    ) -> Result<u64, Fault> {
-        let (space, address) = self.address(at, bytes, lane)?;
-        match space {
-            Space::Shared => {
-                let data = world.shared.update(address, bytes, &self.who(lane))?;
-                let old = number(data);
-                data.copy_from_slice(&change(old).to_le_bytes()[..bytes as usize]);
-                Ok(old)
-            }
-            Space::Local => Err(Fault::Trapped("an atomic operation on local memory".into())),
-            _ => {
-                let old = number(world.global.read(address, bytes as usize)?);
-                world.global.write(address, &change(old).to_le_bytes()[..bytes as usize], false)?;
-                Ok(old)
-            }
-        }
-    }
-
-    fn begin_copy(
-        &mut self,
-        world: &mut World<'_>,
-        (to, from): (&Place, &Place),
-        bytes: u64,
-        size: Option<u64>,
-        lane: usize,
-    ) -> Result<(), Fault> {
-        let size = size.unwrap_or(bytes);
-        if size > bytes {
-            return Err(Fault::Trapped(format!("a copy of {size} bytes to {bytes}")));
-        }
-        let ((_, to), (_, from)) = (self.address(to, bytes, lane)?, self.address(from, bytes, lane)?);
-        let mut data = [0; 16];
-        if size > 0 {
-            data[..size as usize].copy_from_slice(world.global.read(from, size as usize)?);
-        }
-        world.shared.begin_copy(to, bytes, &self.who(lane))?;
-        self.copies[lane].open.push(Copy { to, bytes: data, size: bytes });
-        Ok(())
-    }
-
-    /// The oldest copies end, until `count` groups are left.
-    fn end_copies(&mut self, world: &mut World<'_>, count: usize, lane: usize) -> Result<(), Fault> {
-        while self.copies[lane].groups.len() > count {
-            for copy in self.copies[lane].groups.pop_front().unwrap_or_default() {
-                let data = &copy.bytes[..copy.size as usize];
-                world.shared.write(copy.to, data, &self.who(lane), false)?;
-            }
-        }
-        Ok(())
     }
 }

@@ -125,9 +125,12 @@ pub(super) fn route(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Erro
                     n_used,
                     expert,
                     routing,
+                    routes_first: false,
+                    router_norm: None,
                     groups: groups.map(|(n, used)| Groups { n, used }),
                     normalize,
                     scale,
+                    weigh_inputs: false,
                     shared: None,
                 };
                 let (tokens, stride) = (6, n_expert + 1);
