@@ -479,7 +479,7 @@ pub fn merge<L: Lanes>(part: &[f32], total: &mut Total, values: &mut [f32]) {
         values.fill(0.0);
     }
     let max = total.max.max(*part_max);
-    let (old, new) = (exp::<L>(total.max - max), exp::<L>(*part_max - max));
+    let (old, new) = (weight::<L>(total.max - max), weight::<L>(*part_max - max));
     for (value, part) in values.iter_mut().zip(part) {
         *value = L::mul_add(*part, new, *value * old);
     }
@@ -563,6 +563,14 @@ fn dots<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
     sums
 }
 
+/// e^x; 0 where that is less than 1e-26: what is multiplied with such weights adds nothing to what the largest score adds,
+/// but may be subnormal, and then each operation takes a hundred times as long.
+#[inline(always)]
+fn weight<L: Lanes>(x: f32) -> f32 {
+    let e = exp::<L>(x);
+    if x < -60.0 { 0.0 } else { e }
+}
+
 /// Turns a query's scores into weights relative to its largest score so far, and scales its part down to that. A NaN
 /// among the scores that it sees makes the sum of weights NaN.
 #[inline(always)]
@@ -583,7 +591,7 @@ fn weigh<L: Lanes>(scores: &mut [f32; BLOCK], seen: Range<usize>, part: &mut [f3
     }
     let max = old_max.max(max[0]);
     for score in scores.iter_mut() {
-        *score = exp::<L>(*score - max);
+        *score = weight::<L>(*score - max);
     }
     scores[..seen.start].fill(0.0);
     scores[seen.end..].fill(0.0);
@@ -593,7 +601,7 @@ fn weigh<L: Lanes>(scores: &mut [f32; BLOCK], seen: Range<usize>, part: &mut [f3
             sum[i] += chunk[i];
         }
     }
-    let smaller = exp::<L>(*old_max - max);
+    let smaller = weight::<L>(*old_max - max);
     *old_sum = L::mul_add(*old_sum, smaller, reduce(sum));
     *old_max = max;
     for sum in sums {
