@@ -563,12 +563,12 @@ fn dots<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
     sums
 }
 
-/// e^x; 0 where that is less than 1e-26: what is multiplied with such weights adds nothing to what the largest score adds,
-/// but may be subnormal, and then each operation takes a hundred times as long.
+/// e^x; 0 below x = -70, where a weight adds nothing to the largest, which is 1. Smaller ones times the smallest values in
+/// half precision would be subnormal, and each operation on such sums takes a hundred times as long.
 #[inline(always)]
 fn weight<L: Lanes>(x: f32) -> f32 {
     let e = exp::<L>(x);
-    if x < -60.0 { 0.0 } else { e }
+    if x < -70.0 { 0.0 } else { e }
 }
 
 /// Turns a query's scores into weights relative to its largest score so far, and scales its part down to that. A NaN

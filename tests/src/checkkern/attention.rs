@@ -391,6 +391,8 @@ impl Heads {
         let p: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum = p.iter().sum::<f64>() + sink.map_or(0.0, |sink| (sink - max).exp());
         let (n, blocks) = (seen.len(), (seen.len() / BLOCK + seen.len() / SPAN + 4) as f64);
+        // what weights may lack: in floats those below e^-70 are 0, elsewhere none is less than e^-87
+        let least: f64 = if numbers == Numbers::Floats { -69.9 } else { -86.6 };
         let (exp, distance) = match numbers {
             Numbers::Floats => (EXP, (max - min) * U),
             // x is a sum with an exponent of at most 40, in units of ln 2
@@ -417,7 +419,7 @@ impl Heads {
                 let v = f64::from(*v);
                 *exact += p[j] / sum * v;
                 *size += (p[j] / sum * v).abs();
-                *off += (-86.6f64).exp() * v.abs() * blocks;
+                *off += least.exp() * v.abs() * blocks;
                 if integers {
                     *off += (peak / 4095.0 / 2.0 * v.abs() / steps[j] + p[j] * steps[j] / 2.0) / sum;
                 }
