@@ -17,6 +17,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::cpu::Panels;
 use crate::quant::float::MAGIC;
 use crate::quant::packed::{TILE, tile_words};
 use crate::quant::q8::BLOCK;
@@ -98,13 +99,15 @@ pub(super) fn matmul(format: &Format, w: &[u8], x: PackedMat<'_>, y: &mut [f32])
         let row_bytes = w.len() / rows;
         let blocks = x.row_len / BLOCK;
         let tokens = x.cols.next_multiple_of(COLS);
+        let order = Panels { w, row_bytes, rows: ROWS, slab_bytes: row_bytes * SLAB / x.row_len };
         sums.resize(sums.len().max(rows.div_ceil(ROWS) * tokens), ZEROS);
         // the tokens' part of a slab stays in the second-level cache for all panels
         for start in (0..blocks).step_by(SLAB / BLOCK) {
             let slab = start..blocks.min(start + SLAB / BLOCK);
-            for (w, sums) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(tokens)) {
+            for (p, (w, sums)) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(tokens)).enumerate() {
                 unpack(format, w, row_bytes, slab.clone(), panel, unpacked);
                 for (c, y) in sums.as_chunks_mut::<COLS>().0.iter_mut().enumerate() {
+                    order.fetch_next(p, start * BLOCK / SLAB, c, tokens / COLS);
                     let (tile, half) = (c / (TILE / COLS), c % (TILE / COLS));
                     let x = x.tiles[tile * tile_words(x.row_len)..][..tile_words(x.row_len)].as_chunks().0;
                     let x = &x[slab.clone()];
