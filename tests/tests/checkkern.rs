@@ -1,14 +1,14 @@
 //! Every kernel of every ISA level of this machine against the scalar truth. `BRAISE_ISA` names one level to run.
 //!
-//! What is checked, and how, is in `src/checkkern`; this file sees to it that nothing is left out.
+//! What is checked, and how, is in the crate `braise-checkkern`; this file sees to it that nothing is left out.
 
+use braise_checkkern::report::{Report, select_levels};
+use braise_checkkern::{matmul, ops};
 use braise_kernels::isa::Isa;
 use braise_kernels::quant::Type;
 use braise_kernels::quant::packed::pack_row;
 use braise_kernels::quant::q8::dequantize;
 use braise_kernels::table::{Acts, Kernels, MatMul, PackedMat, Packing, Rounding};
-use braise_tests::checkkern::report::{Report, select_levels};
-use braise_tests::checkkern::{matmul, ops};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
