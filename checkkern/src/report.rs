@@ -1,7 +1,9 @@
 //! What was run, what failed, and what was left out and why.
 
 use braise_kernels::isa::{Isa, IsaError};
-use std::fmt::Write as _;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 /// Failures of a row that are described; the others are counted.
 const DESCRIBED: usize = 5;
@@ -32,45 +34,122 @@ impl Cases {
     }
 }
 
+/// One row of the kernel table, after its cases were run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Cases that were run.
+    pub cases: usize,
+    /// Those of them that are wrong.
+    pub failed: usize,
+    /// What is wrong with the first of these.
+    pub details: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Row {
+    /// Whether some case was run, and none is wrong.
+    pub fn passed(&self) -> bool {
+        self.cases > 0 && self.failed == 0
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.passed() {
+            return write!(f, "{}: {} cases ok", self.name, self.cases);
+        }
+        write!(f, "{}: {} of {} cases FAILED", self.name, self.failed, self.cases)?;
+        self.details.iter().try_for_each(|line| write!(f, "\n    {line}"))
+    }
+}
+
+/// What whoever watches a report hears.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// A row of this name begins.
+    Begins(&'a str),
+    /// It is done.
+    Ends(&'a Row),
+    /// Something is left out, and why.
+    Skips(&'a str, &'a str),
+}
+
+type Watcher = dyn FnMut(Event<'_>);
+
 /// All rows that were run, and what was not.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Report {
-    ran: Vec<String>,
-    failed: Vec<String>,
+    rows: Vec<Row>,
     skipped: Vec<String>,
+    watcher: Option<Box<Watcher>>,
+    after: Option<String>,
+    resumed: bool,
 }
 
 impl Report {
-    /// Runs the cases of the row of this name and prints how it went. A row without cases has failed.
-    pub fn row(&mut self, name: String, run: impl FnOnce(&mut Cases)) {
-        let mut cases = Cases::default();
-        run(&mut cases);
-        if cases.failed() || cases.ran == 0 {
-            let mut text = format!("{name}: {} of {} cases FAILED", cases.failed, cases.ran);
-            for line in cases.described {
-                write!(text, "\n    {line}").expect("a String takes all text");
-            }
-            println!("{text}");
-            self.failed.push(text);
-        } else {
-            println!("{name}: {} cases ok", cases.ran);
+    /// A report that tells `watcher` what happens while it happens.
+    pub fn watched(watcher: impl FnMut(Event<'_>) + 'static) -> Report {
+        Report { watcher: Some(Box::new(watcher)), ..Report::default() }
+    }
+
+    /// Passes over all rows up to and including the one of this name, which an earlier run had come to.
+    #[must_use]
+    pub fn after(self, name: Option<String>) -> Report {
+        Report { resumed: name.is_some(), after: name, ..self }
+    }
+
+    /// Whether it goes on behind what an earlier run did.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    fn tell(&mut self, event: Event<'_>) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher(event);
         }
-        self.ran.push(name);
+    }
+
+    /// Runs the cases of the row of this name; gives nothing if the row is passed over. A row without cases has failed,
+    /// and so has one that panics.
+    pub fn row(&mut self, name: String, run: impl FnOnce(&mut Cases)) -> Option<&Row> {
+        if let Some(last) = &self.after {
+            if *last == name {
+                self.after = None;
+            }
+            return None;
+        }
+        self.tell(Event::Begins(&name));
+        let (mut cases, begin) = (Cases::default(), Instant::now());
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&mut cases))) {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            cases.expect(false, || format!("panicked: {text}"));
+        }
+        let Cases { ran, failed, described: details } = cases;
+        let row = Row { name, cases: ran, failed, details, seconds: begin.elapsed().as_secs_f64() };
+        self.tell(Event::Ends(&row));
+        self.rows.push(row);
+        self.rows.last()
     }
 
     /// Notes that `what` was not run, and why.
-    pub fn skip(&mut self, what: impl std::fmt::Display, why: impl std::fmt::Display) {
+    pub fn skip(&mut self, what: impl fmt::Display, why: impl fmt::Display) {
+        let (what, why) = (what.to_string(), why.to_string());
+        self.tell(Event::Skips(&what, &why));
         self.skipped.push(format!("{what}: {why}"));
     }
 
-    /// The names of the rows that were run.
-    pub fn ran(&self) -> &[String] {
-        &self.ran
+    /// The rows that were run.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     /// The last line of the report.
     pub fn summary(&self) -> String {
-        let (ran, skipped, why) = (self.ran.len(), self.skipped.len(), self.skipped.join("; "));
+        let (ran, skipped, why) = (self.rows.len(), self.skipped.len(), self.skipped.join("; "));
         format!("ran {ran}, skipped {skipped} ({})", if skipped == 0 { "nothing was left out" } else { &why })
     }
 
@@ -79,10 +158,11 @@ impl Report {
     /// # Errors
     /// What failed; also if no row was run at all.
     pub fn verdict(&self) -> Result<(), String> {
-        if self.ran.is_empty() {
+        if self.rows.is_empty() {
             return Err("no row was run".to_owned());
         }
-        if self.failed.is_empty() { Ok(()) } else { Err(self.failed.join("\n")) }
+        let failed: Vec<_> = self.rows.iter().filter(|row| !row.passed()).map(Row::to_string).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
     }
 }
 
@@ -131,8 +211,35 @@ mod tests {
             cases.expect(false, || "what is wrong".to_owned());
         });
         assert_eq!(report.verdict().unwrap_err(), "bad: 1 of 2 cases FAILED\n    what is wrong");
-        assert_eq!(report.ran(), ["good", "bad"]);
+        assert!(report.rows().iter().map(|row| row.name.as_str()).eq(["good", "bad"]));
         assert_eq!(report.summary(), "ran 2, skipped 0 (nothing was left out)");
+    }
+
+    #[test]
+    fn a_row_that_panics_has_failed_and_the_next_one_runs() {
+        let mut report = Report::default();
+        report.row("bad".to_owned(), |_| panic!("no {}", "reason"));
+        report.row("good".to_owned(), |cases| cases.expect(true, String::new));
+        assert_eq!(report.verdict().unwrap_err(), "bad: 1 of 1 cases FAILED\n    panicked: no reason");
+        assert_eq!(report.rows().len(), 2);
+    }
+
+    #[test]
+    fn a_watcher_hears_everything_and_a_resumed_report_goes_on_behind_the_row_it_names() {
+        let (told, heard) = std::sync::mpsc::channel();
+        let report = Report::watched(move |event| told.send(format!("{event:?}")).expect("is heard"));
+        let mut report = report.after(Some("b".to_owned()));
+        for name in ["a", "b", "c"] {
+            let row = report.row(name.to_owned(), |cases| cases.expect(true, String::new));
+            assert_eq!(row.is_some(), name == "c");
+        }
+        report.skip("d", "because");
+        assert!(report.is_resumed() && !Report::default().is_resumed());
+        drop(report);
+        let heard: Vec<String> = heard.iter().collect();
+        assert_eq!(heard.len(), 3, "{heard:?}");
+        assert!(heard[0] == "Begins(\"c\")" && heard[1].contains("cases: 1, failed: 0"), "{heard:?}");
+        assert_eq!(heard[2], "Skips(\"d\", \"because\")");
     }
 
     #[test]
