@@ -5,7 +5,6 @@
 
 mod attention;
 mod choice;
-mod interpreter;
 mod matrix;
 mod rows;
 
@@ -15,7 +14,6 @@ use braise_kernels::cuda::{Address, Device, Error, Kernel, Launch, ops};
 use bytemuck::Pod;
 
 use super::report::{Cases, Report};
-pub use interpreter::Interpreter;
 
 /// What lies behind results, and in their place.
 const SENTINEL: f32 = -1.234_567_9e33;
