@@ -2,6 +2,7 @@
 
 pub mod checkkern;
 pub mod families;
+pub mod llguidance;
 pub mod ptx;
 pub mod python;
 pub mod reference;
