@@ -7,6 +7,7 @@ mod attention;
 mod choice;
 mod interpreter;
 mod matrix;
+mod qkv;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -43,6 +44,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("matmul of experts", matrix::ordered_experts),
     ("rotations", attention::rotations),
     ("finish_heads", attention::finish_heads),
+    ("queries alone", qkv::queries_alone),
+    ("qkv", qkv::qkv),
     ("attention", attention::attend),
     ("flash", attention::flash),
     ("argmax", choice::argmax),
