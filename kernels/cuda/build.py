@@ -27,7 +27,8 @@ IQ1_M+Q4_K IQ2_XXS+Q4_K IQ2_XS+Q4_K IQ2_S+Q4_K IQ3_XXS+Q4_K IQ3_S+Q4_K IQ4_NL+Q5
 
 def outputs():
     """Each module: its name, its source, the architecture it is for, and what is defined for it."""
-    for name in ["norm", "heads", "attention", "elementwise", "experts", "sample"]:
+    families = ["norm", "heads", "attention", "elementwise", "experts", "sample", "convolve", "state_space", "delta_net"]
+    for name in families:
         yield name, f"{name}.cu", 75, []
     yield "rows", "rows.cu", 75, []
     for ty in BLOCK_FORMATS:

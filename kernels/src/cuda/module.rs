@@ -55,7 +55,7 @@ macro_rules! modules {
 
 modules! {
     75:
-        "attention" "elementwise" "experts" "heads" "norm" "rows" "sample" "matvec_float" "matvec_q4_0"
+        "attention" "convolve" "delta_net" "elementwise" "experts" "heads" "norm" "rows" "sample" "state_space" "matvec_float" "matvec_q4_0"
         "matvec_q4_1" "matvec_q5_0" "matvec_q5_1" "matvec_q8_0" "matvec_q2_k" "matvec_q3_k" "matvec_q4_k"
         "matvec_q5_k" "matvec_q6_k" "matvec_iq2_xxs" "matvec_iq2_xs" "matvec_iq3_xxs" "matvec_iq1_s"
         "matvec_iq4_nl" "matvec_iq3_s" "matvec_iq2_s" "matvec_iq4_xs" "matvec_iq1_m" "matvec_tq1_0"

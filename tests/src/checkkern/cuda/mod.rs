@@ -8,6 +8,7 @@ mod choice;
 mod interpreter;
 mod matrix;
 mod qkv;
+mod recurrent;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -48,6 +49,11 @@ const CHECKS: &[(&str, Check)] = &[
     ("qkv", qkv::qkv),
     ("attention", attention::attend),
     ("flash", attention::flash),
+    ("convolve", recurrent::convolve),
+    ("state_space", recurrent::state_space),
+    ("delta_net", recurrent::delta_net),
+    ("gate_heads", recurrent::gate_heads),
+    ("norm of parts", recurrent::norm_parts),
     ("argmax", choice::argmax),
     ("top_k and draw", choice::top_k_and_draw),
     ("route", choice::route),
