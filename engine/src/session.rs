@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use braise_kernels::sync::Team;
 
-use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Room, Scratch, normalize};
+use crate::backend::cpu::{Allocator, Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch, normalize};
 use crate::block::{Pooling, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::{KvCache, KvTypes};
-use crate::memory;
+use crate::memory::{self, Promise};
 use crate::model::Model;
 use crate::plan::{self, Outline, Plan, Request};
 use crate::threads;
@@ -69,6 +69,8 @@ pub struct Session<'m> {
     buffers: Buffers,
     kv: KvCache,
     plan: Plan,
+    /// Of what the plan says; held for as long as the session lives.
+    _promise: Promise,
     warning: Option<String>,
     scratch: Vec<Mutex<Scratch>>,
     tokens: Vec<u32>,
@@ -115,8 +117,8 @@ impl<'m> Session<'m> {
         let plan = outline.admit(&request, memory).map_err(|e| e.file(model.gguf().path()))?;
         let no_memory = || outline.refusal(&request, Some(&plan), memory).file(model.gguf().path());
         let team = Team::new(n_threads);
-        let room = Room::real(&team);
-        let buffers = Buffers::new(&room, spec, outline.operands(), chunk, LOGITS_ROWS, n_ctx);
+        let allocator = Allocator::real(&team);
+        let buffers = Buffers::new(&allocator, spec, outline.operands(), chunk, LOGITS_ROWS, n_ctx);
         let kv = KvCache::new(&team, spec, n_ctx, chunk, options.kv);
         Ok(Session {
             model,
@@ -129,6 +131,7 @@ impl<'m> Session<'m> {
             tokens: Vec::new(),
             stale: false,
             warning: memory.and_then(|memory| plan::warning(&plan, model.gguf().droppable_bytes(), memory)),
+            _promise: Promise::of(plan.session()),
             plan,
             team,
         })

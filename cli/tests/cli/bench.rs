@@ -85,6 +85,26 @@ fn rows_have_the_fields_that_scripts_rely_on() {
     assert!(home.files().is_empty(), "random weights leave nothing behind");
 }
 
+/// A tenth, because libraries and pages of memory differ between machines.
+#[test]
+fn a_real_model_takes_the_memory_that_was_planned() {
+    let Some(model) = std::env::var("BRAISE_TEST_MODEL").ok().filter(|path| !path.is_empty()) else {
+        return println!("skipped: BRAISE_TEST_MODEL is not set");
+    };
+    if !cfg!(target_os = "linux") {
+        return println!("skipped: the system does not tell what a process takes");
+    }
+    let home = Home::new();
+    let args =
+        ["bench", &model, "--pp", "64", "--tg", "2", "--reps", "1", "--threads", "2", "--output", "json"];
+    let text = done(&home.braise(&args));
+    let rows: Vec<Value> = serde_json::from_str(&text).expect("is JSON");
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert!(row["plan_error"].as_f64().is_some_and(|error| error.abs() < 0.1), "{row}");
+    }
+}
+
 #[test]
 fn every_form_has_a_result_for_each_test() {
     let home = home();

@@ -49,6 +49,9 @@ impl Map {
         // What is not in the page cache yet comes in large pages: with small ones a core waits longer for addresses than
         // for data. Not every system can, and none has to.
         let _ = bytes.advise(Advice::HugePage);
+        if residency.copy || residency.lock {
+            check_room(bytes.len()).map_err(|e| e.file(path))?;
+        }
         let mut map = match residency.copy {
             true => Map::copy(path, &bytes)?,
             false => Map { path: path.to_path_buf(), bytes, mapped: true, locked: false },
@@ -118,6 +121,18 @@ impl Map {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Refuses to keep `len` bytes in memory that the system cannot drop again, where there is no room: it would end the program.
+fn check_room(len: usize) -> Result<()> {
+    match memory::now() {
+        Some(memory) if memory.available < len as u64 => {
+            let what = format!("cannot keep {len} bytes in memory: {} are free", memory.available);
+            Err(Error::new(ErrorKind::Memory, what)
+                .next("leave out --no-mmap and --mlock, or choose a smaller model"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -112,7 +112,7 @@ pub(crate) fn warning(plan: &Plan, droppable: u64, memory: Memory) -> Option<Str
     let Fit::Streams { missing } = plan.fit(droppable, memory.available) else { return None };
     Some(format!(
         "the weights take {}, but beside the session's {} only {} of memory are free for them: up to {} are read from \
-         the disk again for each token, which is slow; a smaller quantization would fit",
+         the disk again for each token, which is slow; a smaller quantization may fit",
         gb(droppable),
         gb(plan.session()),
         gb(memory.available - plan.session()),

@@ -1,6 +1,6 @@
 //! How much memory a model takes, by what takes it: the one computation for all who ask, from opening a session to what is
 //! said of a model that nobody has downloaded. Keys, values and buffers are counted by the code that takes them
-//! ([`LayerBytes`], [`Room`]).
+//! ([`LayerBytes`], [`Allocator`]).
 //!
 //! ```text
 //! weights        the whole file: of each layer, experts apart; tables; the output matrix; norms, metadata, vocabulary
@@ -29,7 +29,7 @@ use braise_kernels::sync::Team;
 use braise_kernels::table::Kernels;
 
 use crate::arch;
-use crate::backend::cpu::{Buffers, Operands, Room, Scratch};
+use crate::backend::cpu::{Allocator, Buffers, Operands, Scratch};
 use crate::block::{Layer, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
@@ -136,14 +136,14 @@ impl Outline {
         // a step may read a token of each sequence
         let n_batch = chunk.max(request.n_seq);
         let team = Team::new(1);
-        let room = Room::counting(&team);
+        let allocator = Allocator::counting(&team);
         let n_logits = LOGITS_ROWS.max(request.n_seq);
-        Buffers::new(&room, spec, &self.operands, n_batch, n_logits, request.n_ctx)?;
+        Buffers::new(&allocator, spec, &self.operands, n_batch, n_logits, request.n_ctx)?;
         let scratch = Scratch::bytes(spec, &self.operands, n_batch).checked_mul(request.threads)?;
         let plan = Plan {
             weights: self.weights.bytes(),
             cache,
-            activations: room.bytes() as u64,
+            activations: allocator.bytes() as u64,
             scratch: scratch as u64,
             tokenizer: TOKENIZER.saturating_mul(spec.n_vocab as u64),
             program: PROGRAM,

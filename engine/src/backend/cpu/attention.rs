@@ -14,7 +14,7 @@ use std::ops::Range;
 use braise_kernels::ops::{Attention, SPAN, Scores, Scratch, Total, spans};
 use braise_kernels::sync::{Shared, Units, Worker};
 
-use super::{Batch, PRIVATE_ROWS, Room, chunks};
+use super::{Allocator, Batch, PRIVATE_ROWS, chunks};
 use crate::block::{self, Heads, Spec};
 use crate::kv::KvCache;
 use crate::model::{HeadScores, Model};
@@ -72,7 +72,7 @@ pub(super) fn rows(heads: &Heads, n: usize) -> usize {
 impl AttentionBuffers {
     /// Room for batches of `n_batch` tokens in a context of `n_ctx`. `None` if there is not that much memory.
     pub(super) fn new(
-        room: &Room<'_>,
+        allocator: &Allocator<'_>,
         spec: &Spec,
         n_batch: usize,
         n_ctx: usize,
@@ -89,8 +89,8 @@ impl AttentionBuffers {
             rows.checked_mul(a.n_head)?.checked_mul(a.head_dim_v)
         })?;
         Some(AttentionBuffers {
-            parts: room.zeroed(parts.checked_mul(n_ctx.div_ceil(SPAN))?, 1)?,
-            results: room.zeroed(results, 1)?,
+            parts: allocator.zeroed(parts.checked_mul(n_ctx.div_ceil(SPAN))?, 1)?,
+            results: allocator.zeroed(results, 1)?,
         })
     }
 }

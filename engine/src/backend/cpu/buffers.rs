@@ -5,7 +5,7 @@ use braise_kernels::sync::Shared;
 use braise_kernels::table::{Kernels, MatMul, Packing};
 
 use super::attention::AttentionBuffers;
-use super::{PRIVATE_ROWS, Room, UNIT, input_tokens};
+use super::{Allocator, PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
 use crate::block::{Attention, DeltaNet, DeltaNetKind, Experts, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
 
@@ -204,7 +204,7 @@ impl Buffers {
     /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time, in a context of `n_ctx`.
     /// `None` if there is not that much memory.
     pub fn new(
-        room: &Room<'_>,
+        allocator: &Allocator<'_>,
         spec: &Spec,
         operands: &Operands,
         n_batch: usize,
@@ -241,7 +241,7 @@ impl Buffers {
         };
         let rotations = rotations(&spec.ropes, n_ctx);
         let n_pairs = rotations.iter().map(|rotation| rotation.frequencies.len()).sum();
-        let large = |row_len: usize| room.zeroed_in_large_pages(n_batch, row_len);
+        let large = |row_len: usize| allocator.zeroed_in_large_pages(n_batch, row_len);
         Some(Buffers {
             x: large(spec.n_embd)?,
             y: large(if widest.normed { spec.n_embd } else { 0 })?,
@@ -252,20 +252,20 @@ impl Buffers {
             work: large(widest.work)?,
             work_2: large(widest.work_2)?,
             work_3: large(widest.work_3)?,
-            attention: AttentionBuffers::new(room, spec, n_batch, n_ctx)?,
+            attention: AttentionBuffers::new(allocator, spec, n_batch, n_ctx)?,
             h: large(widest.n_ff)?,
-            h_experts: room.zeroed_in_large_pages(widest.positions, widest.n_ff_expert)?,
-            router: room.zeroed(n_batch, widest.scores)?,
+            h_experts: allocator.zeroed_in_large_pages(widest.positions, widest.n_ff_expert)?,
+            router: allocator.zeroed(n_batch, widest.scores)?,
             rotations,
-            cos: room.zeroed(n_batch, n_pairs)?,
-            sin: room.zeroed(n_batch, n_pairs)?,
-            input: room.zeroed_in_large_pages(floats, 1)?,
-            input_q: room.zeroed_in_large_pages(q8, 1)?,
-            input_z: room.zeroed(q8 / BLOCK, 1)?,
-            input_d: room.zeroed(q8 / BLOCK, 1)?,
-            input_sum: room.zeroed(q8 / SUM_BLOCK, 1)?,
-            input_packed: room.zeroed_in_large_pages(words, 1)?,
-            logits: room.zeroed(n_logits, spec.n_vocab)?,
+            cos: allocator.zeroed(n_batch, n_pairs)?,
+            sin: allocator.zeroed(n_batch, n_pairs)?,
+            input: allocator.zeroed_in_large_pages(floats, 1)?,
+            input_q: allocator.zeroed_in_large_pages(q8, 1)?,
+            input_z: allocator.zeroed(q8 / BLOCK, 1)?,
+            input_d: allocator.zeroed(q8 / BLOCK, 1)?,
+            input_sum: allocator.zeroed(q8 / SUM_BLOCK, 1)?,
+            input_packed: allocator.zeroed_in_large_pages(words, 1)?,
+            logits: allocator.zeroed(n_logits, spec.n_vocab)?,
         })
     }
 

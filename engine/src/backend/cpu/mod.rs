@@ -7,6 +7,7 @@
 //!
 //! A mixture of experts puts the router's phase before the last two; a normalization of a result takes one more.
 
+mod allocator;
 mod attention;
 mod buffers;
 mod conv;
@@ -17,7 +18,6 @@ mod heads;
 mod inputs;
 mod latent;
 mod layer_inputs;
-mod room;
 mod short_conv;
 mod state_space;
 
@@ -27,9 +27,9 @@ use braise_kernels::ops::{self, BLOCK as ATTENTION_BLOCK};
 use braise_kernels::sync::Worker;
 use braise_kernels::table::Packing;
 
+pub use allocator::Allocator;
 pub use buffers::{Buffers, Operands};
 pub(crate) use inputs::normalize;
-pub use room::Room;
 
 use super::{Backend, Residual, Target};
 use crate::block::{Attention, Spec};

@@ -1,4 +1,4 @@
-//! Where buffers come from: memory, or nowhere, where only their bytes are counted. So what is planned is what is taken.
+//! Allocation of buffers, or the count of what would be allocated. So what is planned is what is taken.
 
 use std::cell::Cell;
 
@@ -7,22 +7,22 @@ use bytemuck::Zeroable;
 
 /// Gives buffers to a team, and counts their bytes.
 #[derive(Debug)]
-pub struct Room<'t> {
+pub struct Allocator<'t> {
     team: &'t Team,
     /// Whether buffers have memory; else they are empty.
     real: bool,
     bytes: Cell<usize>,
 }
 
-impl<'t> Room<'t> {
+impl<'t> Allocator<'t> {
     /// Memory.
-    pub fn real(team: &'t Team) -> Room<'t> {
-        Room { team, real: true, bytes: Cell::new(0) }
+    pub fn real(team: &'t Team) -> Allocator<'t> {
+        Allocator { team, real: true, bytes: Cell::new(0) }
     }
 
     /// No memory: what is asked for is counted alone.
-    pub fn counting(team: &'t Team) -> Room<'t> {
-        Room { team, real: false, bytes: Cell::new(0) }
+    pub fn counting(team: &'t Team) -> Allocator<'t> {
+        Allocator { team, real: false, bytes: Cell::new(0) }
     }
 
     /// Bytes of all buffers that were asked for.
@@ -63,15 +63,18 @@ mod tests {
     #[test]
     fn bytes_are_counted_with_and_without_memory() {
         let team = Team::new(1);
-        for (room, taken) in [(Room::real(&team), 30), (Room::counting(&team), 0)] {
-            let a = room.zeroed::<u16>(3, 5).expect("is little");
-            let b = room.zeroed_in_large_pages::<f32>(0, 5).expect("is nothing");
+        for (allocator, taken) in [(Allocator::real(&team), 30), (Allocator::counting(&team), 0)] {
+            let a = allocator.zeroed::<u16>(3, 5).expect("is little");
+            let b = allocator.zeroed_in_large_pages::<f32>(0, 5).expect("is nothing");
             assert_eq!((a.bytes() + b.bytes(), a.row_len(), b.row_len()), (taken, 5, 5));
-            assert!(room.zeroed_in_large_pages::<f32>(2, 2).is_some());
-            assert_eq!(room.bytes(), 30 + 16);
+            assert!(allocator.zeroed_in_large_pages::<f32>(2, 2).is_some());
+            assert_eq!(allocator.bytes(), 30 + 16);
         }
-        let room = Room::counting(&team);
-        assert!(room.zeroed::<u16>(usize::MAX / 2, 2).is_none(), "a size that overflows");
-        assert!(room.zeroed::<u8>(usize::MAX, 1).is_some() && room.zeroed::<u8>(1, 1).is_none(), "a sum too");
+        let allocator = Allocator::counting(&team);
+        assert!(allocator.zeroed::<u16>(usize::MAX / 2, 2).is_none(), "a size that overflows");
+        assert!(
+            allocator.zeroed::<u8>(usize::MAX, 1).is_some() && allocator.zeroed::<u8>(1, 1).is_none(),
+            "a sum too"
+        );
     }
 }
