@@ -12,13 +12,13 @@ use braise_engine::threads::default_threads;
 use braise_kernels::isa::Isa;
 use clap::Args;
 use indicatif::DecimalBytes;
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use self::report::{Format, Report, threads};
-use self::row::{Row, cpu_name};
+use self::row::Row;
 use self::source::{Loaded, Source, Synthetic};
 use crate::args::{Cache, Weights, isa};
 use crate::failure::Usage;
+use crate::machine::{cpu_name, look};
 
 /// Measure how fast models run, beside the limit of this machine
 ///
@@ -157,7 +157,12 @@ struct Bench {
 
 impl Bench {
     fn open(source: &Source, isa: Isa, weights: Weights, kv: KvTypes, reps: usize) -> Result<Bench> {
-        Ok(Bench { loaded: source.load(isa, weights, available_memory()?)?, cpu: cpu_name()?, kv, reps })
+        Ok(Bench {
+            loaded: source.load(isa, weights, available_memory()?)?,
+            cpu: cpu_name(&look()?),
+            kv,
+            reps,
+        })
     }
 
     /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.
@@ -225,8 +230,7 @@ impl Bench {
 
 /// Memory that can be had without swapping, in bytes.
 fn available_memory() -> Result<u64> {
-    let refresh = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    Ok(System::new_with_specifics(refresh)?.available_memory())
+    Ok(look()?.available_memory())
 }
 
 #[cfg(test)]
