@@ -13,10 +13,11 @@ use braise_kernels::isa::Isa;
 use clap::Args;
 
 use self::report::{Format, Report, threads};
-use self::row::{Row, cpu_name};
+use self::row::Row;
 use self::source::{Loaded, Source, Synthetic};
 use crate::args::{Cache, Weights, isa};
 use crate::failure::Usage;
+use crate::machine::{cpu_name, look};
 
 /// Measure how fast models run, beside the limit of this machine
 ///
@@ -155,7 +156,7 @@ struct Bench {
 
 impl Bench {
     fn open(source: &Source, isa: Isa, weights: Weights, kv: KvTypes, reps: usize) -> Result<Bench> {
-        Ok(Bench { loaded: source.load(isa, weights, available_memory())?, cpu: cpu_name()?, kv, reps })
+        Ok(Bench { loaded: source.load(isa, weights, available_memory())?, cpu: cpu_name(&look()?), kv, reps })
     }
 
     /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.

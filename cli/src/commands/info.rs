@@ -11,8 +11,9 @@ use braise_kernels::table::Kernels;
 use clap::Args;
 use indicatif::DecimalBytes;
 use serde::Serialize;
-use sysinfo::{CpuRefreshKind, RefreshKind, System};
+use sysinfo::System;
 
+use crate::machine::{cpu_name, look};
 use crate::models::resolve;
 use crate::output::{Format, markdown, print, print_json};
 
@@ -131,14 +132,11 @@ fn model_file(path: &Path) -> Result<ModelFile> {
 
 fn machine() -> Result<Machine> {
     let memory = memory::now();
-    let refresh = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
-    let system = System::new_with_specifics(refresh)?;
-    let cpu =
-        system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).filter(|brand| !brand.is_empty());
+    let system = look()?;
     Ok(Machine {
         braise: env!("CARGO_PKG_VERSION"),
         os: System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
-        cpu: cpu.unwrap_or_else(System::cpu_arch),
+        cpu: cpu_name(&system),
         physical_cores: System::physical_core_count().ok(),
         threads: default_threads(),
         memory_bytes: memory.map_or(0, |memory| memory.total),

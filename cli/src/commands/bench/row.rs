@@ -1,13 +1,11 @@
 //! One result: a test of a model on so many threads.
 
-use anyhow::Result;
 use braise_engine::gguf::TensorInfo;
 use braise_engine::kv::KvTypes;
 use braise_engine::measure::{Limit, Mix, Peaks, Reached, Runs, Stats, Test};
 use braise_engine::model::Model;
 use braise_engine::session::default_chunk;
 use serde::Serialize;
-use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use super::source::Loaded;
 
@@ -192,11 +190,4 @@ fn model_type(model: &Model) -> String {
 /// A number of weights, as llama-bench prints it.
 pub fn count(n: u64) -> String {
     if n < 1_000_000_000 { format!("{:.2} M", n as f64 * 1e-6) } else { format!("{:.2} B", n as f64 * 1e-9) }
-}
-
-/// The processor's name.
-pub fn cpu_name() -> Result<String> {
-    let system = System::new_with_specifics(RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()))?;
-    let brand = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
-    Ok(brand.filter(|brand| !brand.is_empty()).unwrap_or_else(System::cpu_arch))
 }
