@@ -6,6 +6,7 @@
 mod attention;
 mod choice;
 mod interpreter;
+mod latent;
 mod matrix;
 mod qkv;
 mod recurrent;
@@ -49,6 +50,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("qkv", qkv::qkv),
     ("attention", attention::attend),
     ("flash", attention::flash),
+    ("maps of heads", latent::maps),
+    ("finish_latent", latent::finish_latent),
     ("convolve", recurrent::convolve),
     ("state_space", recurrent::state_space),
     ("delta_net", recurrent::delta_net),
