@@ -21,8 +21,10 @@ pub use latent::FinishLatent;
 pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
 pub use qkv::Qkv;
 pub use recurrent::{Convolve, DeltaGates, DeltaNet, GateHeads, NormParts, Runs, StateSpace};
-pub use rows::{ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues};
-pub use sample::{Argmax, Draw, TopK};
+pub use rows::{
+    ActivateRows, ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues, SumRows, WeighRows,
+};
+pub use sample::{Argmax, Draw, Penalize, Sample, SharedTopK, TopK};
 
 use super::{Address, Error};
 use crate::ops::Activation;

@@ -11,6 +11,7 @@ mod matrix;
 mod qkv;
 mod recurrent;
 mod rows;
+mod sampling;
 
 use std::collections::BTreeSet;
 
@@ -40,6 +41,9 @@ type Check = fn(&mut Bench<'_>, &mut Cases) -> Result<(), Error>;
 const CHECKS: &[(&str, Check)] = &[
     ("norm_rows", rows::norm_rows),
     ("activate_values", rows::activate_values),
+    ("activate_rows", rows::activate_rows),
+    ("weigh_rows", rows::weigh_rows),
+    ("sum_rows", rows::sum_rows),
     ("add and scale", rows::add_and_scale),
     ("matvec's epilogues", matrix::epilogues),
     ("matvec of experts", matrix::experts),
@@ -59,6 +63,9 @@ const CHECKS: &[(&str, Check)] = &[
     ("norm of parts", recurrent::norm_parts),
     ("argmax", choice::argmax),
     ("top_k and draw", choice::top_k_and_draw),
+    ("top_k of shares", sampling::shared_top_k),
+    ("sample", sampling::sample),
+    ("penalize", sampling::penalize),
     ("route", choice::route),
     ("experts", choice::experts),
 ];
