@@ -24,6 +24,8 @@ pub enum ErrorKind {
     ContextFull,
     /// An argument that cannot be used (a token id outside the vocabulary, no tokens, a bad option value).
     Input,
+    /// There is not enough memory.
+    Memory,
     /// The model computed something that is not a number.
     Numeric,
 }

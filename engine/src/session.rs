@@ -5,13 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use braise_kernels::sync::Team;
 
-use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch, normalize};
+use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Room, Scratch, normalize};
 use crate::block::{Pooling, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::{KvCache, KvTypes};
 use crate::memory;
 use crate::model::Model;
+use crate::plan::{self, Outline, Plan, Request};
 use crate::threads;
 
 /// How a session runs.
@@ -43,7 +44,7 @@ pub fn default_chunk(spec: &Spec) -> usize {
 }
 
 /// Tokens whose logits are computed at a time: as many as can be without changing a bit of them.
-const LOGITS_ROWS: usize = PRIVATE_ROWS;
+pub(crate) const LOGITS_ROWS: usize = PRIVATE_ROWS;
 
 /// Most threads that a session takes: beyond, something is wrong with the number.
 const MAX_THREADS: usize = 1024;
@@ -67,7 +68,8 @@ pub struct Session<'m> {
     team: Team,
     buffers: Buffers,
     kv: KvCache,
-    kv_types: KvTypes,
+    plan: Plan,
+    warning: Option<String>,
     scratch: Vec<Mutex<Scratch>>,
     tokens: Vec<u32>,
     /// Whether layers remember tokens that were forgotten: those before them have to be read again.
@@ -83,10 +85,8 @@ impl<'m> Session<'m> {
         let spec = model.spec();
         let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
         let n_threads = options.threads.unwrap_or_else(threads::default_threads);
-        let chunk = match spec.is_encoder() {
-            true => n_ctx,
-            false => options.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx),
-        };
+        let request = Request { n_ctx, n_seq: 1, chunk: options.chunk, kv: options.kv, threads: n_threads };
+        let chunk = request.chunk(spec);
         if n_ctx == 0 || chunk == 0 {
             return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
                 .next("choose 1 or more"));
@@ -110,27 +110,28 @@ impl<'m> Session<'m> {
                 let what = format!("cannot start {n_threads} threads: {e}");
                 Error::new(ErrorKind::Io, what).next("choose fewer")
             })?;
+        // the system promises more than it has: what can never be filled must not be begun
+        let (outline, memory) = (Outline::of(model), memory::now());
+        let plan = outline.admit(&request, memory).map_err(|e| e.file(model.gguf().path()))?;
+        let no_memory = || outline.refusal(&request, Some(&plan), memory).file(model.gguf().path());
         let team = Team::new(n_threads);
-        let kv_types = options.kv;
-        let no_memory = || no_memory(spec, n_ctx, chunk, kv_types);
-        let session = Session {
+        let room = Room::real(&team);
+        let buffers = Buffers::new(&room, spec, outline.operands(), chunk, LOGITS_ROWS, n_ctx);
+        let kv = KvCache::new(&team, spec, n_ctx, chunk, options.kv);
+        Ok(Session {
             model,
             n_ctx,
             chunk,
             pool,
-            buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS, n_ctx).ok_or_else(no_memory)?,
-            kv: KvCache::new(&team, spec, n_ctx, chunk, kv_types).ok_or_else(no_memory)?,
-            kv_types,
+            buffers: buffers.ok_or_else(no_memory)?,
+            kv: kv.ok_or_else(no_memory)?,
             scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
             tokens: Vec::new(),
             stale: false,
+            warning: memory.and_then(|memory| plan::warning(&plan, model.gguf().droppable_bytes(), memory)),
+            plan,
             team,
-        };
-        // the system promises more than it has: what can never be filled must not be begun
-        match memory::total() {
-            Some(total) if session.bytes() > total => Err(no_memory()),
-            _ => Ok(session),
-        }
+        })
     }
 
     /// The model.
@@ -148,13 +149,19 @@ impl<'m> Session<'m> {
         self.team.size()
     }
 
-    /// Memory that the session takes when its context is full, in bytes: the key/value cache, and the activations of
-    /// a chunk. What each thread has for itself, a few hundred KiB, is not counted.
-    pub fn bytes(&self) -> u64 {
-        // `new` has computed it
-        let kv = KvCache::bytes(self.model.spec(), self.n_ctx, self.chunk, self.kv_types);
-        let kv = kv.unwrap_or(usize::MAX);
-        (kv as u64).saturating_add(self.buffers.bytes() as u64)
+    /// What it takes of the memory when its context is full.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What a user should know of the memory that the session found: nothing, if all of it fits.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// Bytes that were taken for keys, values and states.
+    pub fn cache_bytes(&self) -> u64 {
+        self.kv.taken() as u64
     }
 
     /// The tokens that it has read.
@@ -344,17 +351,4 @@ impl<'m> Session<'m> {
             });
         });
     }
-}
-
-/// The error of a session whose memory cannot be had.
-fn no_memory(spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Error {
-    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
-    let size = KvCache::bytes(spec, n_ctx, chunk, types)
-        .map_or("more than an address can name".into(), |n| gb(n as u64));
-    let there_is =
-        memory::total().map_or(String::new(), |bytes| format!(", and there are {} in all", gb(bytes)));
-    let what = format!(
-        "there is not enough memory for a context of {n_ctx} tokens: its keys and values take {size}{there_is}"
-    );
-    Error::new(ErrorKind::Input, what).next("choose a smaller context")
 }

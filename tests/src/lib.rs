@@ -1,7 +1,8 @@
 //! What the end-to-end tests of braise share.
 
-pub mod checkkern;
 pub mod families;
+pub mod interpreter;
+pub mod llguidance;
 pub mod ptx;
 pub mod python;
 pub mod reference;

@@ -1,85 +1,38 @@
 //! Every kernel of every ISA level of this machine against the scalar truth. `BRAISE_ISA` names one level to run.
 //!
-//! What is checked, and how, is in `src/checkkern`; this file sees to it that nothing is left out.
+//! What is checked, and how, is in the crate `braise-checkkern`; this file sees to it that nothing is left out.
 
+use braise_checkkern::report::{Event, Report, select_levels};
+use braise_checkkern::{cpu, ops};
 use braise_kernels::isa::Isa;
 use braise_kernels::quant::Type;
-use braise_kernels::quant::packed::pack_row;
-use braise_kernels::quant::q8::dequantize;
-use braise_kernels::table::{Acts, Kernels, MatMul, PackedMat, Packing, Rounding};
-use braise_tests::checkkern::report::{Report, select_levels};
-use braise_tests::checkkern::{matmul, ops};
+use braise_kernels::table::Kernels;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-fn name(matmul: &MatMul) -> String {
-    let activations = if matmul.takes_q8() { "q8" } else { "f32" };
-    format!("dot/{} x {activations}/{}", matmul.weights().name().to_lowercase(), matmul.isa())
-}
-
-/// The version of `row` for many tokens, as a kernel that takes activations row by row.
-fn packing(row: MatMul, packing: &'static Packing) -> impl Fn(&[u8], Acts<'_>, &mut [f32]) {
-    move |w, x, y| {
-        let Acts::Q8(x) = x else { panic!("{} weights take no quantized activations", row.weights()) };
-        let (k, cols, words, tile) = (x.row_len, x.rows(), packing.words(x.row_len), packing.tile());
-        let mut tiles = vec![0; cols.div_ceil(tile) * words];
-        match packing.rounding() {
-            Rounding::Q8 => {
-                // what the last tile's missing tokens hold must not matter
-                tiles.fill(f32::NAN.to_bits());
-                for c in 0..cols {
-                    pack_row(x.row(c), c % tile, &mut tiles[c / tile * words..][..words]);
-                }
-            }
-            Rounding::Bf16 => {
-                let mut values = vec![0.0; cols * k];
-                dequantize(x.all, &mut values);
-                for (values, tile) in values.chunks(tile * k).zip(tiles.chunks_exact_mut(words)) {
-                    row.pack(values, k, tile);
-                }
-            }
-        }
-        row.call(w, Acts::Packed(PackedMat { row_len: k, cols, tiles: &tiles }), y);
-    }
-}
-
 #[test]
 fn every_row_of_the_kernel_table() {
-    let mut report = Report::default();
+    let mut report = Report::watched(|event| {
+        if let Event::Ends(row) = event {
+            println!("{row}");
+        }
+    });
     let forced = std::env::var("BRAISE_ISA").ok();
     let levels = select_levels(forced.as_deref(), &mut report).unwrap_or_else(|e| panic!("BRAISE_ISA: {e}"));
-    let mut selected = BTreeSet::new();
     for &isa in &levels {
         let kernels = Kernels::new(isa).expect("a level that was found");
         let formats = Type::ALL.iter().filter(|ty| ty.scalar().is_some()).count();
         assert_eq!(kernels.matmul_rows().count(), formats, "{isa} has a row for each format");
-        for row in kernels.matmul_rows() {
-            if row.isa() == isa {
-                selected.insert(name(&row));
-                report.row(name(&row), |cases| {
-                    matmul::check(row.weights(), Rounding::Q8, |w, x, y| row.call(w, x, y), cases)
-                });
-            } else {
-                println!("{}: {isa} inherits it", name(&row));
-            }
-            if let (Some(packed), Some(by)) = (row.packing(), row.packed_isa())
-                && by == isa
-            {
-                let rounding = packed.rounding();
-                let activations = if rounding == Rounding::Q8 { "packed q8" } else { "packed bf16" };
-                let name = format!("gemm/{} x {activations}/{isa}", row.weights().name().to_lowercase());
-                selected.insert(name.clone());
-                report.row(name, |cases| matmul::check(row.weights(), rounding, packing(row, packed), cases));
-            }
-        }
-        for (op, check) in ops::OPS {
-            selected.insert(format!("{op}/{isa}"));
-            report.row(format!("{op}/{isa}"), |cases| check(kernels, cases));
-        }
+        let dots = kernels.matmul_rows().filter(|row| row.isa() == isa).count();
+        let packed = kernels.matmul_rows().filter(|row| row.packed_isa() == Some(isa)).count();
+        let before = report.rows().len();
+        cpu::check(kernels, &mut report);
+        let ran = report.rows().len() - before;
+        assert_eq!(ran, dots + packed + ops::OPS.len(), "each row that is not a lower level's runs");
     }
-    let ran: BTreeSet<String> = report.ran().iter().cloned().collect();
-    assert_eq!((&ran, ran.len()), (&selected, report.ran().len()), "each selected row runs once");
+    let names: BTreeSet<&str> = report.rows().iter().map(|row| row.name.as_str()).collect();
+    assert_eq!(names.len(), report.rows().len(), "no row runs twice");
     // not through println!, which the test harness holds back
     writeln!(std::io::stdout(), "{}", report.summary()).expect("standard output is open");
     report.verdict().unwrap_or_else(|failures| panic!("{failures}"));

@@ -1,8 +1,9 @@
 //! The CUDA kernels: that the committed PTX is what the sources compile to, and that it computes what it should.
 
+use braise_checkkern::cuda::check;
+use braise_checkkern::report::Report;
 use braise_kernels::cuda::{Error, Gpu};
-use braise_tests::checkkern::cuda::{Interpreter, check};
-use braise_tests::checkkern::report::Report;
+use braise_tests::interpreter::Interpreter;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;

@@ -4,15 +4,13 @@ mod report;
 mod row;
 mod source;
 
-use anyhow::{Result, ensure};
-use braise_engine::kv::{KvCache, KvTypes};
+use anyhow::Result;
+use braise_engine::kv::KvTypes;
 use braise_engine::measure::{self, Cost, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
-use braise_engine::session::default_chunk;
+use braise_engine::memory;
 use braise_engine::threads::default_threads;
 use braise_kernels::isa::Isa;
 use clap::Args;
-use indicatif::DecimalBytes;
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use self::report::{Format, Report, threads};
 use self::row::{Row, cpu_name};
@@ -157,7 +155,7 @@ struct Bench {
 
 impl Bench {
     fn open(source: &Source, isa: Isa, weights: Weights, kv: KvTypes, reps: usize) -> Result<Bench> {
-        Ok(Bench { loaded: source.load(isa, weights, available_memory()?)?, cpu: cpu_name()?, kv, reps })
+        Ok(Bench { loaded: source.load(isa, weights, available_memory())?, cpu: cpu_name()?, kv, reps })
     }
 
     /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.
@@ -167,11 +165,13 @@ impl Bench {
         let mut before = self.peaks(n_threads)?;
         for test in tests {
             eprintln!("{on}: {test}, {} + 1 times", self.reps);
-            self.check_memory(test)?;
             reset_peak_rss();
             let time = jiff::Timestamp::now();
             let runs = measure::run(&self.loaded.model, test, n_threads, self.kv, self.reps)?;
             let peak_rss = peak_rss();
+            if let Some(warning) = &runs.warning {
+                eprintln!("warning: {warning}");
+            }
             let after = self.peaks(n_threads)?;
             let peaks = before.best(after);
             before = after;
@@ -202,31 +202,13 @@ impl Bench {
     fn peaks(&self, n_threads: usize) -> Result<Peaks> {
         let model = &self.loaded.model;
         let buffer = Cost::of_pass(model, self.kv, 0, 1, 1).bytes;
-        Ok(Peaks::measure(model.kernels(), n_threads, buffer, available_memory()? / 2)?)
-    }
-
-    /// Refuses a test whose key/value cache does not fit: the system would end the program, or swap.
-    fn check_memory(&self, test: &Test) -> Result<()> {
-        let (spec, n_ctx) = (self.loaded.model.spec(), test.n_ctx());
-        let needed = KvCache::bytes(spec, n_ctx, default_chunk(spec).min(n_ctx), self.kv);
-        let needed = needed.map_or(u64::MAX, |n| n as u64);
-        let available = available_memory()?;
-        ensure!(
-            needed <= available,
-            "{test}: the key/value cache of {} tokens takes {}, but only {} of memory are available; lower --depth, \
-             --pp or --tg",
-            n_ctx,
-            DecimalBytes(needed),
-            DecimalBytes(available)
-        );
-        Ok(())
+        Ok(Peaks::measure(model.kernels(), n_threads, buffer, available_memory() / 2)?)
     }
 }
 
 /// Memory that can be had without swapping, in bytes.
-fn available_memory() -> Result<u64> {
-    let refresh = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    Ok(System::new_with_specifics(refresh)?.available_memory())
+fn available_memory() -> u64 {
+    memory::now().map_or(u64::MAX, |memory| memory.available)
 }
 
 #[cfg(test)]

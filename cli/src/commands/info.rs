@@ -4,13 +4,14 @@ use std::path::Path;
 
 use anyhow::Result;
 use braise_engine::gguf::{Gguf, TensorInfo, Value};
+use braise_engine::memory;
 use braise_engine::threads::default_threads;
 use braise_kernels::isa::Isa;
 use braise_kernels::table::Kernels;
 use clap::Args;
 use indicatif::DecimalBytes;
 use serde::Serialize;
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use crate::models::resolve;
 use crate::output::{Format, markdown, print, print_json};
@@ -129,8 +130,8 @@ fn model_file(path: &Path) -> Result<ModelFile> {
 }
 
 fn machine() -> Result<Machine> {
-    let memory = MemoryRefreshKind::nothing().with_ram();
-    let refresh = RefreshKind::nothing().with_memory(memory).with_cpu(CpuRefreshKind::nothing());
+    let memory = memory::now();
+    let refresh = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
     let system = System::new_with_specifics(refresh)?;
     let cpu =
         system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).filter(|brand| !brand.is_empty());
@@ -140,8 +141,8 @@ fn machine() -> Result<Machine> {
         cpu: cpu.unwrap_or_else(System::cpu_arch),
         physical_cores: System::physical_core_count().ok(),
         threads: default_threads(),
-        memory_bytes: system.total_memory(),
-        available_bytes: system.available_memory(),
+        memory_bytes: memory.map_or(0, |memory| memory.total),
+        available_bytes: memory.map_or(0, |memory| memory.available),
         isa_levels: Isa::ALL
             .map(|isa| IsaLevel { name: isa.name(), features: isa.features(), supported: isa.is_supported() })
             .into(),

@@ -75,6 +75,9 @@ fn rows_have_the_fields_that_scripts_rely_on() {
         assert!(row["stddev_ts"].as_f64() >= Some(0.0) && row["n_depth"] == 0, "{row}");
         assert_eq!((&row["model"], &row["device"]), (&"mini:1m:Q8_0".into(), &"cpu".into()));
         assert_eq!(row["peak_rss"].as_u64() > Some(0), cfg!(target_os = "linux"), "{row}");
+        assert_eq!(row["plan_error"].is_number(), cfg!(target_os = "linux"), "{row}");
+        let part = |name: &str| row[name].as_u64().expect("is a size");
+        assert!(part("plan_bytes") > part("plan_cache_bytes") + part("plan_batch_bytes"), "{row}");
         let number = |name: &str| row[name].as_f64().expect("was checked");
         let share = number("avg_ts") / number("limit_ts");
         assert!((number("share_of_limit") / share - 1.0).abs() < 1e-12, "{row}");
@@ -89,6 +92,8 @@ fn every_form_has_a_result_for_each_test() {
     assert!(table.starts_with("| model        | ") && table.contains(" pp8 |"), "{table}");
     assert!(table.contains("mini:1m:Q8_0, tg2 on 1 thread: bound by "), "{table}");
     assert!(table.contains("kernels: Q8_0 on portable"), "{table}");
+    assert!(table.lines().next().is_some_and(|header| header.contains(" plan ")), "{table}");
+    assert!(table.contains("- memory: ") && table.contains(" planned, of which the cache "), "{table}");
 
     let lines = bench(&home, &["--reps", "1", "--depth", "3", "--output", "jsonl"]);
     let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("is JSON")).collect();
@@ -126,7 +131,8 @@ fn wrong_usage_is_code_2() {
 fn what_does_not_fit_is_refused_before_it_is_made() {
     let home = home();
     let error = failed(&home.braise(&["bench", "--synthetic", "wide:4m:F16", "--depth", "16777216"]), 1);
-    assert!(error.contains("the key/value cache of 16777728 tokens takes 2.2"), "{error}");
+    assert!(error.contains("not enough memory for a context of 16777728 tokens"), "{error}");
+    assert!(error.contains("the session takes 2") && error.contains(" keys and values in f16"), "{error}");
     let error = failed(&home.braise(&["bench", "--synthetic", "giant:100t:F16"]), 1);
     assert!(error.contains("giant:100t:F16: its weights take 2"), "{error}");
 }

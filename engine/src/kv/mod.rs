@@ -7,7 +7,7 @@
 use braise_kernels::ops::{Cached, KEY_BLOCK, KvType, SPAN, Window, store_key, store_value};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 
-use crate::block::{Attention, Heads as HeadSizes, Spec};
+use crate::block::{Attention, Heads as HeadSizes, Mixer, Spec};
 
 /// The formats of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,8 +33,37 @@ pub struct KvCache {
     types: KvTypes,
     /// One for each layer that has keys and values of its own.
     layers: Vec<Option<LayerCache>>,
-    /// What layers remember of all tokens together, see [`crate::block::Mixer::states`].
+    /// What layers remember of all tokens together, see [`Mixer::states`].
     states: Vec<Vec<Shared<f32>>>,
+}
+
+/// Bytes of what a layer remembers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerBytes {
+    /// Keys and values, which each position has.
+    pub positions: usize,
+    /// What it remembers of all tokens together, see [`Mixer::states`].
+    pub states: usize,
+}
+
+impl LayerBytes {
+    /// Of a sequence and a layer with this mixer, in a context of `n_ctx` tokens that are read `chunk` at a time. `None` if they overflow.
+    pub fn new(mixer: &Mixer, n_ctx: usize, chunk: usize, types: KvTypes) -> Option<LayerBytes> {
+        let positions = match mixer.cached() {
+            Some(a) => types.bytes(&a.heads)?.checked_mul(room(a, n_ctx, chunk)?.0)?,
+            None => 0,
+        };
+        let mut states = mixer.states().into_iter();
+        let states = states.try_fold(0_usize, |sum, (rows, row_len)| {
+            sum.checked_add(rows.checked_mul(row_len)?.checked_mul(size_of::<f32>())?)
+        })?;
+        Some(LayerBytes { positions, states })
+    }
+
+    /// Of several sequences. `None` if they overflow.
+    pub fn of_sequences(self, n: usize) -> Option<LayerBytes> {
+        Some(LayerBytes { positions: self.positions.checked_mul(n)?, states: self.states.checked_mul(n)? })
+    }
 }
 
 #[derive(Debug)]
@@ -52,20 +81,25 @@ struct LayerCache {
 }
 
 /// Tokens that can be forgotten without reading those before them again, at least.
-const SPARE: usize = 512;
+pub(crate) const SPARE: usize = 512;
+
+/// What tokens see of a layer, where positions before it need not be kept.
+pub(crate) fn window(a: &Attention) -> Option<Window> {
+    // slopes count from the first position
+    a.window.filter(|window| {
+        let is_whole = match window {
+            Window::Sliding(_) => true,
+            Window::Chunk(n) => n.is_multiple_of(SPAN),
+        };
+        is_whole && a.causal && a.alibi.is_none()
+    })
+}
 
 /// Positions that a layer's cache has room for in a context of `n_ctx` tokens, which are read `chunk` at a time, and its
 /// window if these are fewer than all.
 fn room(a: &Attention, n_ctx: usize, chunk: usize) -> Option<(usize, Option<Window>)> {
     let all = n_ctx.checked_next_multiple_of(KEY_BLOCK)?;
-    // slopes count from the first position
-    let window = a.window.filter(|_| a.causal && a.alibi.is_none());
-    let Some(window) = window.filter(|window| match window {
-        Window::Sliding(_) => true,
-        Window::Chunk(n) => n.is_multiple_of(SPAN),
-    }) else {
-        return Some((all, None));
-    };
+    let Some(window) = window(a) else { return Some((all, None)) };
     let kept = window.size().checked_add(SPARE + SPAN)?;
     let few = kept.checked_add(chunk.max(SPAN))?.checked_next_multiple_of(KEY_BLOCK)?;
     Some(if few < all { (few, Some(window)) } else { (all, None) })
@@ -130,14 +164,17 @@ impl KvCache {
 
     /// Bytes of a full cache, or `None` if they overflow.
     pub fn bytes(spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Option<usize> {
-        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.cached());
-        let layers = layers.try_fold(0usize, |sum, a| {
-            sum.checked_add(types.bytes(&a.heads)?.checked_mul(room(a, n_ctx, chunk)?.0)?)
-        })?;
-        let mut states = spec.layers.iter().flat_map(|l| l.mixer.states());
-        let states = states
-            .try_fold(0usize, |sum, (rows, len)| sum.checked_add(rows.checked_mul(len)?.checked_mul(4)?))?;
-        layers.checked_add(states)
+        let mut layers = spec.layers.iter().map(|layer| LayerBytes::new(&layer.mixer, n_ctx, chunk, types));
+        layers.try_fold(0usize, |sum, layer| {
+            let layer = layer?;
+            sum.checked_add(layer.positions)?.checked_add(layer.states)
+        })
+    }
+
+    /// Bytes that were taken for it.
+    pub fn taken(&self) -> usize {
+        let layers = self.layers.iter().flatten().map(|layer| layer.keys.bytes() + layer.values.bytes());
+        layers.chain(self.states.iter().flatten().map(Shared::bytes)).sum()
     }
 
     /// Makes room for `n` tokens from position `next` on, no more of them than a chunk.
@@ -160,7 +197,7 @@ impl KvCache {
         self.layers[layer].as_ref().expect("a layer with keys and values of its own")
     }
 
-    /// What a layer remembers of all tokens together, see [`crate::block::Mixer::states`].
+    /// What a layer remembers of all tokens together, see [`Mixer::states`].
     pub(crate) fn states(&self, layer: usize) -> &[Shared<f32>] {
         &self.states[layer]
     }

@@ -11,7 +11,7 @@ use braise_kernels::ops::Numbers;
 /// What a forward pass must at least read and compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Bytes of weights, keys and values.
+    /// Bytes of weights, keys, values and states.
     pub bytes: u64,
     /// Operations on int8 numbers, two for each multiply-add.
     pub int8_ops: u64,
@@ -24,29 +24,39 @@ impl Cost {
     pub fn of_pass(model: &Model, kv: KvTypes, first: u64, n: u64, n_logits: u64) -> Cost {
         let mut cost = Cost::default();
         for layer in &model.layers {
+            let mut read = Vec::new();
             for (weight, share) in layer.matrices() {
-                cost.add_matrix(weight, share, n);
+                cost.add_ops(weight, share, n);
+                // one matrix may serve twice, as that of keys does for values
+                let begin = model.data(weight).as_ptr();
+                if !read.contains(&begin) {
+                    cost.add_bytes(weight, share, n);
+                    read.push(begin);
+                }
             }
         }
         if let Some(inputs) = &model.layer_inputs {
-            cost.add_matrix(&inputs.projection, 1.0, n);
+            cost.add_ops(&inputs.projection, 1.0, n);
+            cost.add_bytes(&inputs.projection, 1.0, n);
             cost.bytes += n * inputs.table.row_bytes() as u64;
         }
         if n_logits > 0 {
-            cost.add_matrix(model.output(), 1.0, n_logits);
+            cost.add_ops(model.output(), 1.0, n_logits);
+            cost.add_bytes(model.output(), 1.0, n_logits);
         }
         if !std::ptr::eq(model.output(), &model.token_embd) {
             cost.bytes += n * model.token_embd.row_bytes() as u64;
         }
-        // the i-th token looks at first + i positions, itself included
-        let looks = n * first + n * (n + 1) / 2;
         for (layer, weights) in model.spec().layers.iter().zip(&model.layers) {
+            let states = layer.mixer.states().into_iter().map(|(rows, row_len)| rows * row_len);
+            cost.bytes += (states.sum::<usize>() * size_of::<f32>()) as u64;
             let (Some(attention), Some(scores)) = (layer.mixer.attention(), weights.scores()) else {
                 continue;
             };
+            let (seen, looks) = attention.looks(first, n);
             let a = &attention.heads;
             let dims = (a.head_dim + a.head_dim_v) as u64;
-            cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(first + n);
+            cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(seen);
             let ops = 2 * a.n_head as u64 * dims * looks;
             match model.kernels().attends_in() {
                 _ if scores.exact => cost.f32_ops += ops,
@@ -59,13 +69,16 @@ impl Cost {
         cost
     }
 
-    /// Adds the product of a matrix and `n` columns, each of which takes a `share` of its rows; all of them read no more
-    /// than the whole.
-    fn add_matrix(&mut self, weight: &Weight, share: f64, n: u64) {
-        let (rows, cols) = (weight.rows() as f64, weight.cols() as u64);
+    /// Adds the product of a matrix and `n` columns, each of which takes a `share` of its rows.
+    fn add_ops(&mut self, weight: &Weight, share: f64, n: u64) {
         let kind = if weight.matmul.takes_q8() { &mut self.int8_ops } else { &mut self.f32_ops };
-        *kind += 2 * (rows * share) as u64 * cols * n;
-        self.bytes += (rows * (share * n as f64).min(1.0)) as u64 * weight.row_bytes() as u64;
+        *kind += 2 * (weight.rows() as f64 * share) as u64 * weight.cols() as u64 * n;
+    }
+
+    /// Adds what that reads: all columns together no more than the whole.
+    fn add_bytes(&mut self, weight: &Weight, share: f64, n: u64) {
+        let rows = weight.rows() as f64 * (share * n as f64).min(1.0);
+        self.bytes += rows as u64 * weight.row_bytes() as u64;
     }
 }
 

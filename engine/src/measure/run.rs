@@ -7,7 +7,8 @@ use super::Usage;
 use crate::error::Result;
 use crate::kv::KvTypes;
 use crate::model::Model;
-use crate::session::{Logits, Session, SessionOptions};
+use crate::plan::Plan;
+use crate::session::{Logits, Session, SessionOptions, default_chunk};
 
 /// What is timed: reading a prompt, then generating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,11 @@ impl Test {
     /// Tokens that the context must hold.
     pub fn n_ctx(&self) -> usize {
         self.n_depth + self.n_tokens()
+    }
+
+    /// Tokens of the longest forward pass, with chunks of `chunk` tokens: more need no room.
+    fn longest_pass(self, chunk: usize) -> usize {
+        self.n_depth.max(self.n_prompt).clamp(1, chunk)
     }
 
     /// The forward passes, with chunks of `chunk` tokens: position of the first token, tokens, and how many ask for
@@ -66,8 +72,10 @@ pub struct Runs {
     pub first_token: Duration,
     /// What the process used during them.
     pub usage: Usage,
-    /// Most bytes that the session takes: key/value cache and activations.
-    pub session_bytes: u64,
+    /// What the session takes of the memory.
+    pub plan: Plan,
+    /// What a user should know of the memory, see [`Session::warning`].
+    pub warning: Option<String>,
     /// Time to get the session ready.
     pub start: Duration,
 }
@@ -79,7 +87,9 @@ pub struct Runs {
 /// As [`Session::new`] and [`Session::eval`].
 pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usize) -> Result<Runs> {
     let begin = Instant::now();
-    let options = SessionOptions { n_ctx: Some(test.n_ctx()), threads: Some(n_threads), chunk: None, kv };
+    let chunk = test.longest_pass(default_chunk(model.spec()));
+    let options =
+        SessionOptions { n_ctx: Some(test.n_ctx()), threads: Some(n_threads), chunk: Some(chunk), kv };
     let mut session = Session::new(model, &options)?;
     let start = begin.elapsed();
     let mut random = fastrand::Rng::with_seed(1);
@@ -97,7 +107,8 @@ pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usiz
         first_token = first_token.min(first);
     }
     let usage = Usage::now().since(before);
-    Ok(Runs { samples, first_token, usage, session_bytes: session.bytes(), start })
+    let (plan, warning) = (session.plan().clone(), session.warning().map(str::to_owned));
+    Ok(Runs { samples, first_token, usage, plan, warning, start })
 }
 
 /// Reads the prompt at once and the rest one by one; the time to the first logits, and to the last.
@@ -147,6 +158,12 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_pass_is_a_chunk_or_all_tokens() {
+        let longest = [test(0, 5, 0), test(7, 5, 0), test(7, 0, 90), test(300, 1, 2), test(0, 9, 300)];
+        assert_eq!(longest.map(|t| t.longest_pass(256)), [1, 7, 90, 256, 256]);
+    }
+
+    #[test]
     fn tests_are_named_as_llama_bench_names_them() {
         assert_eq!(test(512, 0, 0).to_string(), "pp512");
         assert_eq!(test(0, 128, 4096).to_string(), "tg128 @ d4096");
@@ -161,7 +178,7 @@ mod tests {
             let runs = run(&model, &t, 2, KvTypes::default(), reps).expect("runs");
             assert_eq!(runs.samples.len(), reps);
             assert!(runs.samples.iter().all(|all| runs.first_token <= *all && !all.is_zero()), "{runs:?}");
-            assert!(runs.session_bytes > 0);
+            assert!(runs.plan.session() > 0);
         }
         assert_eq!(
             run(&model, &test(0, 1, 0), 0, KvTypes::default(), 1).expect_err("no threads").kind(),

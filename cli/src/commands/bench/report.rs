@@ -63,8 +63,10 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let header = ["model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share"];
-        let mut text = markdown(&header, &[1, 2, 4, 5, 6, 7, 8], self.rows.iter().map(cells));
+        let header = [
+            "model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share", "peak", "plan",
+        ];
+        let mut text = markdown(&header, &[1, 2, 4, 5, 6, 7, 8, 9, 10], self.rows.iter().map(cells));
         if let Some(row) = self.rows.last() {
             let cache = match (row.type_k, row.type_v) {
                 ("f16", "f16") => String::new(),
@@ -91,7 +93,15 @@ fn cells(row: &Row) -> Vec<String> {
         format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
         format!("{:.1}", row.limit_ts),
         format!("{:.0}%", row.share_of_limit * 100.0),
+        row.peak_rss.map_or_else(String::new, |bytes| BinaryBytes(bytes).to_string()),
+        planned(row),
     ]
+}
+
+/// The bytes that were planned, and how far that was from what was taken.
+fn planned(row: &Row) -> String {
+    let error = row.plan_error.map_or_else(String::new, |error| format!(" ({:+.1}%)", error * 100.0));
+    format!("{}{error}", BinaryBytes(row.plan_bytes))
 }
 
 /// What bounds a result, in a paragraph.
@@ -134,6 +144,16 @@ fn explanation(row: &Row) -> String {
     }
     if let Some(share) = row.cpu_wait_share {
         text += &format!("\n- the threads waited {:.1}% of their time for a CPU", share * 100.0);
+    }
+    let size = |bytes: u64| BinaryBytes(bytes).to_string();
+    text += &format!(
+        "\n- memory: {} planned, of which the cache {} and the batch {}",
+        planned(row),
+        size(row.plan_cache_bytes),
+        size(row.plan_batch_bytes)
+    );
+    if let Some(peak) = row.peak_rss {
+        text += &format!("; {} at the most", size(peak));
     }
     if let (Some(minor), Some(major)) = (row.minor_faults, row.major_faults) {
         text += &format!("\n- page faults: {minor} in memory, {major} from disk");
@@ -204,6 +224,9 @@ mod tests {
             share_of_limit: 0.8,
             peak_rss: None,
             plan_bytes: 900_000_000,
+            plan_cache_bytes: 30_000_000,
+            plan_batch_bytes: 20_000_000,
+            plan_error: None,
             load_ms: 10.0,
             ttft_ms: 25.0,
             isa: "avx512vnni",
@@ -223,12 +246,15 @@ mod tests {
 
     #[test]
     fn the_table_has_the_columns_of_llama_bench_and_the_limit() {
-        let report = Report { format: Format::Md, explain: false, rows: vec![row()] };
+        let measured = Row { peak_rss: Some(880_000_000), plan_error: Some(0.0227), ..row() };
+        let report = Report { format: Format::Md, explain: false, rows: vec![measured] };
         let text = report.markdown();
         let mut lines = text.lines();
-        let header = "| model  |       size | params | backend | threads |        test |          t/s | limit | share |";
+        let header = "| model  |       size | params | backend | threads |        test |          t/s | limit | share \
+                      |       peak |               plan |";
         assert_eq!(lines.next(), Some(header));
-        let row = "| x.gguf | 763.79 MiB | 1.24 B | CPU     |       2 | tg128 @ d64 | 40.00 ± 0.50 |  50.0 |   80% |";
+        let row = "| x.gguf | 763.79 MiB | 1.24 B | CPU     |       2 | tg128 @ d64 | 40.00 ± 0.50 |  50.0 |   80% \
+                   | 839.23 MiB | 858.31 MiB (+2.3%) |";
         assert_eq!(lines.nth(1), Some(row));
         assert!(text.ends_with("\nA \"fast\" CPU, avx512vnni, braise abc\n"), "{text}");
     }
@@ -246,6 +272,7 @@ mod tests {
             "Q4_K on avx512vnni, Q6_K on avx2 (slow: there is none for avx512vnni yet)",
             "waited 1.2% of their time",
             "3 in memory, 0 from disk",
+            "- memory: 858.31 MiB planned, of which the cache 28.61 MiB and the batch 19.07 MiB\n",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -261,7 +288,7 @@ mod tests {
         let line = csv_line(fields.values().map(csv_value));
         assert!(line.starts_with("\"abc\",\"A \"\"fast\"\" CPU\",\"CPU\","), "{line}");
         assert!(
-            line.contains(",\"3200000000 3200000001\",\"40.0 40.5\",\"50.0\",\"0.8\",\"\",\"900000000\","),
+            line.contains(",\"3200000000 3200000001\",\"40.0 40.5\",\"50.0\",\"0.8\",\"\",\"900000000\",\"30000000\",\"20000000\",\"\","),
             "{line}"
         );
         assert_eq!(header.matches("\",\"").count(), line.matches("\",\"").count(), "{line}");

@@ -49,8 +49,14 @@ pub struct Row {
     pub share_of_limit: f64,
     /// Most physical memory of the process in this test, in bytes; nothing where the system does not tell.
     pub peak_rss: Option<u64>,
-    /// Bytes of the model's file, the key/value cache and the activations.
+    /// What the process was planned to have at most: weights, cache, what a batch needs, and the program.
     pub plan_bytes: u64,
+    /// Of these, the key/value cache and states.
+    pub plan_cache_bytes: u64,
+    /// Of these, what the workers need for a batch.
+    pub plan_batch_bytes: u64,
+    /// `plan_bytes / peak_rss - 1`.
+    pub plan_error: Option<f64>,
     /// Milliseconds to open the model and get a context ready.
     pub load_ms: f64,
     /// Milliseconds to the first logits: after the prompt, or after one token where there is no prompt.
@@ -101,6 +107,8 @@ impl Row {
     pub fn new(m: &Measured<'_>) -> Row {
         let (model, test) = (&m.loaded.model, m.test);
         let gguf = model.gguf();
+        // a bench makes no tokenizer
+        let (plan, plan_bytes) = (&m.runs.plan, m.runs.plan.without_tokenizer());
         let limit_ts = test.n_tokens() as f64 / m.limit.seconds;
         let kernels: Vec<_> = model.formats().iter().map(|(ty, isa)| format!("{ty}:{isa}")).collect();
         let Stats { samples_ns, samples_ts, avg_ns, stddev_ns, avg_ts, stddev_ts, median_ts } =
@@ -133,7 +141,10 @@ impl Row {
             limit_ts,
             share_of_limit: avg_ts / limit_ts,
             peak_rss: m.peak_rss,
-            plan_bytes: gguf.bytes().saturating_add(m.runs.session_bytes),
+            plan_bytes,
+            plan_cache_bytes: plan.keys_and_values().saturating_add(plan.states()),
+            plan_batch_bytes: plan.activations.saturating_add(plan.scratch),
+            plan_error: m.peak_rss.filter(|peak| *peak > 0).map(|peak| plan_bytes as f64 / peak as f64 - 1.0),
             load_ms: (m.loaded.load + m.runs.start).as_secs_f64() * 1e3,
             ttft_ms: m.runs.first_token.as_secs_f64() * 1e3,
             isa: model.kernels().isa().name(),

@@ -12,9 +12,9 @@
 use std::ops::Range;
 
 use braise_kernels::ops::{Attention, SPAN, Scores, Scratch, Total, spans};
-use braise_kernels::sync::{Shared, Team, Units, Worker};
+use braise_kernels::sync::{Shared, Units, Worker};
 
-use super::{Batch, PRIVATE_ROWS, chunks};
+use super::{Batch, PRIVATE_ROWS, Room, chunks};
 use crate::block::{self, Heads, Spec};
 use crate::kv::KvCache;
 use crate::model::{HeadScores, Model};
@@ -63,9 +63,20 @@ impl Shape {
     }
 }
 
+/// Query rows of a unit of `n` tokens.
+pub(super) fn rows(heads: &Heads, n: usize) -> usize {
+    let Shape { tokens, group, .. } = Shape::new(heads, n);
+    tokens.saturating_mul(group)
+}
+
 impl AttentionBuffers {
     /// Room for batches of `n_batch` tokens in a context of `n_ctx`. `None` if there is not that much memory.
-    pub(super) fn new(team: &Team, spec: &Spec, n_batch: usize, n_ctx: usize) -> Option<AttentionBuffers> {
+    pub(super) fn new(
+        room: &Room<'_>,
+        spec: &Spec,
+        n_batch: usize,
+        n_ctx: usize,
+    ) -> Option<AttentionBuffers> {
         let max = |f: &dyn Fn(&Heads) -> Option<usize>| {
             let heads = spec.layers.iter().filter_map(|layer| layer.mixer.attention()).map(|a| &a.heads);
             heads.map(f).try_fold(0, |max, n| Some(max.max(n?)))
@@ -78,14 +89,9 @@ impl AttentionBuffers {
             rows.checked_mul(a.n_head)?.checked_mul(a.head_dim_v)
         })?;
         Some(AttentionBuffers {
-            parts: Shared::zeroed(team, parts.checked_mul(n_ctx.div_ceil(SPAN))?, 1)?,
-            results: Shared::zeroed(team, results, 1)?,
+            parts: room.zeroed(parts.checked_mul(n_ctx.div_ceil(SPAN))?, 1)?,
+            results: room.zeroed(results, 1)?,
         })
-    }
-
-    /// Bytes of all buffers.
-    pub(super) fn bytes(&self) -> usize {
-        self.parts.bytes() + self.results.bytes()
     }
 }
 

@@ -10,7 +10,7 @@ use braise_kernels::sync::{Chunk, Shared, Units, Worker};
 use braise_kernels::table::{Acts, F32Mat, Kernels, MatMul, PackedMat};
 
 use super::attention::Results;
-use super::{Buffers, PRIVATE_ROWS, chunks, input_tokens};
+use super::{Buffers, Operands, PRIVATE_ROWS, chunks, input_tokens};
 use crate::block::NormKind;
 use crate::model::{Model, NormWeights, Weight};
 
@@ -122,6 +122,15 @@ pub(super) struct PrivateInputs {
     /// As floats; of many tokens, only the one that is being prepared.
     f32: Vec<f32>,
     q8: Q8Buf,
+}
+
+impl PrivateInputs {
+    /// About so many bytes they have after batches of `n` tokens.
+    pub(super) fn bytes(operands: &Operands, n: usize) -> usize {
+        let tokens = n.min(input_tokens(operands.packing)).max(PRIVATE_ROWS);
+        // as floats, and a code and a share of scale, zero point and sums
+        tokens.saturating_mul(operands.row_len).saturating_mul(size_of::<f32>() + 2)
+    }
 }
 
 /// A matrix product's inputs in all forms; only those that were prepared may be used.

@@ -17,19 +17,22 @@ mod heads;
 mod inputs;
 mod latent;
 mod layer_inputs;
+mod room;
 mod short_conv;
 mod state_space;
 
 use std::ops::Range;
 
-use braise_kernels::ops;
+use braise_kernels::ops::{self, BLOCK as ATTENTION_BLOCK};
 use braise_kernels::sync::Worker;
 use braise_kernels::table::Packing;
 
-pub use buffers::Buffers;
+pub use buffers::{Buffers, Operands};
 pub(crate) use inputs::normalize;
+pub use room::Room;
 
 use super::{Backend, Residual, Target};
+use crate::block::{Attention, Spec};
 use crate::kv::KvCache;
 use crate::model::{
     AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,
@@ -71,6 +74,30 @@ pub struct Scratch {
     routed: experts::Routed,
 }
 
+impl Scratch {
+    /// About so many bytes it has after batches of `n` tokens. It grows as it is used, so that nothing is more exact.
+    pub(crate) fn bytes(spec: &Spec, operands: &Operands, n: usize) -> usize {
+        let product = |factors: &[usize]| factors.iter().fold(size_of::<f32>(), |x, y| x.saturating_mul(*y));
+        let of_attention = |a: &Attention| {
+            let heads = &a.heads;
+            let dims = heads.head_dim.saturating_add(heads.head_dim_v);
+            let q_rows = heads.head_dim.saturating_mul(1 + usize::from(a.gated));
+            // what several heads make of all tokens, and attention's queries, results, and keys and values of some blocks
+            let of_heads =
+                product(&[n, q_rows]).max(product(&[TILE_RESULTS])).min(product(&[n, heads.n_head, q_rows]));
+            of_heads.saturating_add(product(&[
+                dims,
+                attention::rows(heads, n).saturating_add(4 * ATTENTION_BLOCK),
+            ]))
+        };
+        let attention = spec.layers.iter().filter_map(|layer| layer.mixer.attention()).map(of_attention);
+        let tile = product(&[n, tile_rows(n)]);
+        [inputs::PrivateInputs::bytes(operands, n), tile, tile, attention.max().unwrap_or(0)]
+            .into_iter()
+            .fold(0, usize::saturating_add)
+    }
+}
+
 /// The tokens of one forward pass.
 #[derive(Debug, Clone)]
 pub struct Batch<'a> {
@@ -106,8 +133,13 @@ fn chunks(worker: &Worker<'_>, units: usize) -> usize {
 
 /// Pieces of some rows, which suit `n` tokens.
 fn tiles(rows: Range<usize>, n: usize) -> impl Iterator<Item = Range<usize>> {
-    let step = (TILE_RESULTS / n.max(1)).clamp(64, 1024);
+    let step = tile_rows(n);
     rows.clone().step_by(step).map(move |start| start..rows.end.min(start + step))
+}
+
+/// Rows of such a piece.
+fn tile_rows(n: usize) -> usize {
+    (TILE_RESULTS / n.max(1)).clamp(64, 1024)
 }
 
 impl Backend for CpuWorker<'_, '_> {

@@ -5,7 +5,6 @@
 
 mod attention;
 mod choice;
-mod interpreter;
 mod latent;
 mod matrix;
 mod qkv;
@@ -19,7 +18,6 @@ use braise_kernels::cuda::{Address, Device, Error, Kernel, Launch, ops};
 use bytemuck::Pod;
 
 use super::report::{Cases, Report};
-pub use interpreter::Interpreter;
 
 /// What lies behind results, and in their place.
 const SENTINEL: f32 = -1.234_567_9e33;

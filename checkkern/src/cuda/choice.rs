@@ -1,6 +1,5 @@
 //! Choices: the next token, and the experts of a token.
 
-use braise_engine::block::{Activation, Dense, Experts, Groups, Routing};
 use braise_kernels::cuda::ops::{Argmax, Choose, Draw, Route, SumExperts, TopK};
 use braise_kernels::cuda::{Address, Error};
 use fastrand::Rng;
@@ -108,31 +107,61 @@ pub(super) fn top_k_and_draw(bench: &mut Bench<'_>, cases: &mut Cases) -> Result
     Ok(())
 }
 
+/// A token's experts, ascending, with their weights: the scores as `by` has them, the best of them taken, from the best
+/// groups if there are any (those whose two best experts are), of equal ones the first.
+fn routed(
+    scores: &[f32],
+    bias: &[f32],
+    used: usize,
+    groups: Option<(usize, usize)>,
+    by: Choose,
+    normalize: bool,
+    scale: f64,
+) -> Vec<(u32, f64)> {
+    let softmax = |x: Vec<f64>| {
+        let sum: f64 = x.iter().map(|x| x.exp()).sum();
+        x.into_iter().map(|x| x.exp() / sum).collect::<Vec<_>>()
+    };
+    let scores = scores.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let all: Vec<f64> = match by {
+        Choose::Softmax => softmax(scores),
+        Choose::Sigmoid => scores.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+        Choose::SoftmaxOfChosen => scores,
+    };
+    let rank = |i: &usize| all[*i] + bias.get(*i).map_or(0.0, |x| f64::from(*x));
+    let best = |n: usize, mut from: Vec<usize>, rank: &dyn Fn(&usize) -> f64| {
+        from.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
+        from.truncate(n);
+        from
+    };
+    let mut open: Vec<usize> = (0..all.len()).collect();
+    if let Some((groups, used)) = groups {
+        let size = all.len() / groups;
+        let best_two = |group: &usize| {
+            best(2, (group * size..(group + 1) * size).collect(), &rank).iter().map(rank).sum::<f64>()
+        };
+        let groups = best(used, (0..groups).collect(), &best_two);
+        open.retain(|expert| groups.contains(&(expert / size)));
+    }
+    let mut chosen = best(used, open, &rank);
+    chosen.sort_unstable();
+    let mut weights: Vec<f64> = chosen.iter().map(|i| all[*i]).collect();
+    if by == Choose::SoftmaxOfChosen {
+        weights = softmax(weights);
+    } else if normalize {
+        let sum: f64 = weights.iter().sum();
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+    }
+    chosen.into_iter().zip(weights).map(|(i, weight)| (i as u32, scale * weight)).collect()
+}
+
 pub(super) fn route(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
     let mut random = Rng::with_seed(33);
-    let expert = Dense { n_ff: 1, activation: Activation::Silu, gated: true };
     for (n_expert, n_used, groups) in
         [(8, 2, None), (40, 6, None), (64, 8, Some((8, 3))), (32, 4, Some((4, 1))), (3, 3, None)]
     {
-        for (routing, by) in [
-            (Routing::Softmax, Choose::Softmax),
-            (Routing::Sigmoid, Choose::Sigmoid),
-            (Routing::SoftmaxOfChosen, Choose::SoftmaxOfChosen),
-        ] {
+        for by in [Choose::Softmax, Choose::Sigmoid, Choose::SoftmaxOfChosen] {
             for (biased, normalize, scale) in [(false, false, 1.0), (true, true, 2.5)] {
-                let spec = Experts {
-                    n_expert,
-                    n_used,
-                    expert,
-                    routing,
-                    routes_first: false,
-                    router_norm: None,
-                    groups: groups.map(|(n, used)| Groups { n, used }),
-                    normalize,
-                    scale,
-                    weigh_inputs: false,
-                    shared: None,
-                };
                 let (tokens, stride) = (6, n_expert + 1);
                 let mut scores = normals(tokens * stride, &mut random);
                 scores[..stride].fill(0.5); // all equal
@@ -148,24 +177,25 @@ pub(super) fn route(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Erro
                     bias: if biased { bench.put(&bias)? } else { Address::NONE },
                     groups: groups.map(|(n, used)| (n as u32, used as u32)),
                     normalize,
-                    scale,
+                    scale: scale as f32,
                     chosen,
                     weights,
                 };
                 bench.run(launch.launch())?;
-                let what = format!("{n_used} of {n_expert}, groups {groups:?}, {routing:?}, biased {biased}");
+                let what = format!("{n_used} of {n_expert}, groups {groups:?}, {by:?}, biased {biased}");
                 let ids: Vec<u32> = bench.get(chosen, tokens * n_used)?;
                 let got = bench.results(weights, tokens * n_used, &what, cases)?;
-                let (mut want, mut room) = (Vec::new(), Vec::new());
-                for scores in scores.chunks_exact(stride) {
-                    spec.choose(&scores[..n_expert], &bias, &mut room, &mut want);
-                }
+                let want: Vec<(u32, f64)> = scores
+                    .chunks_exact(stride)
+                    .flat_map(|scores| {
+                        routed(&scores[..n_expert], &bias, n_used, groups, by, normalize, scale)
+                    })
+                    .collect();
                 let same = ids.iter().eq(want.iter().map(|(expert, _)| expert));
                 cases.expect(same, || format!("{what}: {ids:?} instead of {want:?}"));
-                let want = want.iter().map(|(_, weight)| {
-                    let exact = f64::from(*weight);
-                    Want::Within { exact, bound: 200.0 * U * exact.abs() }
-                });
+                let want = want
+                    .iter()
+                    .map(|(_, exact)| Want::Within { exact: *exact, bound: 200.0 * U * exact.abs() });
                 expect_all(&what, &got, want, cases);
             }
         }
