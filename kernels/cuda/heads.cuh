@@ -45,6 +45,23 @@ struct Heads {
             value_type                                                                                                \
     }
 
+// A block rotates the pairs of a head in shared memory by angles of these cosines and sines.
+__device__ __forceinline__ void rotate_shared(float* x, const float* cosines, const float* sines, u32 n_pairs, u32 halves) {
+    for (u32 i = threadIdx.x; i < n_pairs; i += blockDim.x) {
+        float c = cosines[i], s = sines[i];
+        u32 first = halves ? i : 2 * i, second = halves ? i + n_pairs : 2 * i + 1;
+        float one = x[first], other = x[second];
+        x[first] = one * c - other * s;
+        x[second] = one * s + other * c;
+    }
+    __syncthreads();
+}
+
+// What a query at this position is multiplied with; 1 where `every` is 0.
+__device__ __forceinline__ float query_factor(float temperature, u32 every, u32 position) {
+    return every ? 1.0f + temperature * log1pf(float(position / every)) : 1.0f;
+}
+
 // A block finishes a head of token t, of queries, then keys, then values: in shared memory `x`, then back to the queries or
 // into the cache. Values are read past the first cache, so that others may have written them in this launch.
 __device__ __forceinline__ void finish_head(const Heads& a, u32 head, u64 t, float* x) {
@@ -64,20 +81,13 @@ __device__ __forceinline__ void finish_head(const Heads& a, u32 head, u64 t, flo
         const float* weight = (is_query ? a.q_norm : a.k_norm) + of_kind * a.norm_head_stride;
         Norm norm = {int(a.norm_kind), a.norm_eps, weight, nullptr};
         if (a.norm_place == BEFORE_ROTATION) normalize_shared(x, dim, norm);
-        for (u32 i = threadIdx.x; i < a.n_pairs; i += blockDim.x) {
-            float c = a.cosines[t * a.n_pairs + i], s = a.sines[t * a.n_pairs + i];
-            u32 first = a.halves ? i : 2 * i, second = a.halves ? i + a.n_pairs : 2 * i + 1;
-            float one = x[first], other = x[second];
-            x[first] = one * c - other * s;
-            x[second] = one * s + other * c;
-        }
-        __syncthreads();
+        rotate_shared(x, a.cosines + t * a.n_pairs, a.sines + t * a.n_pairs, a.n_pairs, a.halves);
         if (a.norm_place == AFTER_ROTATION) normalize_shared(x, dim, norm);
     } else if (a.v_norm) {
         normalize_shared(x, dim, {RMS_NORM, a.v_norm_eps, a.v_norm, nullptr});
     }
     if (is_query) {
-        float factor = a.temperature_every ? 1.0f + a.temperature * log1pf(float(position / a.temperature_every)) : 1.0f;
+        float factor = query_factor(a.temperature, a.temperature_every, position);
         float* to = a.q + t * a.q_stride + of_kind * a.q_head_stride;
         for (u32 i = threadIdx.x; i < dim; i += blockDim.x) to[i] = x[i] * factor;
     } else {

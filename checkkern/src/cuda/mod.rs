@@ -5,10 +5,12 @@
 
 mod attention;
 mod choice;
+mod latent;
 mod matrix;
 mod qkv;
 mod recurrent;
 mod rows;
+mod sampling;
 
 use std::collections::BTreeSet;
 
@@ -37,6 +39,9 @@ type Check = fn(&mut Bench<'_>, &mut Cases) -> Result<(), Error>;
 const CHECKS: &[(&str, Check)] = &[
     ("norm_rows", rows::norm_rows),
     ("activate_values", rows::activate_values),
+    ("activate_rows", rows::activate_rows),
+    ("weigh_rows", rows::weigh_rows),
+    ("sum_rows", rows::sum_rows),
     ("add and scale", rows::add_and_scale),
     ("matvec's epilogues", matrix::epilogues),
     ("matvec of experts", matrix::experts),
@@ -47,6 +52,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("qkv", qkv::qkv),
     ("attention", attention::attend),
     ("flash", attention::flash),
+    ("maps of heads", latent::maps),
+    ("finish_latent", latent::finish_latent),
     ("convolve", recurrent::convolve),
     ("state_space", recurrent::state_space),
     ("delta_net", recurrent::delta_net),
@@ -54,6 +61,9 @@ const CHECKS: &[(&str, Check)] = &[
     ("norm of parts", recurrent::norm_parts),
     ("argmax", choice::argmax),
     ("top_k and draw", choice::top_k_and_draw),
+    ("top_k of shares", sampling::shared_top_k),
+    ("sample", sampling::sample),
+    ("penalize", sampling::penalize),
     ("route", choice::route),
     ("experts", choice::experts),
 ];

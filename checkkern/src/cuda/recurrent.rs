@@ -143,10 +143,10 @@ pub(super) fn convolve(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), E
         let bias = normals(channels, &mut random);
         let before = normals(SEQUENCES * (width - 1) * channels, &mut random);
         let gated = turn % 2 == 1;
-        let (is_bias, activated) = (turn % 3 == 0, turn % 4 != 1);
+        let (is_bias, activated) = (turn.is_multiple_of(3), turn % 4 != 1);
         let what = format!("{width} tokens of {channels} channels, runs of {lengths:?}, gated {gated}");
         let (x_at, bias_at) = (bench.put(&x)?, bench.put(&bias)?);
-        let out = Outputs::new(bench, tokens * channels, channels % 32 == 0)?;
+        let out = Outputs::new(bench, tokens * channels, channels.is_multiple_of(32))?;
         let past = bench.put(&before)?;
         let gate = |i: usize| if gated { x_at.offset(4 * (i * channels) as u64) } else { Address::NONE };
         let launch = Convolve {
@@ -238,7 +238,7 @@ pub(super) fn state_space(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<()
         let bc = normals(tokens * bc_stride, &mut random);
         let (d, z) = (normals(n_head, &mut random), normals(tokens * z_stride, &mut random));
         let before = normals(SEQUENCES * channels * d_state, &mut random);
-        let is_bias = turn % 2 == 0;
+        let is_bias = turn.is_multiple_of(2);
         let what = format!("{channels} channels, {n_head} heads, {n_group} groups, states of {d_state}");
         let out = Outputs::new(bench, tokens * channels, true)?;
         let (b_at, bias_at, states) = (bench.put(&bc)?, bench.put(&bias)?, bench.put(&before)?);
@@ -493,7 +493,7 @@ pub(super) fn gate_heads(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(),
                 (normals(tokens * n_head * dim, &mut random), normals(tokens * z_stride, &mut random));
             let weight = normals(dim, &mut random);
             let what = format!("{n_head} heads of {dim}, by sigmoid {by_sigmoid}");
-            let out = Outputs::new(bench, x.len(), dim % 32 == 0)?;
+            let out = Outputs::new(bench, x.len(), dim.is_multiple_of(32))?;
             let weight_at = bench.put(&weight)?;
             let norm = Norm { kind: NormKind::Rms, eps: 1e-5, weight: weight_at, bias: Address::NONE };
             let launch = GateHeads {

@@ -6,6 +6,7 @@
 
 mod attention;
 mod experts;
+mod latent;
 mod matrix;
 mod qkv;
 mod recurrent;
@@ -16,11 +17,14 @@ pub use attention::{
     Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Rotations, Scores, kv_row_bytes,
 };
 pub use experts::{Choose, OrderByExpert, Route, SumExperts};
+pub use latent::FinishLatent;
 pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
 pub use qkv::Qkv;
 pub use recurrent::{Convolve, DeltaGates, DeltaNet, GateHeads, NormParts, Runs, StateSpace};
-pub use rows::{ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues};
-pub use sample::{Argmax, Draw, TopK};
+pub use rows::{
+    ActivateRows, ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues, SumRows, WeighRows,
+};
+pub use sample::{Argmax, Draw, Penalize, Sample, SharedTopK, TopK};
 
 use super::{Address, Error};
 use crate::ops::Activation;
