@@ -135,7 +135,7 @@ impl ActivateValues {
             self.gate.into(),
             self.up.into(),
             self.n.into(),
-            activation_number(self.activation).into(),
+            activation_number(self.activation)?.into(),
             self.y.into(),
             self.q8.into(),
             self.bf16.into(),

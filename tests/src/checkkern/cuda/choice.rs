@@ -131,6 +131,7 @@ pub(super) fn route(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Erro
                     normalize,
                     scale,
                     weigh_inputs: false,
+                    latent: None,
                     shared: None,
                 };
                 let (tokens, stride) = (6, n_expert + 1);
