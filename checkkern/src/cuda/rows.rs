@@ -201,6 +201,7 @@ pub(super) fn activated(activation: Activation, gate: f32, up: Option<f32>) -> W
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Clamped => swish(x.min(7.0), 1.702),
+        Activation::Xielu(_) => f64::NAN, // no kernel computes it
     };
     let factor = match (activation, up) {
         (_, None) => 1.0,

@@ -19,7 +19,7 @@ pub use experts::{Experts, Groups, Routing};
 pub use rope::{Factors, Pairs, Rope, Scaling};
 pub use state_space::{StateSpace, StateSpaceKind};
 
-pub use braise_kernels::ops::{Activation, Window};
+pub use braise_kernels::ops::{Activation, Window, Xielu};
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]
@@ -252,7 +252,7 @@ pub struct Both {
 }
 
 /// `down(f(gate(x)) * up(x))`, or `down(f(up(x)))`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dense {
     /// Values between the matrices.
     pub n_ff: usize,

@@ -66,13 +66,14 @@ pub enum NormKind {
     Layer,
 }
 
-fn activation_number(activation: Activation) -> u32 {
+fn activation_number(activation: Activation) -> Result<u32, Error> {
     match activation {
-        Activation::Silu => 0,
-        Activation::Gelu => 1,
-        Activation::Relu => 2,
-        Activation::ReluSquared => 3,
-        Activation::Clamped => 4,
+        Activation::Silu => Ok(0),
+        Activation::Gelu => Ok(1),
+        Activation::Relu => Ok(2),
+        Activation::ReluSquared => Ok(3),
+        Activation::Clamped => Ok(4),
+        Activation::Xielu(_) => Err(Error::Operands("no kernel computes xIELU".to_owned())),
     }
 }
 

@@ -157,6 +157,8 @@ impl Widest {
         self.n_ff = self.n_ff.max(e.shared.map_or(0, |(dense, _)| dense.n_ff));
         self.n_ff_expert = self.n_ff_expert.max(e.expert.n_ff);
         self.scores = self.scores.max(e.n_expert + 1);
+        self.work = self.work.max(e.latent.unwrap_or(0).checked_next_multiple_of(UNIT)?);
+        self.work_2 = self.work_2.max(e.latent.unwrap_or(0));
         // each expert's tokens are whole tiles
         let filled = e.n_expert.checked_mul(tile - 1)?;
         self.positions = self.positions.max(n_batch.checked_mul(e.n_used)?.checked_add(filled)?);

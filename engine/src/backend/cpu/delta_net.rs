@@ -184,7 +184,7 @@ impl Gates<'_, '_> {
         let (dim, n) = (self.weights.spec.head_dim, tokens.len());
         let rows = Rows::Values(Values { first, ..Values::of(&self.buffers.work) });
         let source = Source { rows, row_len: weight.cols(), tokens };
-        let ready = Ready::prepare_alone(self.worker, self.model, room, &source, &[weight]);
+        let ready = Ready::prepare_own(self.worker, self.model, room, &source, weight);
         let inputs = ready.read(self.worker, self.buffers, room);
         multiply(self.model, weight, head * dim..(head + 1) * dim, inputs, n, to);
     }

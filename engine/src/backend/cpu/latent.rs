@@ -96,7 +96,7 @@ impl CpuWorker<'_, '_> {
                 let rows = Rows::Values(Values { first, ..Values::of(queries) });
                 let source = Source { rows, row_len: spec.nope_dim, tokens: 0..n };
                 let (inputs, k_b) = (&mut s.inputs, &weights.k_b);
-                let ready = Ready::prepare_alone(self.worker, self.model, inputs, &source, &[k_b]);
+                let ready = Ready::prepare_own(self.worker, self.model, inputs, &source, k_b);
                 let inputs = ready.read(self.worker, buffers, &s.inputs);
                 multiply(self.model, k_b, head * rank..(head + 1) * rank, inputs, n, &mut s.tile);
                 let all = queries.read(self.worker);
@@ -141,7 +141,7 @@ impl CpuWorker<'_, '_> {
                 let rows = Rows::Head(&results, head);
                 let source = Source { rows, row_len: attention.heads.head_dim_v, tokens: 0..n };
                 let (inputs, v_b) = (&mut s.inputs, &weights.v_b);
-                let ready = Ready::prepare_alone(self.worker, self.model, inputs, &source, &[v_b]);
+                let ready = Ready::prepare_own(self.worker, self.model, inputs, &source, v_b);
                 let inputs = ready.read(self.worker, buffers, &s.inputs);
                 multiply(self.model, v_b, head * v_dim..(head + 1) * v_dim, inputs, n, &mut s.tile);
                 for (t, y) in s.tile.chunks_exact(v_dim).enumerate() {

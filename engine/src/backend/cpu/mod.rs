@@ -237,6 +237,10 @@ impl Backend for CpuWorker<'_, '_> {
     }
 
     fn experts_up(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
+        if let Some([down, _]) = &weights.latent {
+            let rows = inputs::Rows::Values(inputs::Values { norm, ..inputs::Values::of(&self.buffers.x) });
+            self.project(rows, &[down], &self.buffers.work);
+        }
         self.up_of_experts(weights, norm);
         if let Some((shared, _)) = &weights.shared {
             self.gate_and_up(shared, norm);
@@ -245,6 +249,10 @@ impl Backend for CpuWorker<'_, '_> {
 
     fn experts_down(&mut self, weights: &ExpertsWeights, residual: Residual<'_>) {
         self.down_of_experts(weights, residual);
+        if let Some([_, up]) = &weights.latent {
+            let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work_2));
+            self.add_product(up, rows, dense::Sum::ALONE, residual);
+        }
         if let Some((shared, gate)) = &weights.shared {
             let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.h));
             let factor = gate.as_ref().map(|_| weights.spec.n_expert);

@@ -110,8 +110,8 @@ impl Matvec {
         let (epilogue, activation, factor) = match self.epilogue {
             Epilogue::Store => (0, 0, 1.0),
             Epilogue::Add(factor) => (1, 0, factor),
-            Epilogue::Activate(activation) => (2, activation_number(activation), 1.0),
-            Epilogue::Gated(activation) => (3, activation_number(activation), 1.0),
+            Epilogue::Activate(activation) => (2, activation_number(activation)?, 1.0),
+            Epilogue::Gated(activation) => (3, activation_number(activation)?, 1.0),
         };
         let [a, b] = self.w;
         let none = ExpertsOf { ids: Address::NONE, rows: 0, share: 1 };
