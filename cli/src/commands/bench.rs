@@ -156,7 +156,12 @@ struct Bench {
 
 impl Bench {
     fn open(source: &Source, isa: Isa, weights: Weights, kv: KvTypes, reps: usize) -> Result<Bench> {
-        Ok(Bench { loaded: source.load(isa, weights, available_memory())?, cpu: cpu_name(&look()?), kv, reps })
+        Ok(Bench {
+            loaded: source.load(isa, weights, available_memory())?,
+            cpu: cpu_name(&look()?),
+            kv,
+            reps,
+        })
     }
 
     /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.
