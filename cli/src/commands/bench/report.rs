@@ -63,8 +63,13 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let header = ["model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share"];
-        let mut text = markdown(&header, &[1, 2, 4, 5, 6, 7, 8], self.rows.iter().map(cells));
+        // the rate of one sequence only where it is not that of all
+        let columns = if self.rows.iter().any(|row| row.n_parallel > 1) { 10 } else { 9 };
+        let header =
+            ["model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share", "t/s each"];
+        let rows = self.rows.iter().map(|row| cells(row)[..columns].to_vec());
+        let right: Vec<_> = [1, 2, 4, 5, 6, 7, 8, 9].into_iter().filter(|column| *column < columns).collect();
+        let mut text = markdown(&header[..columns], &right, rows);
         if let Some(row) = self.rows.last() {
             let cache = match (row.type_k, row.type_v) {
                 ("f16", "f16") => String::new(),
@@ -79,9 +84,9 @@ impl Report {
     }
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &Row) -> [String; 10] {
     let file = Path::new(&row.model).file_name().and_then(|name| name.to_str()).unwrap_or(&row.model);
-    vec![
+    [
         file.to_owned(),
         BinaryBytes(row.model_size).to_string(),
         count(row.model_n_params),
@@ -91,6 +96,7 @@ fn cells(row: &Row) -> Vec<String> {
         format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
         format!("{:.1}", row.limit_ts),
         format!("{:.0}%", row.share_of_limit * 100.0),
+        format!("{:.2}", row.sequence_ts),
     ]
 }
 
@@ -192,12 +198,14 @@ mod tests {
             n_prompt: 0,
             n_gen: 128,
             n_depth: 64,
+            n_parallel: 1,
             test_time: "2026-01-02T03:04:05Z".into(),
             avg_ns: 3_200_000_000,
             stddev_ns: 0,
             avg_ts: 40.0,
             stddev_ts: 0.5,
             median_ts: 40.0,
+            sequence_ts: 40.0,
             samples_ns: vec![3_200_000_000, 3_200_000_001],
             samples_ts: vec![40.0, 40.5],
             limit_ts: 50.0,
@@ -231,6 +239,13 @@ mod tests {
         let row = "| x.gguf | 763.79 MiB | 1.24 B | CPU     |       2 | tg128 @ d64 | 40.00 ± 0.50 |  50.0 |   80% |";
         assert_eq!(lines.nth(1), Some(row));
         assert!(text.ends_with("\nA \"fast\" CPU, avx512vnni, braise abc\n"), "{text}");
+        let four = Row { n_parallel: 4, sequence_ts: 10.0, ..super::tests::row() };
+        let text = Report { format: Format::Md, explain: false, rows: vec![four] }.markdown();
+        assert!(
+            text.contains(" share | t/s each |") && text.contains(" 4 x tg128 @ d64 | 40.00 ± 0.50 |"),
+            "{text}"
+        );
+        assert!(text.contains("|   80% |    10.00 |"), "{text}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::attention::AttentionBuffers;
 use super::{PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
 use crate::block::{Attention, DeltaNet, DeltaNetKind, Experts, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
+use crate::kv::Room;
 use crate::model::Model;
 
 /// What the workers share.
@@ -178,9 +179,10 @@ impl Widest {
 }
 
 impl Buffers {
-    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time, in a context of `n_ctx`.
-    /// `None` if there is not that much memory.
-    pub fn new(team: &Team, model: &Model, n_batch: usize, n_logits: usize, n_ctx: usize) -> Option<Buffers> {
+    /// Room for batches of `room.chunk` tokens, `n_logits` of which may ask for logits at a time. `None` if there is not
+    /// that much memory.
+    pub fn new(team: &Team, model: &Model, room: Room, n_logits: usize) -> Option<Buffers> {
+        let Room { n_seq, n_ctx, chunk: n_batch, .. } = room;
         let spec = model.spec();
         let packing = model.kernels().packing();
         let tokens = input_tokens(packing);
@@ -195,15 +197,15 @@ impl Buffers {
         };
         let expert_tiles = widest.positions.div_ceil(tokens);
         // of each form only what some matrix takes
-        let room = |needed: fn(&MatMul) -> bool| match model.weights().any(|w| needed(&w.matmul)) {
+        let inputs = |needed: fn(&MatMul) -> bool| match model.weights().any(|w| needed(&w.matmul)) {
             true => {
                 let rows = tiles.checked_mul(tokens)?.checked_mul(widest_row)?;
                 Some(rows.max(expert_tiles.checked_mul(tokens)?.checked_mul(expert_row)?))
             }
             false => Some(0),
         };
-        let floats = room(|matmul| !matmul.takes_q8())?;
-        let q8 = room(|matmul| matmul.takes_q8() && matmul.packing().is_none())?;
+        let floats = inputs(|matmul| !matmul.takes_q8())?;
+        let q8 = inputs(|matmul| matmul.takes_q8() && matmul.packing().is_none())?;
         let words = match packing {
             None => 0,
             Some(packing) => {
@@ -224,7 +226,7 @@ impl Buffers {
             work: large(widest.work)?,
             work_2: large(widest.work_2)?,
             work_3: large(widest.work_3)?,
-            attention: AttentionBuffers::new(team, spec, n_batch, n_ctx)?,
+            attention: AttentionBuffers::new(team, spec, n_batch, (n_seq, n_ctx))?,
             h: large(widest.n_ff)?,
             h_experts: Shared::zeroed_in_large_pages(team, widest.positions, widest.n_ff_expert)?,
             router: Shared::zeroed(team, n_batch, widest.scores)?,
@@ -239,6 +241,11 @@ impl Buffers {
             input_packed: Shared::zeroed_in_large_pages(team, words, 1)?,
             logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
         })
+    }
+
+    /// Tokens whose logits there is room for.
+    pub(crate) fn n_logits(&self) -> usize {
+        self.logits.bytes() / (self.logits.row_len() * size_of::<f32>())
     }
 
     /// Bytes of all buffers.
