@@ -7,7 +7,7 @@ use std::path::Path;
 
 use braise_engine::arch;
 use braise_engine::block::Pooling;
-use braise_engine::kv::{KvCache, KvTypes};
+use braise_engine::kv::{KvCache, KvTypes, Room};
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
 use braise_kernels::isa::Isa;
@@ -357,7 +357,9 @@ fn short_caches_of_windows_change_nothing() {
         };
         let whole = read(&mut session(N), &tokens);
         let mut short = session(100);
-        let bytes = |chunk| KvCache::bytes(model.spec(), N, chunk, KvTypes::default()).expect("few bytes");
+        let bytes = |chunk| {
+            KvCache::bytes(model.spec(), Room::of_one(N, chunk), KvTypes::default()).expect("few bytes")
+        };
         assert!(bytes(100) < bytes(N) * 9 / 10, "{name}: a cache of {} bytes", bytes(100));
         assert!(read(&mut short, &tokens) == whole, "{name}: the whole text");
         for kept in [N - 37, N - 300, N - 1500] {

@@ -18,7 +18,14 @@ fn two_sessions_are_not_promised_the_same_memory() {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     write("llama", file.path());
     let model = Model::open(file.path(), Isa::best()).expect("the model opens");
-    let request = Request { n_ctx: 1 << 40, n_seq: 1, chunk: Some(64), kv: KvTypes::default(), threads: 1 };
+    let request = Request {
+        n_ctx: 1 << 40,
+        n_seq: 1,
+        tokens: None,
+        chunk: Some(64),
+        kv: KvTypes::default(),
+        threads: 1,
+    };
     // of which only what is used would be taken
     let n_ctx = Outline::of(&model).longest_context(&request, memory.available / 10 * 6);
     let options =

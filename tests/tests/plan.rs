@@ -1,7 +1,7 @@
 //! What is planned is what is taken: the cache of every family, and what windows spare.
 
 use braise_engine::kv::KvTypes;
-use braise_engine::measure::Cost;
+use braise_engine::measure::{Cost, Pass};
 use braise_engine::model::Model;
 use braise_engine::plan::{Outline, Request};
 use braise_engine::session::{Session, SessionOptions};
@@ -30,7 +30,7 @@ fn every_family_takes_the_cache_that_was_planned() {
             let kv = KvTypes { k, v };
             let options = SessionOptions { n_ctx: Some(n_ctx), threads: Some(2), chunk: Some(chunk), kv };
             let session = Session::new(&model, &options).expect("a session");
-            let request = Request { n_ctx, n_seq: 1, chunk: Some(chunk), kv, threads: 2 };
+            let request = Request { n_ctx, n_seq: 1, tokens: None, chunk: Some(chunk), kv, threads: 2 };
             let plan = outline.plan(&request).expect("few bytes");
             let planned = plan.keys_and_values() + plan.states();
             assert_eq!(planned, session.cache_bytes(), "{name}, a context of {n_ctx}");
@@ -47,7 +47,7 @@ fn every_family_takes_the_cache_that_was_planned() {
 fn a_token_reads_of_a_window_what_it_sees() {
     let model = model("gpt-oss");
     let kv = KvTypes::default();
-    let cost = |first, n| Cost::of_pass(&model, kv, first, n, 0);
+    let cost = |first, n| Cost::of_pass(&model, kv, Pass { n_seq: 1, first, n, n_logits: 0 });
     let of_position = kv.bytes(&model.spec().layers[0].mixer.attention().expect("attends").heads);
     let of_position = of_position.expect("few bytes") as u64;
     assert_eq!(cost(99, 1).bytes - cost(9, 1).bytes, of_position * (90 + 22));
@@ -63,6 +63,7 @@ fn states_are_read_once_a_pass() {
     let model = model("mamba");
     let states: usize =
         model.spec().layers.iter().flat_map(|l| l.mixer.states()).map(|(rows, len)| rows * len * 4).sum();
-    let cost = |first| Cost::of_pass(&model, KvTypes::default(), first, 1, 0).bytes;
+    let pass = |first| Pass { n_seq: 1, first, n: 1, n_logits: 0 };
+    let cost = |first| Cost::of_pass(&model, KvTypes::default(), pass(first)).bytes;
     assert!(states > 0 && cost(0) == cost(1000) && cost(0) > states as u64);
 }

@@ -120,6 +120,13 @@ fn every_form_has_a_result_for_each_test() {
     assert_eq!(rows.len(), 2);
     assert!(rows.iter().all(|row| row["n_depth"] == 3));
 
+    let together = bench(&home, &["--reps", "1", "--parallel", "1,9", "--output", "json"]);
+    let rates: Vec<Value> = serde_json::from_str(&together).expect("is JSON");
+    let n: Vec<_> = rates.iter().map(|row| row["n_parallel"].as_u64().expect("is a number")).collect();
+    assert_eq!(n, [1, 1, 9], "prompts are read alone");
+    let number = |name: &str| rates[2][name].as_f64().expect("is a number");
+    assert!((number("avg_ts") / number("sequence_ts") - 9.0).abs() < 1e-9, "{together}");
+
     let csv = bench(&home, &["--reps", "1", "--output", "csv"]);
     let names: Vec<_> =
         rows[0].as_object().expect("is an object").keys().map(|k| format!("\"{k}\"")).collect();

@@ -213,7 +213,7 @@ impl Mixer {
             Mixer::Attention(_) | Mixer::Latent(_) | Mixer::Nothing => Vec::new(),
             Mixer::ShortConv(conv) => vec![(conv.width - 1, conv.channels)],
             Mixer::StateSpace(s) | Mixer::Both(_, s) => {
-                vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)]
+                vec![(s.width - 1, s.conv_channels()), (s.n_head, s.head_dim().saturating_mul(s.d_state))]
             }
             Mixer::DeltaNet(d) => {
                 vec![(d.width - 1, d.conv_channels()), (d.n_head, d.head_dim * d.head_dim)]

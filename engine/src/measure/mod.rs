@@ -24,6 +24,9 @@
 //! limit of a test   = its tokens / sum of the times of its passes
 //! ```
 //!
+//! Several sequences that generate together are a pass of one token of each: the weights are read once for all of them,
+//! and the rest of both sums is that of each sequence, added up.
+//!
 //! A token that is generated is a pass of one token, and bandwidth limits it; a prompt is read in passes of
 //! [`default_chunk`](crate::session::default_chunk) tokens, and the multipliers limit it. Int8 and f32 times add up
 //! because the same units do both. Activations are left out: they stay in the caches.
@@ -46,7 +49,7 @@ pub use explain::{Bound, Reached};
 pub use mix::Mix;
 pub use peaks::Peaks;
 pub use process::{Usage, peak_rss, reset_peak_rss};
-pub use run::{Runs, Test, run};
+pub use run::{Pass, Runs, Test, run};
 pub use stats::Stats;
 pub(crate) use synthetic::outline;
 pub use synthetic::{Shape, synthetic, synthetic_repeating};

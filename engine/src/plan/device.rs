@@ -12,8 +12,8 @@ use braise_kernels::ops::KvType;
 use super::{Outline, Request};
 use crate::backend::cpu::Buffers;
 use crate::block::{Attention, Mixer};
-use crate::kv::{self, KvTypes, LayerBytes};
-use crate::session::LOGITS_ROWS;
+use crate::kv::{KvTypes, LayerBytes, Room, SPARE};
+use crate::sequences::n_logits;
 
 /// Bytes that a session may take on a GPU besides weights and cache. The backend keeps to it; [`DevicePlan::is_lean`] tells
 /// whether a plan does.
@@ -77,16 +77,13 @@ impl Outline {
         let of_layers = of_layers.map(|layer| if placement.experts { layer.bytes() } else { layer.others });
         // norms and the like are in the rest, which is little but for the vocabulary, and that is not needed there
         let ends = if placement.ends { weights.tables.checked_add(weights.output)? } else { 0 };
-        let chunk = request.chunk(spec);
+        let room = request.room(spec);
         let cache = layers.iter().try_fold(0_u64, |sum, layer| {
-            let bytes = layer_bytes(&layer.mixer, request.n_ctx, chunk, request.kv)?;
-            let bytes = bytes.of_sequences(request.n_seq)?;
+            let bytes = layer_bytes(&layer.mixer, room, request.kv)?;
             sum.checked_add(bytes.positions as u64)?.checked_add(bytes.states as u64)
         })?;
-        let n_batch = chunk.max(request.n_seq);
-        let values = Buffers::values_a_token(spec).checked_mul(n_batch)?.checked_mul(VALUE)?;
-        let logits =
-            spec.n_vocab.checked_mul(LOGITS_ROWS.max(request.n_seq))?.checked_mul(size_of::<f32>())?;
+        let values = Buffers::values_a_token(spec).checked_mul(room.chunk)?.checked_mul(VALUE)?;
+        let logits = spec.n_vocab.checked_mul(n_logits(room))?.checked_mul(size_of::<f32>())?;
         Some(DevicePlan {
             weights: of_layers.fold(ends, u64::saturating_add),
             cache,
@@ -96,23 +93,25 @@ impl Outline {
     }
 }
 
-/// What a layer remembers of a sequence on a GPU.
-fn layer_bytes(mixer: &Mixer, n_ctx: usize, chunk: usize, types: KvTypes) -> Option<LayerBytes> {
+/// What a layer remembers of all sequences on a GPU.
+fn layer_bytes(mixer: &Mixer, room: Room, types: KvTypes) -> Option<LayerBytes> {
     let positions = match mixer.cached() {
         Some(a) => {
-            position_bytes(a, types)?.checked_mul(pages(a, n_ctx, chunk)?)?.checked_mul(PAGE as usize)?
+            let positions = pages(a, room)?.checked_mul(room.n_seq)?.checked_mul(PAGE as usize)?;
+            position_bytes(a, types)?.checked_mul(positions)?
         }
         None => 0,
     };
-    Some(LayerBytes { positions, ..LayerBytes::new(mixer, n_ctx, chunk, types)? })
+    Some(LayerBytes { positions, ..LayerBytes::new(mixer, room, types)? })
 }
 
 /// Pages that a layer keeps of a sequence: of a window with a batch and some spare one more than these fill, because they may
 /// begin and end within a page.
-fn pages(a: &Attention, n_ctx: usize, chunk: usize) -> Option<usize> {
-    let all = n_ctx.div_ceil(PAGE as usize);
-    let Some(window) = kv::window(a) else { return Some(all) };
-    let kept = window.size().checked_add(chunk)?.checked_add(kv::SPARE)?.div_ceil(PAGE as usize) + 1;
+fn pages(a: &Attention, room: Room) -> Option<usize> {
+    let all = room.n_ctx.div_ceil(PAGE as usize);
+    // slopes count from the first position
+    let Some(window) = a.window.filter(|_| a.causal && a.alibi.is_none()) else { return Some(all) };
+    let kept = window.size().checked_add(room.chunk)?.checked_add(SPARE)?.div_ceil(PAGE as usize) + 1;
     Some(kept.min(all))
 }
 

@@ -25,18 +25,20 @@ pub(crate) use fit::warning;
 pub use weights::{LayerWeights, Weights};
 
 use braise_kernels::isa::Isa;
+use braise_kernels::ops::PAGE;
 use braise_kernels::sync::Team;
 use braise_kernels::table::Kernels;
 
 use crate::arch;
 use crate::backend::cpu::{Allocator, Buffers, Operands, Scratch};
-use crate::block::{Layer, Spec};
+use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
-use crate::kv::{KvTypes, LayerBytes};
+use crate::kv::{KvTypes, LayerBytes, Room};
 use crate::measure::{Mix, Shape, outline};
 use crate::model::Model;
-use crate::session::{LOGITS_ROWS, default_chunk};
+use crate::sequences::n_logits;
+use crate::session::default_chunk;
 
 /// What a session is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct Request {
     pub n_ctx: usize,
     /// Sequences.
     pub n_seq: usize,
+    /// Tokens of all of them together; `None`: all can be as long as the context is.
+    pub tokens: Option<usize>,
     /// Tokens that are read at a time; `None`: [`default_chunk`].
     pub chunk: Option<usize>,
     /// Formats of the cache.
@@ -54,12 +58,18 @@ pub struct Request {
 }
 
 impl Request {
-    /// Tokens that are read at a time: of a context no more than it holds, and encoders read it whole.
-    pub fn chunk(&self, spec: &Spec) -> usize {
-        match spec.is_encoder() {
-            true => self.n_ctx,
-            false => self.chunk.unwrap_or_else(|| default_chunk(spec)).min(self.n_ctx),
-        }
+    /// What the cache and the batches must have room for. Of a context no more is read at a time than it holds, and encoders
+    /// read it whole.
+    pub fn room(&self, spec: &Spec) -> Room {
+        let Request { n_ctx, n_seq, .. } = *self;
+        let chunk = match spec.is_encoder() {
+            true => n_ctx,
+            false => self.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx),
+        };
+        let all = n_ctx.div_ceil(PAGE).saturating_mul(n_seq);
+        let n_pages = self.tokens.map_or(all, |tokens| tokens.div_ceil(PAGE).min(all));
+        // each sequence can have a token in a step
+        Room { n_seq, n_ctx, chunk: chunk.max(n_seq), n_pages }
     }
 }
 
@@ -128,18 +138,13 @@ impl Outline {
 
     /// What `request` takes in the memory of the machine. `None` if it is more than an address can name.
     pub fn plan(&self, request: &Request) -> Option<Plan> {
-        let (spec, chunk) = (&self.spec, request.chunk(&self.spec));
-        let layer = |layer: &Layer| {
-            LayerBytes::new(&layer.mixer, request.n_ctx, chunk, request.kv)?.of_sequences(request.n_seq)
-        };
-        let cache = spec.layers.iter().map(layer).collect::<Option<Vec<_>>>()?;
-        // a step may read a token of each sequence
-        let n_batch = chunk.max(request.n_seq);
+        let (spec, room) = (&self.spec, request.room(&self.spec));
+        let layers = spec.layers.iter().map(|layer| LayerBytes::new(&layer.mixer, room, request.kv));
+        let cache = layers.collect::<Option<Vec<_>>>()?;
         let team = Team::new(1);
         let allocator = Allocator::counting(&team);
-        let n_logits = LOGITS_ROWS.max(request.n_seq);
-        Buffers::new(&allocator, spec, &self.operands, n_batch, n_logits, request.n_ctx)?;
-        let scratch = Scratch::bytes(spec, &self.operands, n_batch).checked_mul(request.threads)?;
+        Buffers::new(&allocator, spec, &self.operands, room, n_logits(room))?;
+        let scratch = Scratch::bytes(spec, &self.operands, room.chunk).checked_mul(request.threads)?;
         let plan = Plan {
             weights: self.weights.bytes(),
             cache,

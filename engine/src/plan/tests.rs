@@ -60,6 +60,7 @@ fn kernels() -> Kernels {
 const REQUEST: Request = Request {
     n_ctx: 8192,
     n_seq: 1,
+    tokens: None,
     chunk: Some(512),
     kv: KvTypes { k: KvType::F16, v: KvType::F16 },
     threads: 2,
@@ -84,11 +85,11 @@ fn gemma3() -> Header {
 fn layers_with_windows_keep_what_they_see_and_some_spare() {
     let outline = gemma3().outline();
     let plan = outline.plan(&REQUEST).expect("is a number");
-    // 8 heads of 256 keys and 256 values of two bytes; the window, 512 spare, 512 of a span, 512 of a chunk
-    let (full, window) = (8192 * 8192, 2560 * 8192);
+    // 8 heads of 256 keys and 256 values of two bytes; the window, 512 spare, 512 of a chunk, in pages of 256 and one more
+    let (full, window) = (8192 * 8192, 9 * 256 * 8192);
     let of = |i: usize| plan.cache[i].positions;
     assert_eq!([0, 4, 5, 6, 47].map(of), [window, window, full, window, full]);
-    assert_eq!((plan.keys_and_values(), plan.states()), ((8 * 64 + 40 * 20) * MIB, 0));
+    assert_eq!((plan.keys_and_values(), plan.states()), ((8 * 64 + 40 * 18) * MIB, 0));
     // twice the context is twice the full layers alone
     let twice = outline.plan(&Request { n_ctx: 16_384, ..REQUEST }).expect("is a number");
     assert_eq!(twice.keys_and_values() - plan.keys_and_values(), 8 * 64 * MIB);
@@ -97,7 +98,7 @@ fn layers_with_windows_keep_what_they_see_and_some_spare() {
     assert_eq!(device.cache, 8 * 64 * MIB + 40 * 33 * 64 * 8192);
     // a context that is no longer than what is kept anyway
     let short = outline.plan(&Request { n_ctx: 2000, ..REQUEST }).expect("is a number");
-    assert_eq!(short.keys_and_values(), 48 * 2000 * 8192);
+    assert_eq!(short.keys_and_values(), 48 * 2048 * 8192);
 }
 
 /// DeepSeek V3: 61 layers, whose cache has one key of 512 + 64 values and one value of 512.

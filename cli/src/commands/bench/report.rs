@@ -63,10 +63,16 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
+        // the rate of one sequence only where it is not that of all
+        let columns = if self.rows.iter().any(|row| row.n_parallel > 1) { 12 } else { 11 };
         let header = [
             "model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share", "peak", "plan",
+            "t/s each",
         ];
-        let mut text = markdown(&header, &[1, 2, 4, 5, 6, 7, 8, 9, 10], self.rows.iter().map(cells));
+        let rows = self.rows.iter().map(|row| cells(row)[..columns].to_vec());
+        let right: Vec<_> =
+            [1, 2, 4, 5, 6, 7, 8, 9, 10, 11].into_iter().filter(|column| *column < columns).collect();
+        let mut text = markdown(&header[..columns], &right, rows);
         if let Some(row) = self.rows.last() {
             let cache = match (row.type_k, row.type_v) {
                 ("f16", "f16") => String::new(),
@@ -81,9 +87,9 @@ impl Report {
     }
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &Row) -> [String; 12] {
     let file = Path::new(&row.model).file_name().and_then(|name| name.to_str()).unwrap_or(&row.model);
-    vec![
+    [
         file.to_owned(),
         BinaryBytes(row.model_size).to_string(),
         count(row.model_n_params),
@@ -95,6 +101,7 @@ fn cells(row: &Row) -> Vec<String> {
         format!("{:.0}%", row.share_of_limit * 100.0),
         row.peak_rss.map_or_else(String::new, |bytes| BinaryBytes(bytes).to_string()),
         planned(row),
+        format!("{:.2}", row.sequence_ts),
     ]
 }
 
@@ -212,12 +219,14 @@ mod tests {
             n_prompt: 0,
             n_gen: 128,
             n_depth: 64,
+            n_parallel: 1,
             test_time: "2026-01-02T03:04:05Z".into(),
             avg_ns: 3_200_000_000,
             stddev_ns: 0,
             avg_ts: 40.0,
             stddev_ts: 0.5,
             median_ts: 40.0,
+            sequence_ts: 40.0,
             samples_ns: vec![3_200_000_000, 3_200_000_001],
             samples_ts: vec![40.0, 40.5],
             limit_ts: 50.0,
@@ -257,6 +266,13 @@ mod tests {
                    | 839.23 MiB | 858.31 MiB (+2.3%) |";
         assert_eq!(lines.nth(1), Some(row));
         assert!(text.ends_with("\nA \"fast\" CPU, avx512vnni, braise abc\n"), "{text}");
+        let four = Row { n_parallel: 4, sequence_ts: 10.0, ..super::tests::row() };
+        let text = Report { format: Format::Md, explain: false, rows: vec![four] }.markdown();
+        assert!(
+            text.contains("       plan | t/s each |") && text.contains(" 4 x tg128 @ d64 | 40.00 ± 0.50 |"),
+            "{text}"
+        );
+        assert!(text.contains("|   80% |      | 858.31 MiB |    10.00 |"), "{text}");
     }
 
     #[test]

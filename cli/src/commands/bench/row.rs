@@ -32,6 +32,8 @@ pub struct Row {
     pub n_prompt: usize,
     pub n_gen: usize,
     pub n_depth: usize,
+    /// Sequences that generate together; rates are those of all of them.
+    pub n_parallel: usize,
     pub test_time: String,
     pub avg_ns: u64,
     pub stddev_ns: u64,
@@ -39,6 +41,8 @@ pub struct Row {
     pub stddev_ts: f64,
     /// Tokens per second of the median repetition.
     pub median_ts: f64,
+    /// `avg_ts / n_parallel`: tokens per second of one sequence.
+    pub sequence_ts: f64,
     pub samples_ns: Vec<u64>,
     pub samples_ts: Vec<f64>,
     /// Tokens per second that the limits of this machine allow.
@@ -128,12 +132,14 @@ impl Row {
             n_prompt: test.n_prompt,
             n_gen: test.n_gen,
             n_depth: test.n_depth,
+            n_parallel: test.n_parallel,
             test_time: m.time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             avg_ns,
             stddev_ns,
             avg_ts,
             stddev_ts,
             median_ts,
+            sequence_ts: avg_ts / test.n_parallel as f64,
             samples_ns,
             samples_ts,
             limit_ts,
@@ -162,7 +168,12 @@ impl Row {
 
     /// The test, as llama-bench names it.
     pub fn test(&self) -> Test {
-        Test { n_prompt: self.n_prompt, n_gen: self.n_gen, n_depth: self.n_depth }
+        Test {
+            n_prompt: self.n_prompt,
+            n_gen: self.n_gen,
+            n_depth: self.n_depth,
+            n_parallel: self.n_parallel,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::attention::AttentionBuffers;
 use super::{Allocator, PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
 use crate::block::{Attention, DeltaNet, DeltaNetKind, Experts, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
+use crate::kv::Room;
 
 /// What the workers share.
 #[derive(Debug)]
@@ -203,16 +204,16 @@ impl Operands {
 }
 
 impl Buffers {
-    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time, in a context of `n_ctx`.
-    /// `None` if there is not that much memory.
+    /// Room for batches of `room.chunk` tokens, `n_logits` of which may ask for logits at a time. `None` if there is not
+    /// that much memory.
     pub fn new(
         allocator: &Allocator<'_>,
         spec: &Spec,
         operands: &Operands,
-        n_batch: usize,
+        room: Room,
         n_logits: usize,
-        n_ctx: usize,
     ) -> Option<Buffers> {
+        let Room { n_seq, n_ctx, chunk: n_batch, .. } = room;
         let packing = operands.packing;
         let tokens = input_tokens(packing);
         let widest = Widest::new(spec, n_batch, tokens)?;
@@ -254,7 +255,7 @@ impl Buffers {
             work: large(widest.work)?,
             work_2: large(widest.work_2)?,
             work_3: large(widest.work_3)?,
-            attention: AttentionBuffers::new(allocator, spec, n_batch, n_ctx)?,
+            attention: AttentionBuffers::new(allocator, spec, n_batch, (n_seq, n_ctx))?,
             h: large(widest.n_ff)?,
             h_experts: allocator.zeroed_in_large_pages(widest.positions, widest.n_ff_expert)?,
             router: allocator.zeroed(n_batch, widest.scores)?,
@@ -269,6 +270,11 @@ impl Buffers {
             input_packed: allocator.zeroed_in_large_pages(words, 1)?,
             logits: allocator.zeroed(n_logits, spec.n_vocab)?,
         })
+    }
+
+    /// Tokens whose logits there is room for.
+    pub(crate) fn n_logits(&self) -> usize {
+        self.logits.bytes() / (self.logits.row_len() * size_of::<f32>())
     }
 
     /// Values of a token that are in use at a time in the widest layer, for [`crate::session::default_chunk`].

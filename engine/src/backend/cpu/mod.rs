@@ -70,6 +70,8 @@ pub struct Scratch {
     /// Results for several heads, before each has its own.
     heads: Vec<f32>,
     attention: ops::Scratch,
+    /// How the layer's attention is cut.
+    cut: attention::Cut,
     /// Which experts the batch's tokens take, from the router to the last matrix.
     routed: experts::Routed,
 }
@@ -99,14 +101,45 @@ impl Scratch {
 }
 
 /// The tokens of one forward pass.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Their ids.
     pub tokens: &'a [u32],
-    /// Position of the first.
-    pub first: usize,
+    /// Whose they are, in order, each sequence once.
+    pub runs: &'a [Run],
     /// Those of them whose logits are asked for.
-    pub logits: Range<usize>,
+    pub logits: &'a [u32],
+}
+
+/// Tokens of a batch that are neighbours in one sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The sequence's place in the cache.
+    pub seq: usize,
+    /// Which of the batch's tokens.
+    pub tokens: Range<usize>,
+    /// Position of the first in its sequence.
+    pub first: usize,
+}
+
+impl Run {
+    /// Position after the last.
+    pub(crate) fn end(&self) -> usize {
+        self.first + self.tokens.len()
+    }
+}
+
+impl Batch<'_> {
+    /// Which run a token belongs to.
+    fn run_of(&self, token: usize) -> usize {
+        self.runs.partition_point(|run| run.tokens.end <= token)
+    }
+
+    /// The position of a token in its sequence.
+    pub(crate) fn position(&self, token: usize) -> usize {
+        let run = &self.runs[self.run_of(token)];
+        run.first + token - run.tokens.start
+    }
 }
 
 /// One worker's view of the backend.
