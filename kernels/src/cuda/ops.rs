@@ -7,6 +7,7 @@
 mod attention;
 mod experts;
 mod matrix;
+mod peak;
 mod rows;
 mod sample;
 
@@ -15,6 +16,7 @@ pub use attention::{
 };
 pub use experts::{Choose, OrderByExpert, Route, SumExperts};
 pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
+pub use peak::{CopyWords, MultiplyTiles};
 pub use rows::{ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues};
 pub use sample::{Argmax, Draw, TopK};
 
