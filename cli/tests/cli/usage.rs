@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::{BRAISE, Home, done, failed, texts};
 
-const COMMANDS: [&str; 9] = ["run", "pull", "list", "rm", "tokenize", "embed", "logits", "info", "bench"];
+const COMMANDS: [&str; 10] =
+    ["run", "pull", "list", "rm", "tokenize", "embed", "logits", "info", "bench", "doctor"];
 
 #[test]
 fn every_command_explains_itself() {
