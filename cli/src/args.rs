@@ -14,7 +14,7 @@ use braise_kernels::ops::KvType;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, embed, info, list, logits, pull, rm, run, show, tokenize};
+use crate::commands::{bench, doctor, embed, info, list, logits, pull, rm, run, show, tokenize};
 use crate::failure::Usage;
 
 /// Runs language models from GGUF files at the full speed of this machine.
@@ -40,6 +40,7 @@ pub enum Command {
     Logits(logits::LogitsArgs),
     Info(info::InfoArgs),
     Bench(bench::BenchArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
 /// What a forward pass runs on.
@@ -66,13 +67,18 @@ impl Compute {
 
 /// The level of this name, else that of `BRAISE_ISA`, else the best.
 pub fn isa(name: Option<&str>) -> anyhow::Result<Isa> {
+    Ok(forced_isa(name)?.unwrap_or(Isa::best()))
+}
+
+/// The level of this name, else that of `BRAISE_ISA`, if one of them names any.
+pub fn forced_isa(name: Option<&str>) -> anyhow::Result<Option<Isa>> {
     let variable = std::env::var_os("BRAISE_ISA").filter(|name| !name.is_empty());
     let (from, name) = match (name, &variable) {
         (Some(name), _) => ("--isa", name.into()),
         (None, Some(name)) => ("BRAISE_ISA", name.to_string_lossy()),
-        (None, None) => return Ok(Isa::best()),
+        (None, None) => return Ok(None),
     };
-    Isa::by_name(&name).map_err(|e| Usage(format!("{from}: {e}")).into())
+    Isa::by_name(&name).map(Some).map_err(|e| Usage(format!("{from}: {e}")).into())
 }
 
 /// How the weights are kept in memory.

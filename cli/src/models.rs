@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use anyhow::{Error, Result, anyhow, bail};
-use braise_engine::catalogue::{Catalogue, Name};
+use braise_engine::catalogue::{Catalogue, Entry, Name};
 
 use crate::catalogue;
 use crate::pull::{is_address, pull_entry};
@@ -30,6 +30,21 @@ pub fn resolve(model: Option<&str>) -> Result<PathBuf> {
         Some(path) => Ok(path), // needs no store
         None => Models::open()?.resolve(model),
     }
+}
+
+/// Fails as [`resolve`] does if there is no such model, and fetches nothing.
+pub fn check(model: Option<&str>) -> Result<()> {
+    match model.map(as_path).transpose()?.flatten() {
+        Some(_) => Ok(()),
+        None => Models::open()?.find(model).map(drop),
+    }
+}
+
+/// Where the file of a model is.
+enum Found<'a> {
+    Stored(PathBuf),
+    /// Still to be fetched.
+    Listed(Entry<'a>),
 }
 
 /// The file that `text` names, or nothing if it is rather the name of a model.
@@ -62,15 +77,22 @@ impl Models {
     }
 
     fn resolve(&self, model: Option<&str>) -> Result<PathBuf> {
+        match self.find(model)? {
+            Found::Stored(path) => Ok(path),
+            Found::Listed(entry) => Ok(pull_entry(self, entry)?.path),
+        }
+    }
+
+    fn find(&self, model: Option<&str>) -> Result<Found<'_>> {
         let name = match model {
             Some(text) => text.parse()?,
             None => self.catalogue.default_name()?,
         };
         if let Some(stored) = self.stored(&name)? {
-            return Ok(stored.path);
+            return Ok(Found::Stored(stored.path));
         }
         match self.catalogue.find(&name)? {
-            Some(entry) => Ok(pull_entry(self, entry)?.path),
+            Some(entry) => Ok(Found::Listed(entry)),
             None => Err(self.unknown(&name)?),
         }
     }

@@ -68,6 +68,22 @@ impl Store {
         Self { root: root.into() }
     }
 
+    /// Its folder, which need not be there.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Looks whether a model could be put here; leaves nothing behind. Gives the folder that was written to: where there
+    /// is no store yet, the one that it would be made in.
+    pub fn check_writable(&self) -> Result<PathBuf> {
+        let named = |folder: &&Path| !folder.as_os_str().is_empty();
+        let folder =
+            self.root.ancestors().filter(named).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new().prefix(".braise-").tempfile_in(folder);
+        file.map_err(|e| refused(folder, "create a file", e))?;
+        Ok(folder.to_owned())
+    }
+
     /// Where the lines typed in chats are kept.
     pub fn history(&self) -> PathBuf {
         self.root.join("history")

@@ -12,11 +12,19 @@ pub fn default_threads() -> usize {
     physical_cores().map_or(allowed, |cores| cores.clamp(1, allowed))
 }
 
+/// CPUs that this process is bound to, if Linux tells. A quota of its control group may leave it less time than theirs.
+pub fn allowed_cpus() -> Option<usize> {
+    Some(allowed()?.len())
+}
+
+fn allowed() -> Option<Vec<usize>> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    cpus(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?)
+}
+
 /// Cores with at least one allowed CPU, if Linux tells.
 fn physical_cores() -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    let cores: Option<BTreeSet<String>> = cpus(list)?
+    let cores: Option<BTreeSet<String>> = allowed()?
         .into_iter()
         .map(|cpu| {
             let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
@@ -50,6 +58,8 @@ mod tests {
     #[test]
     fn there_is_at_least_one_and_no_more_than_allowed() {
         let n = default_threads();
-        assert!(n >= 1 && n <= available_parallelism().map_or(1, usize::from));
+        let parallel = available_parallelism().map_or(1, usize::from);
+        assert!(n >= 1 && n <= parallel);
+        assert!(allowed_cpus().is_none_or(|cpus| cpus >= parallel));
     }
 }

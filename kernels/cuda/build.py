@@ -31,6 +31,7 @@ def outputs():
     for name in families:
         yield name, f"{name}.cu", 75, []
     yield "rows", "rows.cu", 75, []
+    yield "peak", "peak.cu", 75, []
     for ty in BLOCK_FORMATS:
         yield f"matvec_{ty.lower()}", "matvec.cu", 75, [f"FORMAT={ty}", f"NAME={ty.lower()}"]
     yield "matvec_float", "matvec_float.cu", 75, []
@@ -41,6 +42,7 @@ def outputs():
     yield "qkv_float", "qkv.cu", 75, ["FLOATS"]
     # bf16 on tensor cores
     yield "flash", "flash.cu", 80, []
+    yield "peak_tensor", "peak.cu", 80, ["TENSOR_CORES"]
     for ty in BLOCK_FORMATS:
         yield f"matmul_{ty.lower()}", "matmul.cu", 80, [f"FORMAT={ty}", f"NAME={ty.lower()}"]
     for ty in FLOAT_FORMATS:

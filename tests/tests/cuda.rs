@@ -1,7 +1,8 @@
 //! The CUDA kernels: that the committed PTX is what the sources compile to, and that it computes what it should.
 
 use braise_checkkern::cuda::check;
-use braise_checkkern::report::Report;
+use braise_checkkern::report::{Event, Report};
+use braise_engine::measure::GpuPeaks;
 use braise_kernels::cuda::{Error, Gpu};
 use braise_tests::interpreter::Interpreter;
 use std::io::Write as _;
@@ -9,11 +10,16 @@ use std::path::Path;
 use std::process::Command;
 
 fn run(device: &mut dyn braise_kernels::cuda::Device) {
-    let mut report = Report::default();
-    check(device, &mut report);
+    let mut report = Report::watched(|event| {
+        if let Event::Ends(row) = event {
+            println!("{row}");
+        }
+    });
+    let lost = check(device, &mut report).err();
     // not through println!, which the test harness holds back
     writeln!(std::io::stdout(), "{}", report.summary()).expect("standard output is open");
     report.verdict().unwrap_or_else(|failures| panic!("{failures}"));
+    assert_eq!(lost, None);
 }
 
 #[test]
@@ -22,11 +28,43 @@ fn every_kernel_in_an_interpreter() {
 }
 
 #[test]
+fn peaks_are_measured_in_an_interpreter() {
+    let peaks = GpuPeaks::measure(&mut Interpreter::default()).expect("is measured");
+    let rates = [peaks.copy, peaks.upload, peaks.download, peaks.bf16.expect("its tensor cores know bf16")];
+    assert!(rates.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{peaks:?}");
+}
+
+#[test]
 fn every_kernel_on_a_gpu() {
     match Gpu::open(0) {
         Ok(mut gpu) => run(&mut gpu),
         Err(e @ (Error::NoDriver | Error::NoDevice { .. })) => println!("skipped: {e}"),
         Err(e) => panic!("{e}"),
+    }
+}
+
+/// What the comparison with right results cannot see: reads beyond what is allocated, races, barriers that not all reach.
+#[test]
+fn every_kernel_on_a_gpu_under_compute_sanitizer() {
+    const PROGRAM: &str = "compute-sanitizer";
+    if let Err(e) = Command::new(PROGRAM).arg("--version").output() {
+        return println!("skipped: {PROGRAM} cannot be started: {e}");
+    }
+    match Gpu::count() {
+        Ok(0) => return println!("skipped: the NVIDIA driver knows no GPU"),
+        Ok(_) => (),
+        Err(e) => return println!("skipped: {e}"),
+    }
+    let this = std::env::current_exe().expect("the path of this test");
+    for tool in ["memcheck", "racecheck", "synccheck"] {
+        let output = Command::new(PROGRAM)
+            .args(["--tool", tool, "--error-exitcode", "1"])
+            .arg(&this)
+            .args(["--exact", "every_kernel_on_a_gpu", "--nocapture"])
+            .output()
+            .expect("a program that started before");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{tool}: {text}");
     }
 }
 

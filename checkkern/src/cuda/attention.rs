@@ -29,25 +29,28 @@ pub(super) fn rotations(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), 
     let (n, magnitude) = (40, 1.25);
     let angle = |i: usize| 10_000f64.powf(-(i as f64) / n as f64);
     let turns: Vec<f64> = (0..n).map(|i| angle(i) / std::f64::consts::TAU).collect();
-    let [cosines, sines] = [bench.room(positions.len() * n)?, bench.room(positions.len() * n)?];
-    let launch = Rotations {
-        turns: bench.put(&turns)?,
-        n_pairs: n as u32,
-        magnitude,
-        positions: bench.put(&positions)?,
-        tokens: positions.len() as u32,
-        cosines,
-        sines,
-    };
-    bench.run(launch.launch())?;
-    for (what, at, f) in [("cosines", cosines, f64::cos as fn(f64) -> f64), ("sines", sines, f64::sin)] {
-        let got = bench.results(at, positions.len() * n, what, cases)?;
-        // half turns are rounded to floats of up to 1, and the function to its last bits
-        let want = (0..positions.len() * n).map(|i| Want::Within {
-            exact: f64::from(magnitude) * f(angle(i % n) * f64::from(positions[i / n])),
-            bound: 1.25 * 8.0 * U,
-        });
-        expect_all(what, &got, want, cases);
+    // by itself, and as a graph
+    for _ in 0..2 {
+        let [cosines, sines] = [bench.room(positions.len() * n)?, bench.room(positions.len() * n)?];
+        let launch = Rotations {
+            turns: bench.put(&turns)?,
+            n_pairs: n as u32,
+            magnitude,
+            positions: bench.put(&positions)?,
+            tokens: positions.len() as u32,
+            cosines,
+            sines,
+        };
+        bench.run(launch.launch())?;
+        for (what, at, f) in [("cosines", cosines, f64::cos as fn(f64) -> f64), ("sines", sines, f64::sin)] {
+            let got = bench.results(at, positions.len() * n, what, cases)?;
+            // half turns are rounded to floats of up to 1, and the function to its last bits
+            let want = (0..positions.len() * n).map(|i| Want::Within {
+                exact: f64::from(magnitude) * f(angle(i % n) * f64::from(positions[i / n])),
+                bound: 1.25 * 8.0 * U,
+            });
+            expect_all(what, &got, want, cases);
+        }
     }
     Ok(())
 }

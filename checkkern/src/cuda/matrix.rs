@@ -271,16 +271,21 @@ pub(super) fn ordered_experts(bench: &mut Bench<'_>, cases: &mut Cases) -> Resul
     // expert 2 gets nothing
     let chosen: Vec<u32> = (0..tokens * used).map(|_| [0, 1, 3, 4][random.usize(..4)]).collect();
     let n = chosen.len();
-    let (order, starts) = (bench.zeros(4 * n)?, bench.zeros(4 * (n_expert + 1))?);
     let on_device = bench.put(&chosen)?;
-    let by = OrderByExpert { chosen: on_device, n: n as u32, experts: n_expert as u32, order, starts };
-    bench.run(by.launch())?;
     let mut want: Vec<u32> = (0..n as u32).collect();
     want.sort_by_key(|i| chosen[*i as usize]);
-    cases.expect(bench.get::<u32>(order, n)? == want, || "another order".to_owned());
     let begin = |e: usize| chosen.iter().filter(|id| (**id as usize) < e).count() as u32;
-    let want: Vec<u32> = (0..=n_expert).map(begin).collect();
-    cases.expect(bench.get::<u32>(starts, n_expert + 1)? == want, || "other starts".to_owned());
+    let want_starts: Vec<u32> = (0..=n_expert).map(begin).collect();
+    let (order, starts) = (bench.zeros(4 * n)?, bench.zeros(4 * (n_expert + 1))?);
+    // by itself, and as a graph
+    for _ in 0..2 {
+        bench.device.clear(order, 4 * n)?;
+        bench.device.clear(starts, 4 * (n_expert + 1))?;
+        let by = OrderByExpert { chosen: on_device, n: n as u32, experts: n_expert as u32, order, starts };
+        bench.run(by.launch())?;
+        cases.expect(bench.get::<u32>(order, n)? == want, || "another order".to_owned());
+        cases.expect(bench.get::<u32>(starts, n_expert + 1)? == want_starts, || "other starts".to_owned());
+    }
 
     let w = realistic_weights(ty, n_expert * rows * k, &mut random);
     let (scales, bias) = ([1.0_f32, 2.0, 3.0, 4.0, 5.0], normals(n_expert * rows, &mut random));

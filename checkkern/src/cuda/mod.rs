@@ -1,7 +1,7 @@
 //! Every CUDA kernel against the scalar truth, on whatever runs them: a GPU, or an interpreter of their PTX.
 //!
 //! A check launches kernels as the engine does, between sentinels, and compares what comes back as the checks of the CPU's
-//! kernels do. [`check`] notes which kernels were launched, so that none can be forgotten.
+//! kernels do. [`check`] notes which kernels were launched, and which as a graph, so that none can be forgotten.
 
 mod attention;
 mod choice;
@@ -11,8 +11,9 @@ mod qkv;
 mod recurrent;
 mod rows;
 mod sampling;
+mod whole;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use braise_kernels::cuda::{Address, Device, Error, Kernel, Launch, ops};
 use bytemuck::Pod;
@@ -29,7 +30,7 @@ const GUARD: usize = 16;
 pub struct Bench<'a> {
     device: &'a mut dyn Device,
     held: Vec<Address>,
-    ran: BTreeSet<&'static str>,
+    ran: BTreeMap<&'static str, usize>,
 }
 
 /// One family of kernels.
@@ -66,41 +67,62 @@ const CHECKS: &[(&str, Check)] = &[
     ("penalize", sampling::penalize),
     ("route", choice::route),
     ("experts", choice::experts),
+    ("transfers", whole::transfers),
+    ("copy_words", whole::copies),
+    ("multiply_tiles", whole::tiles),
+    ("graphs", whole::graphs),
 ];
 
 /// Runs every check on `device`; kernels that need a newer one are noted as skipped.
-pub fn check(device: &mut dyn Device, report: &mut Report) {
+///
+/// # Errors
+/// [`Error::Lost`]: the device was lost in the last row, which has failed. Nothing more can be run on it in this process.
+pub fn check(device: &mut dyn Device, report: &mut Report) -> Result<(), Error> {
     let compute = device.properties().compute;
     let place = device.properties().name.clone();
-    let mut bench = Bench { device, held: Vec::new(), ran: BTreeSet::new() };
+    let mut bench = Bench { device, held: Vec::new(), ran: BTreeMap::new() };
     let mut row = |name: String, check: &mut dyn FnMut(&mut Bench<'_>, &mut Cases) -> Result<(), Error>| {
+        let mut lost = Ok(());
         report.row(format!("{name}/{place}"), |cases| {
-            match check(&mut bench, cases) {
+            let (done, freed) = (check(&mut bench, cases), bench.let_go());
+            if let Some(e @ Error::Lost(_)) = done.as_ref().err().or(freed.as_ref().err()) {
+                lost = Err(e.clone());
+            }
+            match done {
                 Err(Error::Unsupported { .. }) => cases.expect(compute < (8, 0), || "unsupported".to_owned()),
                 done => cases.expect(done.is_ok(), || format!("{done:?}")),
             }
-            let freed = bench.let_go();
             cases.expect(freed.is_ok(), || format!("{freed:?}"));
         });
+        lost
     };
     for ty in matrix::types() {
         let name = ty.name().to_lowercase();
-        row(format!("rows/{name}"), &mut |bench, cases| rows::embed_rows(bench, ty, cases));
-        row(format!("matvec/{name}"), &mut |bench, cases| matrix::matvec(bench, ty, cases));
-        row(format!("matmul/{name}"), &mut |bench, cases| matrix::matmul(bench, ty, cases));
+        row(format!("rows/{name}"), &mut |bench, cases| rows::embed_rows(bench, ty, cases))?;
+        row(format!("matvec/{name}"), &mut |bench, cases| matrix::matvec(bench, ty, cases))?;
+        row(format!("matmul/{name}"), &mut |bench, cases| matrix::matmul(bench, ty, cases))?;
     }
     for (name, check) in CHECKS {
-        row((*name).to_owned(), &mut |bench, cases| check(bench, cases));
+        row((*name).to_owned(), &mut |bench, cases| check(bench, cases))?;
     }
     let can_run = |kernel: &&Kernel| kernel.module.compute <= compute;
     let all: BTreeSet<&str> = Kernel::all().filter(can_run).map(|kernel| kernel.name).collect();
-    report.row(format!("all kernels/{place}"), |cases| {
-        let forgotten: Vec<_> = all.difference(&bench.ran).collect();
-        cases.expect(forgotten.is_empty(), || format!("never launched: {forgotten:?}"));
-    });
+    if report.is_resumed() {
+        report.skip("all kernels", "some were launched by an earlier process");
+    } else {
+        report.row(format!("all kernels/{place}"), |cases| {
+            let with = |least: usize| {
+                let few = |name: &&&str| bench.ran.get(**name).is_none_or(|launches| *launches < least);
+                all.iter().filter(few).collect::<Vec<_>>()
+            };
+            cases.expect(with(1).is_empty(), || format!("never launched: {:?}", with(1)));
+            cases.expect(with(2).is_empty(), || format!("never in a graph: {:?}", with(2)));
+        });
+    }
     for kernel in Kernel::all().filter(|kernel| !can_run(kernel)) {
         report.skip(kernel.name, format_args!("{place} has compute capability {compute:?}"));
     }
+    Ok(())
 }
 
 impl Bench<'_> {
@@ -142,12 +164,21 @@ impl Bench<'_> {
         Ok(values)
     }
 
+    /// Runs a kernel: as it is, and the second time, when its module is loaded, as a graph.
     fn run(&mut self, launch: Result<Launch, Error>) -> Result<(), Error> {
         let launch = launch?;
-        self.device.launch(&launch)?;
-        self.device.synchronize()?;
-        self.ran.insert(launch.kernel.name);
-        Ok(())
+        let launches = self.ran.entry(launch.kernel.name).or_default();
+        *launches += 1;
+        if *launches == 2 {
+            self.device.begin_capture()?;
+            let captured = self.device.launch(&launch);
+            let graph = self.device.end_capture()?;
+            captured?;
+            self.device.replay(graph)?;
+        } else {
+            self.device.launch(&launch)?;
+        }
+        self.device.synchronize()
     }
 
     /// Frees what is held.

@@ -1,6 +1,7 @@
 //! One file a command: its arguments, and what it does.
 
 pub mod bench;
+pub mod doctor;
 pub mod embed;
 pub mod info;
 pub mod list;
@@ -28,5 +29,6 @@ pub fn run(command: Command) -> Result<()> {
         Command::Logits(args) => logits::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }

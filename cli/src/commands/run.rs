@@ -12,7 +12,7 @@ use crate::chat::terminal::Terminal;
 use crate::chat::{Chat, Loop, Message, Role, shown};
 use crate::engine::{Drafts, Loaded};
 use crate::failure::Usage;
-use crate::models::resolve;
+use crate::models::{self, resolve};
 use crate::output::{notice, stdout};
 use crate::prompt;
 use crate::stats::Stats;
@@ -93,7 +93,10 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     let dash = prompt::take_dash(&mut args.prompt);
     let (model, words) = prompt::split(args.model.take(), std::mem::take(&mut args.prompt));
     let awaited = dash || words.is_none();
-    let prompt = prompt::assemble(words, prompt::piped(awaited)?, args.raw)?;
+    let piped = prompt::piped(awaited)?;
+    // what is asked does not matter to a model that there is not
+    models::check(model.as_deref())?;
+    let prompt = prompt::assemble(words, piped, args.raw)?;
     if args.raw && prompt.is_none() {
         return Err(Usage("--raw continues a text; give it as PROMPT or on standard input".into()).into());
     }

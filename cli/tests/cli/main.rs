@@ -5,6 +5,7 @@
 #[cfg(unix)] // a shell sets the limits
 mod bad_input;
 mod bench;
+mod doctor;
 mod embed;
 #[cfg(unix)] // pip is played by a shell script
 mod pull;

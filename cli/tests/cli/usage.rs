@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::{BRAISE, Home, done, failed, texts};
 
-const COMMANDS: [&str; 9] = ["run", "pull", "list", "rm", "tokenize", "embed", "logits", "info", "bench"];
+const COMMANDS: [&str; 10] =
+    ["run", "pull", "list", "rm", "tokenize", "embed", "logits", "info", "bench", "doctor"];
 
 #[test]
 fn every_command_explains_itself() {
@@ -60,12 +61,13 @@ fn no_command_is_wrong_usage_that_gets_help() {
 #[test]
 fn what_is_no_model_is_named() {
     let home = Home::new();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["run", "no/such.gguf", "hi"], "no/such.gguf: there is no such file"),
         (&["tokenize", "no-such.gguf", "hi"], "no-such.gguf: there is no such file"),
         (&["logits", ".", "--tokens", "1", "-o", "f"], "no name of a model"),
         (&["logits", "./", "--tokens", "1", "-o", "f"], "is a folder"),
         (&["info", "tinny"], "did you mean tiny:1m?"),
+        (&["run", "tinny"], "did you mean tiny:1m?"), // though nothing comes from standard input either
         (&["run", "https://example.org/x.gguf", "hi"], "`braise pull https://example.org/x.gguf`"),
         (&["run", "../../etc:1b", "hi"], "no such file"),
         (&["info", "tiny:..-q4_0"], "no name of a model"),

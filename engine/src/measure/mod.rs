@@ -37,6 +37,7 @@
 
 mod cost;
 mod explain;
+mod gpu;
 mod mix;
 mod peaks;
 mod process;
@@ -46,6 +47,7 @@ mod synthetic;
 
 pub use cost::{Cost, Limit};
 pub use explain::{Bound, Reached};
+pub use gpu::GpuPeaks;
 pub use mix::Mix;
 pub use peaks::Peaks;
 pub use process::{Usage, peak_rss, reset_peak_rss};

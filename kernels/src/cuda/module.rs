@@ -55,7 +55,7 @@ macro_rules! modules {
 
 modules! {
     75:
-        "attention" "convolve" "delta_net" "elementwise" "experts" "heads" "norm" "rows" "sample" "state_space" "matvec_float" "matvec_q4_0"
+        "attention" "convolve" "delta_net" "elementwise" "experts" "heads" "norm" "peak" "rows" "sample" "state_space" "matvec_float" "matvec_q4_0"
         "matvec_q4_1" "matvec_q5_0" "matvec_q5_1" "matvec_q8_0" "matvec_q2_k" "matvec_q3_k" "matvec_q4_k"
         "matvec_q5_k" "matvec_q6_k" "matvec_iq2_xxs" "matvec_iq2_xs" "matvec_iq3_xxs" "matvec_iq1_s"
         "matvec_iq4_nl" "matvec_iq3_s" "matvec_iq2_s" "matvec_iq4_xs" "matvec_iq1_m" "matvec_tq1_0"
@@ -68,7 +68,7 @@ modules! {
         "qkv_iq2_xs_q4_k" "qkv_iq2_s_q4_k" "qkv_iq3_xxs_q4_k" "qkv_iq3_s_q4_k" "qkv_iq4_nl_q5_k"
         "qkv_iq4_xs_q5_k" "qkv_float";
     80:
-        "flash" "matmul_q4_0" "matmul_q4_1" "matmul_q5_0" "matmul_q5_1" "matmul_q8_0" "matmul_q2_k"
+        "flash" "peak_tensor" "matmul_q4_0" "matmul_q4_1" "matmul_q5_0" "matmul_q5_1" "matmul_q8_0" "matmul_q2_k"
         "matmul_q3_k" "matmul_q4_k" "matmul_q5_k" "matmul_q6_k" "matmul_iq2_xxs" "matmul_iq2_xs"
         "matmul_iq3_xxs" "matmul_iq1_s" "matmul_iq4_nl" "matmul_iq3_s" "matmul_iq2_s" "matmul_iq4_xs"
         "matmul_iq1_m" "matmul_tq1_0" "matmul_tq2_0" "matmul_mxfp4" "matmul_nvfp4" "matmul_f32" "matmul_f16"

@@ -8,6 +8,7 @@ mod attention;
 mod experts;
 mod latent;
 mod matrix;
+mod peak;
 mod qkv;
 mod recurrent;
 mod rows;
@@ -19,6 +20,7 @@ pub use attention::{
 pub use experts::{Choose, OrderByExpert, Route, SumExperts};
 pub use latent::FinishLatent;
 pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
+pub use peak::{CopyWords, MultiplyTiles};
 pub use qkv::Qkv;
 pub use recurrent::{Convolve, DeltaGates, DeltaNet, GateHeads, NormParts, Runs, StateSpace};
 pub use rows::{
