@@ -5,6 +5,7 @@
 
 mod attention;
 mod choice;
+mod delta_net;
 mod latent;
 mod matrix;
 mod qkv;
@@ -57,8 +58,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("finish_latent", latent::finish_latent),
     ("convolve", recurrent::convolve),
     ("state_space", recurrent::state_space),
-    ("delta_net", recurrent::delta_net),
-    ("gate_heads", recurrent::gate_heads),
+    ("delta_net", delta_net::delta_net),
+    ("gate_heads", delta_net::gate_heads),
     ("norm of parts", recurrent::norm_parts),
     ("argmax", choice::argmax),
     ("top_k and draw", choice::top_k_and_draw),
