@@ -1,5 +1,6 @@
 //! Architectures: one file a family turns GGUF metadata into a [`Spec`]. This is their registry.
 
+mod afmoe;
 mod apertus;
 mod arcee;
 mod baichuan;
@@ -145,6 +146,7 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("phimoe", qwen2::spec),
     ("grok", grok::spec),
     ("qwen", qwen::spec),
+    ("afmoe", afmoe::spec),
     ("apertus", apertus::spec),
     ("baichuan", baichuan::spec),
     ("bailingmoe", bailingmoe::spec),

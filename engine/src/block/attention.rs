@@ -25,7 +25,8 @@ pub struct Attention {
     pub sinks: bool,
     /// How queries and keys are normalized, if they are.
     pub qk_norm: Option<QkNorm>,
-    /// Whether the query matrix has a gate behind each head's query: the head's result times its sigmoid.
+    /// Whether a head's result is multiplied with the sigmoids of its gate. Gates have a matrix of their own, or are
+    /// behind each head's query in that of the queries.
     pub gated: bool,
     /// Largest absolute value of queries, keys and values, where they are clamped.
     pub clamp: Option<f32>,

@@ -138,7 +138,12 @@ impl Binder<'_> {
     ) -> Result<AttentionWeights> {
         let heads = &a.heads;
         let (n_head, n_head_kv) = (heads.n_head, heads.n_head_kv);
-        let q_dim = self.product(&[n_head, heads.head_dim, 1 + usize::from(a.gated)])?;
+        let gates = self.product(&[n_head, heads.head_dim])?;
+        let gate = match a.gated && self.gguf.tensor(&name("attn_gate.weight")).is_some() {
+            true => Some(self.weight(&name("attn_gate"), gates, n_embd)?),
+            false => None,
+        };
+        let q_dim = self.product(&[gates, 1 + usize::from(a.gated && gate.is_none())])?;
         let k_dim = self.product(&[n_head_kv, heads.head_dim])?;
         let v_dim = self.product(&[n_head_kv, heads.head_dim_v])?;
         let q = || self.weight(&name("attn_q"), q_dim, n_embd);
@@ -178,6 +183,7 @@ impl Binder<'_> {
                 None => None,
             },
             q,
+            gate,
             kv,
             spec: a.clone(),
         })

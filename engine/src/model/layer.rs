@@ -156,6 +156,8 @@ pub struct Selection {
 pub struct AttentionWeights {
     pub(crate) spec: Attention,
     pub(crate) q: Weight,
+    /// To the gates, where they have a matrix of their own.
+    pub(crate) gate: Option<Weight>,
     /// Of keys and values; `None` where they are those of another layer.
     pub(crate) kv: Option<[Weight; 2]>,
     pub(crate) output: Weight,
@@ -304,7 +306,7 @@ impl LayerWeights {
 
 impl AttentionWeights {
     fn matrices(&self) -> impl Iterator<Item = &Weight> {
-        [&self.q, &self.output].into_iter().chain(self.kv.iter().flatten())
+        [&self.q, &self.output].into_iter().chain(&self.gate).chain(self.kv.iter().flatten())
     }
 }
 

@@ -170,7 +170,7 @@ impl Widest {
         let q = a.heads.n_head.checked_mul(a.heads.head_dim)?;
         self.q = self.q.max(q);
         if a.gated {
-            self.gates = self.gates.max(q);
+            self.gates = self.gates.max(q.checked_next_multiple_of(UNIT)?);
         }
         if a.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token) {
             self.work = self.work.max(q.checked_add(a.heads.n_head_kv.checked_mul(a.heads.head_dim)?)?);

@@ -102,8 +102,11 @@ impl CpuWorker<'_, '_> {
         norm: Option<&NormWeights>,
     ) {
         let n = self.batch.tokens.len();
-        let AttentionWeights { spec, q, kv, .. } = weights;
+        let AttentionWeights { spec, q, gate, kv, .. } = weights;
         let rows = Rows::Values(Values { norm, ..Values::of(&self.buffers.x) });
+        if let Some(gate) = gate {
+            self.project(rows, &[gate], &self.buffers.gates);
+        }
         let source = Source { rows, row_len: q.cols(), tokens: 0..n };
         let s = &mut *self.scratch;
         let [k, v] = kv.as_ref().map_or([q, q], |kv| kv.each_ref());
@@ -115,7 +118,8 @@ impl CpuWorker<'_, '_> {
         let steps = Steps { kernels, spec, rotator, batch: self.batch };
         let heads = spec.heads;
         let (d_k, d_v) = (heads.head_dim, heads.head_dim_v);
-        let q_rows = if spec.gated { 2 * d_k } else { d_k };
+        let gated = spec.gated && gate.is_none();
+        let q_rows = if gated { 2 * d_k } else { d_k };
         // where a token's heads are normalized together, they wait for each other
         let wait = spec.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token);
         // a unit is a head: first those of the queries, then of the keys, then of the values, if they are not cached yet
@@ -126,7 +130,7 @@ impl CpuWorker<'_, '_> {
         while let Some(chunk) = self.worker.claim(of) {
             let queries = if wait { &self.buffers.work } else { &self.buffers.q };
             let mut queries = queries.columns(&chunk, units(0, d_k));
-            let mut gates = spec.gated.then(|| self.buffers.gates.columns(&chunk, units(0, d_k)));
+            let mut gates = gated.then(|| self.buffers.gates.columns(&chunk, units(0, d_k)));
             let store_keys = kv.is_some() && !wait;
             let mut keys = store_keys.then(|| self.kv.keys(layer, &chunk, units(heads.n_head, 1)));
             let mut values =
