@@ -6,12 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use braise_kernels::sync::Team;
 
 use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch, normalize};
+use crate::backend::cuda;
 use crate::block::{Pooling, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::forward;
 use crate::kv::{KvCache, KvTypes};
 use crate::memory;
 use crate::model::Model;
+use crate::sample::{self, Scored};
 use crate::threads;
 
 /// How a session runs.
@@ -25,6 +27,18 @@ pub struct SessionOptions {
     pub chunk: Option<usize>,
     /// Formats of the key/value cache.
     pub kv: KvTypes,
+}
+
+impl SessionOptions {
+    /// Tokens that a session can hold, and that it reads at a time.
+    pub(crate) fn sizes(&self, spec: &Spec) -> (usize, usize) {
+        let n_ctx = self.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
+        let chunk = match spec.is_encoder() {
+            true => n_ctx,
+            false => self.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx),
+        };
+        (n_ctx, chunk)
+    }
 }
 
 /// Tokens that a session can hold unless told otherwise.
@@ -45,6 +59,9 @@ pub fn default_chunk(spec: &Spec) -> usize {
 /// Tokens whose logits are computed at a time: as many as can be without changing a bit of them.
 const LOGITS_ROWS: usize = PRIVATE_ROWS;
 
+/// Most logits that [`Session::eval_best`] finds.
+pub const MAX_BEST: usize = cuda::MAX_BEST;
+
 /// Most threads that a session takes: beyond, something is wrong with the number.
 const MAX_THREADS: usize = 1024;
 
@@ -63,15 +80,37 @@ pub struct Session<'m> {
     model: &'m Model,
     n_ctx: usize,
     chunk: usize,
+    place: Place<'m>,
+    tokens: Vec<u32>,
+    /// Whether layers remember tokens that were forgotten: those before them have to be read again.
+    stale: bool,
+}
+
+/// Where a session runs.
+#[derive(Debug)]
+enum Place<'m> {
+    Cpu(Box<OnCpu<'m>>),
+    Device(Box<cuda::Sequence<'m>>),
+}
+
+/// A session's threads, and its memory.
+#[derive(Debug)]
+struct OnCpu<'m> {
+    model: &'m Model,
     pool: rayon::ThreadPool,
     team: Team,
     buffers: Buffers,
     kv: KvCache,
-    kv_types: KvTypes,
+    kv_bytes: u64,
     scratch: Vec<Mutex<Scratch>>,
-    tokens: Vec<u32>,
-    /// Whether layers remember tokens that were forgotten: those before them have to be read again.
-    stale: bool,
+}
+
+/// The logits after a token, as they were asked for.
+enum Row<'a> {
+    /// All of them.
+    All(&'a [f32]),
+    /// The best, see [`Session::eval_best`].
+    Best(&'a [Scored]),
 }
 
 impl<'m> Session<'m> {
@@ -81,19 +120,10 @@ impl<'m> Session<'m> {
     /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
         let spec = model.spec();
-        let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
-        let n_threads = options.threads.unwrap_or_else(threads::default_threads);
-        let chunk = match spec.is_encoder() {
-            true => n_ctx,
-            false => options.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx),
-        };
+        let (n_ctx, chunk) = options.sizes(spec);
         if n_ctx == 0 || chunk == 0 {
             return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
                 .next("choose 1 or more"));
-        }
-        if !(1..=MAX_THREADS).contains(&n_threads) {
-            let what = format!("{n_threads} threads");
-            return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
         }
         if (spec.embedding.positions || spec.is_encoder()) && n_ctx > spec.n_ctx {
             let what =
@@ -102,35 +132,14 @@ impl<'m> Session<'m> {
                 .file(model.gguf().path())
                 .next(format!("choose at most {}", spec.n_ctx)));
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads)
-            .thread_name(|i| format!("braise-{i}"))
-            .build()
-            .map_err(|e| {
-                let what = format!("cannot start {n_threads} threads: {e}");
-                Error::new(ErrorKind::Io, what).next("choose fewer")
-            })?;
-        let team = Team::new(n_threads);
-        let kv_types = options.kv;
-        let no_memory = || no_memory(spec, n_ctx, chunk, kv_types);
-        let session = Session {
-            model,
-            n_ctx,
-            chunk,
-            pool,
-            buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS, n_ctx).ok_or_else(no_memory)?,
-            kv: KvCache::new(&team, spec, n_ctx, chunk, kv_types).ok_or_else(no_memory)?,
-            kv_types,
-            scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
-            tokens: Vec::new(),
-            stale: false,
-            team,
+        let place = match &model.on_device {
+            Some(loaded) => {
+                let sequence = cuda::Sequence::new(model, loaded, (n_ctx, chunk), options.kv)?;
+                Place::Device(Box::new(sequence))
+            }
+            None => Place::Cpu(Box::new(OnCpu::new(model, n_ctx, chunk, options)?)),
         };
-        // the system promises more than it has: what can never be filled must not be begun
-        match memory::total() {
-            Some(total) if session.bytes() > total => Err(no_memory()),
-            _ => Ok(session),
-        }
+        Ok(Session { model, n_ctx, chunk, place, tokens: Vec::new(), stale: false })
     }
 
     /// The model.
@@ -143,18 +152,26 @@ impl<'m> Session<'m> {
         self.n_ctx
     }
 
-    /// Worker threads.
+    /// Worker threads: none where a GPU computes.
     pub fn threads(&self) -> usize {
-        self.team.size()
+        match &self.place {
+            Place::Cpu(cpu) => cpu.team.size(),
+            Place::Device(_) => 0,
+        }
     }
 
-    /// Memory that the session takes when its context is full, in bytes: the key/value cache, and the activations of
-    /// a chunk. What each thread has for itself, a few hundred KiB, is not counted.
+    /// Whether [`Session::eval_best`] spares the transfer of all logits.
+    pub fn finds_best(&self) -> bool {
+        matches!(self.place, Place::Device(_))
+    }
+
+    /// Memory that the session takes when its context is full, in bytes, of the GPU if that is where it runs: the
+    /// key/value cache, and the activations of a chunk. What each thread has for itself, a few hundred KiB, is not counted.
     pub fn bytes(&self) -> u64 {
-        // `new` has computed it
-        let kv = KvCache::bytes(self.model.spec(), self.n_ctx, self.chunk, self.kv_types);
-        let kv = kv.unwrap_or(usize::MAX);
-        (kv as u64).saturating_add(self.buffers.bytes() as u64)
+        match &self.place {
+            Place::Cpu(cpu) => cpu.bytes(),
+            Place::Device(sequence) => sequence.bytes() as u64,
+        }
     }
 
     /// The tokens that it has read.
@@ -165,20 +182,28 @@ impl<'m> Session<'m> {
     /// Forgets all tokens from position `n` on. Where layers are recurrent, or see windows that the cache no longer holds,
     /// those before are read again by the next [`Session::eval`], or by [`Session::settle`].
     pub fn truncate(&mut self, n: usize) {
-        self.stale |= n < self.tokens.len() && (self.model.spec().is_recurrent() || !self.kv.holds(n));
+        let holds = || match &self.place {
+            Place::Cpu(cpu) => cpu.kv.holds(n),
+            Place::Device(sequence) => sequence.holds(n),
+        };
+        self.stale |= n < self.tokens.len() && (self.model.spec().is_recurrent() || !holds());
         self.tokens.truncate(n);
     }
 
     /// Reads again what [`Session::truncate`] made it necessary to.
-    pub fn settle(&mut self) {
+    ///
+    /// # Errors
+    /// Those of a GPU; the session has then forgotten what it could not read.
+    pub fn settle(&mut self) -> Result<()> {
         if std::mem::take(&mut self.stale) {
             let known = std::mem::take(&mut self.tokens);
             for tokens in known.chunks(self.chunk) {
                 let n = tokens.len();
-                self.read(&Batch { tokens, first: self.tokens.len(), logits: n..n });
+                self.read(&Batch { tokens, first: self.tokens.len(), logits: n..n }, None)?;
                 self.tokens.extend(tokens);
             }
         }
+        Ok(())
     }
 
     /// Reads `tokens` and gives the logits that are asked for to `sink`, in order: position and n_vocab numbers.
@@ -186,12 +211,44 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// There are no tokens or one that is not in the vocabulary; they do not fit the context (then nothing was
-    /// read); a logit is not a finite number; or the model is an encoder.
+    /// read); a logit is not a finite number; the model is an encoder; or a GPU fails.
     pub fn eval(
         &mut self,
         tokens: &[u32],
         logits: Logits,
         sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        self.eval_rows(tokens, logits, None, &mut |position, row| match row {
+            Row::All(logits) => sink(position, logits),
+            Row::Best(_) => ControlFlow::Continue(()),
+        })
+    }
+
+    /// The same, with the `k` largest logits alone (at least one, and no more than there are or than [`MAX_BEST`]): tokens
+    /// and logits, in descending order, of equal ones the first before the others.
+    ///
+    /// # Errors
+    /// As [`Session::eval`]; of logits beside the best it is not known whether they are finite.
+    pub fn eval_best(
+        &mut self,
+        tokens: &[u32],
+        logits: Logits,
+        k: usize,
+        sink: &mut dyn FnMut(usize, &[Scored]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let k = k.clamp(1, MAX_BEST.min(self.model.spec().n_vocab));
+        self.eval_rows(tokens, logits, Some(k), &mut |position, row| match row {
+            Row::Best(best) => sink(position, best),
+            Row::All(_) => ControlFlow::Continue(()),
+        })
+    }
+
+    fn eval_rows(
+        &mut self,
+        tokens: &[u32],
+        logits: Logits,
+        best: Option<usize>,
+        sink: &mut dyn FnMut(usize, Row<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
         if self.model.spec().is_encoder() {
             return Err(Error::new(
@@ -202,7 +259,7 @@ impl<'m> Session<'m> {
             .next("ask it for embeddings"));
         }
         self.check(tokens)?;
-        self.settle();
+        self.settle()?;
         let end = self.tokens.len() + tokens.len();
         for tokens in tokens.chunks(self.chunk) {
             let (first, n) = (self.tokens.len(), tokens.len());
@@ -213,15 +270,18 @@ impl<'m> Session<'m> {
             };
             let part = |start: usize| start..wanted.end.min(start + LOGITS_ROWS);
             let mut batch = Batch { tokens, first, logits: part(wanted.start) };
-            self.read(&batch);
+            self.read(&batch, best)?;
             self.tokens.extend(tokens);
             while !batch.logits.is_empty() {
-                if self.hand_out(&batch, sink)?.is_break() {
+                if self.hand_out(&batch, best, sink)?.is_break() {
                     return Ok(());
                 }
                 batch.logits = part(batch.logits.end);
                 if !batch.logits.is_empty() {
-                    self.run(&batch, |worker, model| forward::logits(worker, model));
+                    match &mut self.place {
+                        Place::Cpu(cpu) => cpu.run(&batch, |worker, model| forward::logits(worker, model)),
+                        Place::Device(sequence) => sequence.logits(&step(&batch, best))?,
+                    }
                 }
             }
         }
@@ -242,15 +302,22 @@ impl<'m> Session<'m> {
         let (mut sum, mut row) = (vec![0.0_f64; n_embd], vec![0.0; n_embd]);
         for part in tokens.chunks(self.chunk) {
             let (first, n) = (self.tokens.len(), part.len());
-            self.read(&Batch { tokens: part, first, logits: n..n });
+            self.read(&Batch { tokens: part, first, logits: n..n }, None)?;
             self.tokens.extend(part);
             let pooled = match pooling {
                 Pooling::Mean => 0..n,
                 Pooling::First => 0..usize::from(first == 0),
                 Pooling::Last => n - usize::from(self.tokens.len() == tokens.len())..n,
             };
-            for x in self.buffers.x.get_mut()[pooled.start * n_embd..pooled.end * n_embd].chunks_exact(n_embd)
-            {
+            let downloaded;
+            let values = match &mut self.place {
+                Place::Cpu(cpu) => &cpu.buffers.x.get_mut()[pooled.start * n_embd..pooled.end * n_embd],
+                Place::Device(sequence) => {
+                    downloaded = sequence.download_values(pooled)?;
+                    &downloaded
+                }
+            };
+            for x in values.chunks_exact(n_embd) {
                 match &model.output_norm {
                     Some(norm) => normalize(model.kernels(), norm, x, &mut row),
                     None => row.copy_from_slice(x),
@@ -268,22 +335,54 @@ impl<'m> Session<'m> {
         Ok(sum.into_iter().map(|x| (x / length) as f32).collect())
     }
 
-    /// Gives the logits of the batch's tokens to `sink`.
+    /// Gives the logits of the batch's tokens to `sink`, or the best of them.
     fn hand_out(
         &mut self,
         batch: &Batch<'_>,
-        sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
+        best: Option<usize>,
+        sink: &mut dyn FnMut(usize, Row<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
-        for (row, token) in rows.zip(batch.logits.clone()) {
+        let (model, n_rows) = (self.model, batch.logits.len());
+        let not_finite = |position: usize| {
+            let what = format!("the logits after token {position} are not finite numbers");
+            Error::new(ErrorKind::Numeric, what)
+                .file(model.gguf().path())
+                .next("the file has weights that are no numbers or absurdly large: download it again")
+        };
+        let downloaded;
+        let rows: &[f32] = match (&mut self.place, best) {
+            (Place::Cpu(cpu), _) => cpu.buffers.logits.get_mut(),
+            (Place::Device(sequence), None) => {
+                downloaded = sequence.download_logits(n_rows)?;
+                &downloaded
+            }
+            (Place::Device(sequence), Some(k)) => {
+                for (row, token) in sequence.download_best(n_rows, k)?.iter().zip(batch.logits.clone()) {
+                    let position = batch.first + token;
+                    if !row.iter().all(|(_, logit)| logit.is_finite()) {
+                        return Err(not_finite(position));
+                    }
+                    if sink(position, Row::Best(row)).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                return Ok(ControlFlow::Continue(()));
+            }
+        };
+        let mut of_row = Vec::new();
+        for (row, token) in rows.chunks_exact(model.spec().n_vocab).zip(batch.logits.clone()) {
             let position = batch.first + token;
             // without an early end the test of a chunk takes an instruction for several logits
             if !row.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite())) {
-                let what = format!("the logits after token {position} are not finite numbers");
-                return Err(Error::new(ErrorKind::Numeric, what)
-                    .file(self.model.gguf().path())
-                    .next("the file has weights that are no numbers or absurdly large: download it again"));
+                return Err(not_finite(position));
             }
+            let row = match best {
+                None => Row::All(row),
+                Some(k) => {
+                    sample::best(row, k, &mut of_row);
+                    Row::Best(&of_row)
+                }
+            };
             if sink(position, row).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
@@ -319,10 +418,61 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
-    /// Reads the batch, and computes the logits that it asks for.
-    fn read(&mut self, batch: &Batch<'_>) {
-        self.kv.make_room(batch.first, batch.tokens.len());
-        self.run(batch, |worker, model| forward::forward(worker, model));
+    /// Reads the batch, and computes the logits that it asks for, or the best of them.
+    fn read(&mut self, batch: &Batch<'_>, best: Option<usize>) -> Result<()> {
+        match &mut self.place {
+            Place::Cpu(cpu) => {
+                cpu.kv.make_room(batch.first, batch.tokens.len());
+                cpu.run(batch, |worker, model| forward::forward(worker, model));
+                Ok(())
+            }
+            Place::Device(sequence) => sequence.read(&step(batch, best)),
+        }
+    }
+}
+
+/// A batch as a device reads it.
+fn step<'a>(batch: &Batch<'a>, best: Option<usize>) -> cuda::Step<'a> {
+    cuda::Step { tokens: batch.tokens, first: batch.first, logits: batch.logits.clone(), best }
+}
+
+impl<'m> OnCpu<'m> {
+    fn new(model: &'m Model, n_ctx: usize, chunk: usize, options: &SessionOptions) -> Result<OnCpu<'m>> {
+        let (spec, kv_types) = (model.spec(), options.kv);
+        let n_threads = options.threads.unwrap_or_else(threads::default_threads);
+        if !(1..=MAX_THREADS).contains(&n_threads) {
+            let what = format!("{n_threads} threads");
+            return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads)
+            .thread_name(|i| format!("braise-{i}"))
+            .build()
+            .map_err(|e| {
+                let what = format!("cannot start {n_threads} threads: {e}");
+                Error::new(ErrorKind::Io, what).next("choose fewer")
+            })?;
+        let team = Team::new(n_threads);
+        let no_memory = || no_memory(spec, n_ctx, chunk, kv_types);
+        let cpu = OnCpu {
+            model,
+            pool,
+            buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS, n_ctx).ok_or_else(no_memory)?,
+            kv: KvCache::new(&team, spec, n_ctx, chunk, kv_types).ok_or_else(no_memory)?,
+            kv_bytes: KvCache::bytes(spec, n_ctx, chunk, kv_types).map_or(u64::MAX, |bytes| bytes as u64),
+            scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
+            team,
+        };
+        // the system promises more than it has: what can never be filled must not be begun
+        match memory::total() {
+            Some(total) if cpu.bytes() > total => Err(no_memory()),
+            _ => Ok(cpu),
+        }
+    }
+
+    /// See [`Session::bytes`].
+    fn bytes(&self) -> u64 {
+        self.kv_bytes.saturating_add(self.buffers.bytes() as u64)
     }
 
     /// Runs `program` on all workers.

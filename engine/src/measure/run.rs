@@ -103,7 +103,7 @@ pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usiz
 /// Reads the prompt at once and the rest one by one; the time to the first logits, and to the last.
 fn repetition(session: &mut Session<'_>, tokens: &[u32], test: &Test) -> Result<(Duration, Duration)> {
     session.truncate(test.n_depth);
-    session.settle();
+    session.settle()?;
     let (prompt, generated) = tokens.split_at(test.n_prompt);
     let begin = Instant::now();
     let mut first = None;

@@ -36,7 +36,7 @@ pub struct Shape {
 impl Shape {
     /// For tests.
     #[cfg(test)]
-    pub(super) const TINY: Shape = Shape {
+    pub(crate) const TINY: Shape = Shape {
         layers: 2,
         dim: 256,
         ffn: 512,

@@ -1,0 +1,76 @@
+//! What of a model there are no GPU kernels for, so that it is found when the model is opened.
+
+use braise_kernels::cuda::ops::TopK;
+use braise_kernels::ops::Window;
+
+use super::attention::has_flash;
+use crate::block::{Attention, Experts, Mixer, Mlp, NormPlace, Source, Spec};
+
+/// Most experts of a mixture, and most values of a head.
+const MAX_EXPERTS: usize = 2048;
+const MAX_HEAD_DIM: usize = 1024;
+
+/// What of a model there are no kernels for on a device of this compute capability, if there is such.
+pub fn unsupported(spec: &Spec, compute: (u32, u32)) -> Option<String> {
+    if spec.layer_inputs.is_some() {
+        return Some("what layers get of each token besides".into());
+    }
+    let mut layers = spec.layers.iter();
+    layers.find_map(|layer| of_mixer(&layer.mixer, compute).or_else(|| of_mlp(&layer.mlp)))
+}
+
+fn of_mixer(mixer: &Mixer, compute: (u32, u32)) -> Option<String> {
+    let what = match mixer {
+        Mixer::Attention(a) => return of_attention(a, compute),
+        Mixer::Nothing => return None,
+        Mixer::Latent(_) => "latent attention",
+        Mixer::ShortConv(_) => "short convolutions",
+        Mixer::StateSpace(_) | Mixer::Both(..) => "state spaces",
+        Mixer::DeltaNet(_) => "delta nets",
+    };
+    Some(what.into())
+}
+
+fn of_attention(a: &Attention, compute: (u32, u32)) -> Option<String> {
+    let heads = &a.heads;
+    let dims = [heads.head_dim, heads.head_dim_v];
+    let by_token = a.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token);
+    if let Some(dim) = dims.into_iter().find(|dim| dim % 8 != 0 || *dim > MAX_HEAD_DIM) {
+        Some(format!("heads of {dim} values"))
+    } else if matches!(a.source, Source::Layer(_)) {
+        Some("keys and values of another layer".into())
+    } else if matches!(a.window, Some(Window::Chunk(_))) {
+        Some("attention within chunks".into())
+    } else if a.temperature.is_some_and(|t| t.offset != 0) {
+        Some("queries whose steps of growth begin earlier".into())
+    } else if by_token && (a.gated || a.clamp.is_some()) {
+        Some("queries that are normalized together, and gated or clamped".into())
+    } else if a.gated && (a.clamp.is_some() || dims[0] != dims[1]) {
+        Some("gates of clamped queries, or of another size than values".into())
+    } else if !a.causal && a.window.is_some() && !has_flash(a, compute) {
+        Some(format!("windows that see both ways, and heads of {} values", dims[0]))
+    } else {
+        None
+    }
+}
+
+fn of_mlp(mlp: &Mlp) -> Option<String> {
+    match mlp {
+        Mlp::Experts(experts) => of_experts(experts),
+        Mlp::Both(both) => of_experts(&both.experts),
+        Mlp::Dense(_) | Mlp::Nothing => None,
+    }
+}
+
+fn of_experts(experts: &Experts) -> Option<String> {
+    if experts.weigh_inputs {
+        Some("experts whose inputs are weighed".into())
+    } else if experts.n_expert > MAX_EXPERTS {
+        Some(format!("{} experts", experts.n_expert))
+    } else {
+        None
+    }
+}
+
+/// How many of the best logits a device can find, at most.
+pub(crate) const MAX_BEST: usize = TopK::MOST as usize;
