@@ -7,6 +7,8 @@
 mod attention;
 mod experts;
 mod matrix;
+mod qkv;
+mod recurrent;
 mod rows;
 mod sample;
 
@@ -15,6 +17,8 @@ pub use attention::{
 };
 pub use experts::{Choose, OrderByExpert, Route, SumExperts};
 pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
+pub use qkv::Qkv;
+pub use recurrent::{Convolve, DeltaGates, DeltaNet, GateHeads, NormParts, Runs, StateSpace};
 pub use rows::{ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues};
 pub use sample::{Argmax, Draw, TopK};
 

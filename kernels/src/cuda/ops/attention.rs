@@ -1,6 +1,6 @@
 //! Attention, what comes before it, and the cache that it reads.
 
-use super::{NormKind, check};
+use super::{Norm, NormKind, check};
 use crate::cuda::{Address, Arg, Error, Launch};
 use crate::ops::KvType;
 
@@ -140,7 +140,7 @@ pub struct FinishHeads {
     pub q_stride: u32,
     /// Distance of heads.
     pub q_head_stride: u32,
-    /// f32 (tokens, k_stride).
+    /// f32 (tokens, k_stride); [`Address::NONE`] where keys and values are those of another layer.
     pub k: Address,
     /// Distance of tokens.
     pub k_stride: u32,
@@ -174,16 +174,30 @@ impl FinishHeads {
     /// # Errors
     /// Sizes that do not fit each other.
     pub fn launch(&self) -> Result<Launch, Error> {
+        let args = self.args(Norm::default())?;
+        let n_head_kv = self.heads.n_head_kv;
+        let others = if self.k == Address::NONE { 0 } else { 2 * n_head_kv };
+        let grid = [n_head_kv * self.heads.group + others, self.tokens, 1];
+        Launch::new("finish_heads", grid, 128, self.shared(), &args)
+    }
+
+    /// Bytes that a head takes.
+    pub(super) fn shared(&self) -> u32 {
+        4 * self.heads.dim_k.max(self.heads.dim_v)
+    }
+
+    /// Its parameters, of which `v_norm` normalizes values by their root mean square.
+    pub(super) fn args(&self, v_norm: Norm) -> Result<Vec<Arg>, Error> {
         self.heads.check()?;
         let Heads { n_head_kv, group, dim_k, dim_v } = self.heads;
-        check(2 * self.n_pairs <= dim_k, || format!("{} pairs of {dim_k} values", self.n_pairs))?;
+        check(self.n_pairs <= dim_k / 2, || format!("{} pairs of {dim_k} values", self.n_pairs))?;
         let (place, norm) = match self.norm {
             None => (0, [Arg::U32(0), Arg::F32(0.0)]),
             Some(norm) => (1 + norm.place as u32, [Arg::U32(norm.kind as u32), norm.eps.into()]),
         };
         let of_norm = |f: fn(&HeadNorm) -> Arg, none: Arg| self.norm.as_ref().map_or(none, f);
         let (temperature, every) = self.temperature.unwrap_or((0.0, 0));
-        let args = [
+        Ok(vec![
             self.q.into(),
             self.q_stride.into(),
             self.q_head_stride.into(),
@@ -202,6 +216,8 @@ impl FinishHeads {
             of_norm(|norm| norm.q.into(), Address::NONE.into()),
             of_norm(|norm| norm.k.into(), Address::NONE.into()),
             of_norm(|norm| norm.stride.into(), Arg::U32(0)),
+            v_norm.weight.into(),
+            v_norm.eps.into(),
             self.cosines.into(),
             self.sines.into(),
             self.n_pairs.into(),
@@ -216,9 +232,7 @@ impl FinishHeads {
             self.cache.values.into(),
             type_number(self.cache.types.0),
             type_number(self.cache.types.1),
-        ];
-        let grid = [n_head_kv * (group + 2), self.tokens, 1];
-        Launch::new("finish_heads", grid, 128, 4 * dim_k.max(dim_v), &args)
+        ])
     }
 }
 

@@ -17,7 +17,7 @@ use super::super::report::Cases;
 use super::Bench;
 use super::rows::{expect_q8, normalized, normals};
 
-const TYPES: [(KvType, KvType); 4] = [
+pub(super) const TYPES: [(KvType, KvType); 4] = [
     (KvType::F16, KvType::F16),
     (KvType::Q8_0, KvType::Q8_0),
     (KvType::F16, KvType::Q8_0),
@@ -81,7 +81,7 @@ fn encode(ty: KvType, x: &[f32]) -> (Vec<u8>, Vec<f32>) {
 }
 
 /// The place of a row in the cache.
-fn row(pages: &[u32], position: usize, head: usize, n_head_kv: usize) -> usize {
+pub(super) fn row(pages: &[u32], position: usize, head: usize, n_head_kv: usize) -> usize {
     let page = PAGE as usize;
     (pages[position / page] as usize * n_head_kv + head) * page + position % page
 }
@@ -90,17 +90,17 @@ fn row(pages: &[u32], position: usize, head: usize, n_head_kv: usize) -> usize {
 type Row = (Vec<f32>, Vec<f32>);
 
 /// A layer's cache of some sequences.
-struct Filled {
-    heads: Heads,
+pub(super) struct Filled {
+    pub(super) heads: Heads,
     /// Of each sequence, positions and heads: keys and values.
     rows: Vec<Vec<Vec<Row>>>,
-    pages: Vec<Vec<u32>>,
-    cache: Cache,
+    pub(super) pages: Vec<Vec<u32>>,
+    pub(super) cache: Cache,
 }
 
 impl Filled {
     /// Sequences of these lengths whose pages are out of order; what is not theirs is what nobody may use.
-    fn new(
+    pub(super) fn new(
         bench: &mut Bench<'_>,
         heads: Heads,
         types: (KvType, KvType),
@@ -537,7 +537,7 @@ pub(super) fn finish_heads(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(
 }
 
 /// The values of a row of the cache, and the step in which each is counted.
-fn decode(ty: KvType, bytes: &[u8], dim: usize) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn decode(ty: KvType, bytes: &[u8], dim: usize) -> (Vec<f32>, Vec<f32>) {
     let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
     match ty {
         KvType::F16 => ((0..dim).map(|i| half(2 * i)).collect(), vec![0.0; dim]),

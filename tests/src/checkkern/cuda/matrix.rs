@@ -36,7 +36,7 @@ fn problems(ty: Type, rounding: Rounding, lengths: &[usize]) -> Vec<Problem> {
 }
 
 /// Puts activations on the device as products of few columns take them.
-fn put_activations(bench: &mut Bench<'_>, x: &Activations) -> Result<Address, Error> {
+pub(super) fn put_activations(bench: &mut Bench<'_>, x: &Activations) -> Result<Address, Error> {
     match x {
         Activations::F32(x) => bench.put(x),
         Activations::Q8(x) => bench.put(&q8_bytes(x)),
@@ -71,7 +71,7 @@ pub(super) fn matvec(bench: &mut Bench<'_>, ty: Type, cases: &mut Cases) -> Resu
 }
 
 /// A product that is stored, without its operands.
-fn plain(ty: Type, k: usize, rows: usize, columns: usize) -> Matvec {
+pub(super) fn plain(ty: Type, k: usize, rows: usize, columns: usize) -> Matvec {
     Matvec {
         ty,
         w: [Matrix::default(); 2],

@@ -7,6 +7,8 @@ mod attention;
 mod choice;
 mod interpreter;
 mod matrix;
+mod qkv;
+mod recurrent;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -43,8 +45,15 @@ const CHECKS: &[(&str, Check)] = &[
     ("matmul of experts", matrix::ordered_experts),
     ("rotations", attention::rotations),
     ("finish_heads", attention::finish_heads),
+    ("queries alone", qkv::queries_alone),
+    ("qkv", qkv::qkv),
     ("attention", attention::attend),
     ("flash", attention::flash),
+    ("convolve", recurrent::convolve),
+    ("state_space", recurrent::state_space),
+    ("delta_net", recurrent::delta_net),
+    ("gate_heads", recurrent::gate_heads),
+    ("norm of parts", recurrent::norm_parts),
     ("argmax", choice::argmax),
     ("top_k and draw", choice::top_k_and_draw),
     ("route", choice::route),
