@@ -6,7 +6,7 @@ use std::str::FromStr;
 use braise_kernels::cuda::{Device, Error as DeviceError, Gpu};
 
 use crate::backend::cuda;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::session::SessionOptions;
 
@@ -83,7 +83,7 @@ pub fn place(model: &mut Model, choice: Choice, options: &SessionOptions) -> Res
         Choice::Cpu => Ok(Placement::Cpu { because: None, beside_gpu: false }),
         Choice::Cuda(index) => match Gpu::open(index) {
             Ok(gpu) => place_on(model, index, Box::new(gpu)),
-            Err(e) => Err(Error::new(ErrorKind::Device, e.to_string()).next("run the model on the CPU")),
+            Err(e) => Err(cuda::error(model, e)),
         },
         Choice::Auto => {
             let count = match Gpu::count() {

@@ -1,13 +1,13 @@
 //! Queries, keys and values, and attention over the cache.
 
 use braise_kernels::cuda::ops::{
-    Attend, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, NormRows, Scores,
+    Attend, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Matrix, Norm, NormRows, Qkv, Scores,
 };
 use braise_kernels::cuda::{Address, Error};
 use braise_kernels::ops::Window;
 
 use super::pass::Pass;
-use super::products::{Form, Results};
+use super::products::{Form, Results, few_form};
 use super::weights::norm_kind;
 use super::{TENSOR_CORES, are_few, narrow};
 use crate::block::{self, Attention, NormPlace};
@@ -55,75 +55,111 @@ impl Pass<'_> {
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
         let AttentionWeights { spec, q, kv, .. } = weights;
-        let Some([k, v]) = kv else {
-            return Err(Error::Operands("no kernel for keys and values of another layer".to_owned()));
-        };
-        let acts = self.input(norm, self.forms([q, k, v].into_iter()))?;
-        let b = self.buffers;
-        for (weight, at) in [(q, b.q), (k, b.k), (v, b.v)] {
-            self.multiply(weight, acts, self.n, Epilogue::Store, Results { at, stride: weight.rows() })?;
+        let (b, all) = (self.buffers, || [q].into_iter().chain(kv.iter().flatten()));
+        let acts = self.input(norm, self.forms(all()))?;
+        // each token of a launch for all matrices reads them for itself
+        let types = kv.as_ref().map(|[k, v]| [q, k, v].map(|weight| weight.matmul.weights()));
+        if let Some(types) = types.filter(|types| self.n == 1 && Qkv::has_kernel(*types)) {
+            let heads = self.finish_heads(layer, weights, self.head_norm(weights)?)?;
+            let v_norm = weights.v_norm.as_ref().map(|norm| self.weights.norm(norm)).transpose()?;
+            let fuses = !is_of_token(spec) && Qkv::can_finish(&heads);
+            let mut w = [Matrix::default(); 3];
+            for (w, weight) in w.iter_mut().zip(all()) {
+                *w = self.weights.matrix(self.model, weight)?;
+            }
+            let qkv = Qkv {
+                types,
+                w,
+                x: if few_form(types[0]) == Form::Q8 { acts.q8 } else { acts.f32 },
+                k: narrow(q.cols())?,
+                heads,
+                v_norm: v_norm.filter(|_| fuses),
+                counters: if fuses { b.counters } else { Address::NONE },
+            };
+            self.launch(qkv.launch())?;
+            if fuses {
+                return Ok(());
+            }
+        } else {
+            for (weight, at) in all().zip([b.q, b.k, b.v]) {
+                self.multiply(weight, acts, self.n, Epilogue::Store, Results { at, stride: weight.rows() })?;
+            }
         }
-        let heads = heads(&spec.heads)?;
-        if let Some(norm) = &weights.v_norm {
+        if let Some(norm) = weights.v_norm.as_ref().filter(|_| kv.is_some()) {
             let rows = self.n * spec.heads.n_head_kv;
             let norm = self.weights.norm(norm)?;
-            self.normalize_rows(b.v, heads.dim_v, rows, norm)?;
+            self.normalize_rows(b.v, narrow(spec.heads.head_dim_v)?, rows, norm)?;
         }
-        let head_norm = self.head_norm(weights)?;
+        let head_norm = self.head_norm_of_all(weights)?;
+        let finish = self.finish_heads(layer, weights, head_norm)?;
+        self.launch(finish.launch())
+    }
+
+    /// What becomes of heads between their matrices and attention.
+    fn finish_heads(
+        &self,
+        layer: usize,
+        weights: &AttentionWeights,
+        norm: Option<HeadNorm>,
+    ) -> Result<FinishHeads, Error> {
+        let AttentionWeights { spec, q, kv, .. } = weights;
+        let b = self.buffers;
         let step = b.step(self.n);
         let rotation = spec.rope.map(|rope| b.rotations[rope]).unwrap_or_default();
-        let finish = FinishHeads {
-            heads,
+        let (k, v) = if kv.is_some() { (b.k, b.v) } else { (Address::NONE, Address::NONE) };
+        let stride = |of: usize| kv.as_ref().map_or(Ok(0), |kv| narrow(kv[of].rows()));
+        Ok(FinishHeads {
+            heads: heads(&spec.heads)?,
             q: b.q,
             q_stride: narrow(q.rows())?,
             q_head_stride: narrow(q_head_stride(spec))?,
-            k: b.k,
-            k_stride: narrow(k.rows())?,
-            v: b.v,
-            v_stride: narrow(v.rows())?,
+            k,
+            k_stride: stride(0)?,
+            v,
+            v_stride: stride(1)?,
             tokens: narrow(self.n)?,
             clamp: spec.clamp,
-            norm: head_norm,
+            norm,
             cosines: rotation.cosines,
             sines: rotation.sines,
             n_pairs: rotation.n_pairs,
             halves: rotation.halves,
             temperature: spec.temperature.map(|t| Ok((t.scale, narrow(t.every)?))).transpose()?,
-            cache: b.cache(layer, step.positions),
-        };
-        self.launch(finish.launch())
+            cache: b.cache(cached_layer(layer, spec), step.positions),
+        })
     }
 
-    /// The norm of each head; that of all heads of a token together is done here.
-    fn head_norm(&mut self, weights: &AttentionWeights) -> Result<Option<HeadNorm>, Error> {
+    /// The norm of each head.
+    fn head_norm(&self, weights: &AttentionWeights) -> Result<Option<HeadNorm>, Error> {
+        let Some(norm) = weights.spec.qk_norm else { return Ok(None) };
+        Ok(Some(HeadNorm {
+            kind: norm_kind(norm.kind),
+            eps: norm.eps,
+            place: match norm.place {
+                NormPlace::RotatedHead => HeadPlace::AfterRotation,
+                NormPlace::Head | NormPlace::Token => HeadPlace::BeforeRotation,
+            },
+            q: self.weights.floats(&weights.q_norm)?,
+            k: self.weights.floats(&weights.k_norm)?,
+            stride: narrow(weights.spec.heads.head_dim)?,
+        }))
+    }
+
+    /// The same; that of all heads of a token together is done here.
+    fn head_norm_of_all(&mut self, weights: &AttentionWeights) -> Result<Option<HeadNorm>, Error> {
         let AttentionWeights { spec, q, kv, .. } = weights;
-        let Some(norm) = spec.qk_norm else { return Ok(None) };
-        let (kind, eps) = (norm_kind(norm.kind), norm.eps);
-        let of = [self.weights.floats(&weights.q_norm)?, self.weights.floats(&weights.k_norm)?];
-        let place = match norm.place {
-            NormPlace::Head => HeadPlace::BeforeRotation,
-            NormPlace::RotatedHead => HeadPlace::AfterRotation,
-            NormPlace::Token => {
-                let k_rows = kv.as_ref().map_or(0, |[k, _]| k.rows());
-                let sides = [(self.buffers.q, q.rows(), of[0]), (self.buffers.k, k_rows, of[1])];
-                for (at, n, weight) in sides {
-                    let norm = braise_kernels::cuda::ops::Norm { kind, eps, weight, bias: Address::NONE };
-                    self.normalize_rows(at, narrow(n)?, self.n, norm)?;
-                }
-                return Ok(None);
-            }
-        };
-        Ok(Some(HeadNorm { kind, eps, place, q: of[0], k: of[1], stride: narrow(spec.heads.head_dim)? }))
+        let norm = self.head_norm(weights)?;
+        let Some(HeadNorm { kind, eps, .. }) = norm.filter(|_| is_of_token(spec)) else { return Ok(norm) };
+        let k = kv.as_ref().map(|[k, _]| (self.buffers.k, k.rows(), &weights.k_norm));
+        for (at, n, weight) in [(self.buffers.q, q.rows(), &weights.q_norm)].into_iter().chain(k) {
+            let norm = Norm { kind, eps, weight: self.weights.floats(weight)?, bias: Address::NONE };
+            self.normalize_rows(at, narrow(n)?, self.n, norm)?;
+        }
+        Ok(None)
     }
 
     /// Normalizes rows of n values in place.
-    fn normalize_rows(
-        &mut self,
-        at: Address,
-        n: u32,
-        rows: usize,
-        norm: braise_kernels::cuda::ops::Norm,
-    ) -> Result<(), Error> {
+    fn normalize_rows(&mut self, at: Address, n: u32, rows: usize, norm: Norm) -> Result<(), Error> {
         let rows = narrow(rows)?;
         self.launch(NormRows { x: at, stride: n, rows, n, norm, y: at, ..NormRows::default() }.launch())
     }
@@ -150,7 +186,7 @@ impl Pass<'_> {
         let wanted = |form: Form, at: Address| if form == to { at } else { Address::NONE };
         if is_flash {
             let both_ways = if spec.causal { None } else { Some(tokens) };
-            let cache = b.cache(layer, step.positions);
+            let cache = b.cache(cached_layer(layer, spec), step.positions);
             // `to` is never quantized here: there are tensor cores for the output matrix too
             let (y, bf16) = (wanted(Form::F32, b.results.f32), wanted(Form::Bf16, b.results.bf16));
             let q = b.q;
@@ -167,7 +203,7 @@ impl Pass<'_> {
             q_stride,
             q_head_stride,
             tokens,
-            cache: b.cache(layer, positions),
+            cache: b.cache(cached_layer(layer, spec), positions),
             scores,
             gates,
             shares: shares(&heads, self.n, multiprocessors, b.seen_pages(spec)?),
@@ -182,6 +218,19 @@ impl Pass<'_> {
         }
         let row = (b.results.f32, narrow(output.cols())?);
         self.prepare(row, self.n, None, to.into(), b.results)
+    }
+}
+
+/// Whether all heads of a token are normalized together.
+fn is_of_token(a: &Attention) -> bool {
+    a.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token)
+}
+
+/// The layer whose keys and values a layer reads.
+pub(super) fn cached_layer(layer: usize, a: &Attention) -> usize {
+    match a.source {
+        block::Source::Layer(of) => of,
+        block::Source::Own | block::Source::Keys => layer,
     }
 }
 

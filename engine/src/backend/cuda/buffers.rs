@@ -1,13 +1,15 @@
 //! What a sequence has on a device: the values of a batch between operations, and the cache.
 
-use braise_kernels::cuda::ops::{Argmax, Attend, COLUMNS, Cache, Heads, PAGE, Q8_BYTES, TopK, kv_row_bytes};
+use braise_kernels::cuda::ops::{
+    Argmax, Attend, COLUMNS, Cache, Heads, PAGE, Q8_BYTES, Qkv, TopK, kv_row_bytes,
+};
 use braise_kernels::cuda::{Address, Error, Properties};
 use braise_kernels::ops::KvType;
 
 use super::products::Acts;
 use super::room::Room;
 use super::{are_few, attention, narrow};
-use crate::block::{Attention, Experts, Mlp, Pairs, Rope, Spec};
+use crate::block::{Attention, Experts, Mixer, Mlp, Pairs, Rope, Spec, StateSpaceKind};
 use crate::kv::KvTypes;
 
 /// Rows of n floats.
@@ -45,6 +47,7 @@ pub(super) struct Buffers {
     pub(super) shared: Address,
     /// Scores of the experts and of the one that all tokens take, (n_batch, n_expert + 1).
     pub(super) router: Address,
+    pub(super) recurrent: RecurrentBuffers,
     pub(super) rotations: Vec<Rotation>,
     /// (COLUMNS, n_vocab)
     pub(super) logits: Address,
@@ -53,11 +56,36 @@ pub(super) struct Buffers {
     pub(super) counter: Address,
     /// n_batch zeros: the sequences of the tokens.
     pub(super) zeros: Address,
-    /// Tokens, positions and last positions of the batch, one behind the other.
+    /// Tokens, positions and last positions of the batch, and where its run begins and ends, one behind the other.
     pub(super) steps: Address,
     types: KvTypes,
     max_pages: u32,
     layers: Vec<Option<LayerCache>>,
+    /// What layers remember of all tokens together, see [`crate::block::Mixer::states`].
+    states: Vec<Vec<Address>>,
+}
+
+/// What recurrent layers need between their launches, rows of whatever length.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RecurrentBuffers {
+    /// The products of the input.
+    pub(super) work: Address,
+    /// What is behind the convolution.
+    pub(super) conv: Acts,
+    /// That of it which a state space scans.
+    pub(super) x: Address,
+    /// What dt, B and C are made of; one part of it; B and C normalized.
+    pub(super) selected: Address,
+    pub(super) part: Acts,
+    pub(super) b: Address,
+    pub(super) c: Address,
+    /// dt, or what a delta net's states decay by; a delta net's gates.
+    pub(super) dt: Address,
+    pub(super) z: Address,
+    /// Results before they are normalized.
+    pub(super) y: Address,
+    /// What goes into the output matrix.
+    pub(super) mixed: Acts,
 }
 
 /// What is computed of a mixture; positions are a token's chosen experts, of all tokens.
@@ -118,6 +146,8 @@ pub(super) struct StepBuffers {
     pub(super) positions: Address,
     /// The position of the last token, for each.
     pub(super) last_positions: Address,
+    /// 0, and the number of tokens.
+    pub(super) starts: Address,
 }
 
 /// Sizes of a session.
@@ -132,6 +162,9 @@ pub(super) struct Sizes {
 /// Tokens that can be forgotten without reading those before them again, at least.
 const SPARE: usize = 128;
 
+/// Most positions, so that tables of pages stay small: no memory holds the keys of as many.
+const MAX_CTX: usize = 1 << 28;
+
 impl Buffers {
     /// Takes all that batches on a device of these properties need.
     pub(super) fn new(
@@ -140,6 +173,12 @@ impl Buffers {
         properties: &Properties,
         room: &mut Room<'_>,
     ) -> Result<Buffers, Error> {
+        if sizes.n_ctx > MAX_CTX {
+            return Err(Error::Operands(format!(
+                "a context of {} tokens is too large for a GPU",
+                sizes.n_ctx
+            )));
+        }
         let float = size_of::<f32>();
         let n = sizes.n_batch.next_multiple_of(COLUMNS as usize);
         let n_embd = spec.n_embd;
@@ -198,17 +237,24 @@ impl Buffers {
             },
             counter: room.zeros(&[rows], size_of::<u32>())?,
             zeros: room.zeros(&[n], size_of::<u32>())?,
-            steps: room.zeros(&[3, n], size_of::<u32>())?,
+            steps: room.zeros(&[3 * n + 2], size_of::<u32>())?,
             types: sizes.kv,
             max_pages: narrow(max_pages)?,
             layers: cache(spec, &sizes, max_pages, room)?,
+            recurrent: recurrent_buffers(spec, n, room)?,
+            states: (spec.layers.iter())
+                .map(|layer| {
+                    let tables = layer.mixer.states().into_iter();
+                    tables.map(|(rows, n)| room.zeros(&[rows, n], float)).collect()
+                })
+                .collect::<Result<_, _>>()?,
         })
     }
 
     /// Where the numbers of a batch of n tokens are.
     pub(super) fn step(&self, n: usize) -> StepBuffers {
         let part = |i: usize| self.steps.offset((i * n * size_of::<u32>()) as u64);
-        StepBuffers { tokens: part(0), positions: part(1), last_positions: part(2) }
+        StepBuffers { tokens: part(0), positions: part(1), last_positions: part(2), starts: part(3) }
     }
 
     /// The cache of a layer, for tokens at `positions`.
@@ -223,6 +269,11 @@ impl Buffers {
             pages: layer.pages,
             max_pages: self.max_pages,
         }
+    }
+
+    /// A table of what a layer remembers of all tokens together.
+    pub(super) fn states(&self, layer: usize, table: usize) -> Address {
+        self.states[layer][table]
     }
 
     /// Pages of which a token sees something at most.
@@ -271,7 +322,7 @@ fn attention_room(spec: &Spec, sizes: &Sizes, properties: &Properties) -> Result
             let shares = attention::shares(&heads, n, properties.multiprocessors, pages);
             let tokens = narrow(n)?;
             parts = parts.max(Attend::parts(&heads, tokens, shares));
-            counters = counters.max(Attend::counters(&heads, tokens));
+            counters = counters.max(Attend::counters(&heads, tokens)).max(Qkv::counters(&heads, tokens));
         }
     }
     Ok((parts, counters))
@@ -296,6 +347,46 @@ fn expert_buffers(
         h: acts(positions, n_ff, room)?,
         up: room.zeros(&[positions, n_ff], word)?,
         results: room.zeros(&[positions, n_embd], word)?,
+    })
+}
+
+fn recurrent_buffers(spec: &Spec, n: usize, room: &mut Room<'_>) -> Result<RecurrentBuffers, Error> {
+    // rows of each buffer, in the order of the fields
+    let (mut work, mut conv, mut selected, mut part, mut each, mut mixed) = (0, 0, 0, 0, 0, 0);
+    let mut scans = false;
+    for layer in &spec.layers {
+        match &layer.mixer {
+            Mixer::ShortConv(s) => (work, mixed) = (work.max(3 * s.channels), mixed.max(s.channels)),
+            Mixer::StateSpace(s) | Mixer::Both(_, s) => {
+                (work, conv) = (work.max(s.inputs()), conv.max(s.conv_channels()));
+                if let StateSpaceKind::One { rank, .. } = s.kind {
+                    (selected, part) = (selected.max(s.selected()), part.max(rank));
+                }
+                (each, mixed, scans) = (each.max(s.channels), mixed.max(s.channels), true);
+            }
+            Mixer::DeltaNet(d) => {
+                // q, k, v and z, and two numbers of each head or as many as a head has
+                let others = 2 * (d.n_head + d.head_dim);
+                work = work.max(d.conv_channels() + d.values() + others);
+                (conv, part) = (conv.max(d.conv_channels()), part.max(d.head_dim));
+                (each, mixed) = (each.max(d.values()), mixed.max(d.values()));
+            }
+            Mixer::Attention(_) | Mixer::Latent(_) | Mixer::Nothing => {}
+        }
+    }
+    let float = size_of::<f32>();
+    Ok(RecurrentBuffers {
+        work: room.zeros(&[n, work], float)?,
+        conv: acts(n, conv, room)?,
+        x: room.zeros(&[n, if scans { each } else { 0 }], float)?,
+        selected: room.zeros(&[n, selected], float)?,
+        part: acts(n, part, room)?,
+        b: room.zeros(&[n, selected], float)?,
+        c: room.zeros(&[n, selected], float)?,
+        dt: room.zeros(&[n, each], float)?,
+        z: room.zeros(&[n, each], float)?,
+        y: room.zeros(&[n, each], float)?,
+        mixed: acts(n, mixed, room)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The CUDA backend: the forward pass on a GPU, or on whatever else is a [`Device`].
 //!
 //! ```text
-//! a layer for one token:   q | k | v | heads, rotation, store | attention | output + x, norm | gate, up, silu | down + x, norm
+//! a layer for one token:   q, k, v, rotation, store | attention | output + x, norm | gate, up, silu | down + x, norm
 //! ```
 //!
 //! [`Loaded`] is a model's weights on a device, which all its sessions share; [`Sequence`] is what a session has there: the
@@ -18,6 +18,7 @@ mod dense;
 mod experts;
 mod pass;
 mod products;
+mod recurrent;
 mod room;
 mod sequence;
 mod support;

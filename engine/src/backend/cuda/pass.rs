@@ -2,16 +2,15 @@
 
 use std::ops::Range;
 
-use braise_kernels::cuda::ops::{Matvec, NormRows, Then};
+use braise_kernels::cuda::ops::{Matvec, NormRows, Runs, Then};
 use braise_kernels::cuda::{Address, Device, Error, Launch};
 
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Rows};
 use super::narrow;
 use super::products::{Acts, Forms};
 use super::sequence::Shape;
 use super::weights::Weights;
 use crate::backend::{Backend, Residual};
-use crate::block;
 use crate::model::{
     AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,
     LayerInputsWeights, Model, NormWeights, ShortConvWeights, StateSpaceWeights,
@@ -118,6 +117,13 @@ impl<'a> Pass<'a> {
         Ok(acts)
     }
 
+    /// The tokens of the batch: all follow each other in one sequence.
+    pub(super) fn runs(&self) -> Result<Runs, Error> {
+        let step = self.buffers.step(self.n);
+        let (starts, positions) = (step.starts, step.positions);
+        Ok(Runs { n: 1, longest: narrow(self.n)?, starts, positions, sequences: self.buffers.zeros })
+    }
+
     /// Rows of n values at `x`, normalized if asked for, in some forms.
     pub(super) fn prepare(
         &mut self,
@@ -127,11 +133,33 @@ impl<'a> Pass<'a> {
         forms: Forms,
         to: Acts,
     ) -> Result<(), Error> {
+        self.prepare_rows((x, n, n), narrow(rows)?, norm, forms, to)
+    }
+
+    /// The first n values of each token's row, normalized if asked for, in some forms.
+    pub(super) fn prepare_part(
+        &mut self,
+        row: Rows,
+        n: usize,
+        norm: Option<&NormWeights>,
+        forms: Forms,
+        to: Acts,
+    ) -> Result<(), Error> {
+        self.prepare_rows((row.at, narrow(row.n)?, narrow(n)?), narrow(self.n)?, norm, forms, to)
+    }
+
+    fn prepare_rows(
+        &mut self,
+        (x, stride, n): (Address, u32, u32),
+        rows: u32,
+        norm: Option<&NormWeights>,
+        forms: Forms,
+        to: Acts,
+    ) -> Result<(), Error> {
         let norm = norm.map(|norm| self.weights.norm(norm)).transpose()?.unwrap_or_default();
-        let rows = narrow(rows)?;
         let wanted = |is: bool, at: Address| if is { at } else { Address::NONE };
         let (y, q8, bf16) = (wanted(forms.f32, to.f32), wanted(forms.q8, to.q8), wanted(forms.bf16, to.bf16));
-        let rows = NormRows { x, stride: n, rows, n, norm, y, q8, bf16, ..NormRows::default() };
+        let rows = NormRows { x, stride, rows, n, norm, y, q8, bf16, ..NormRows::default() };
         self.launch(rows.launch())
     }
 }
@@ -162,10 +190,6 @@ impl Backend for Pass<'_> {
     }
 
     fn attend(&mut self, layer: usize, weights: &AttentionWeights) {
-        let layer = match weights.spec.source {
-            block::Source::Layer(of) => of,
-            block::Source::Own | block::Source::Keys => layer,
-        };
         self.attempt(|pass| pass.attention(layer, weights));
     }
 
@@ -181,28 +205,28 @@ impl Backend for Pass<'_> {
         self.refuse("latent attention");
     }
 
-    fn short_conv(&mut self, _: usize, _: &ShortConvWeights, _: Option<&NormWeights>) {
-        self.refuse("short convolutions");
+    fn short_conv(&mut self, layer: usize, weights: &ShortConvWeights, norm: Option<&NormWeights>) {
+        self.attempt(|pass| pass.short_convolution(layer, weights, norm));
     }
 
-    fn short_conv_output(&mut self, _: &ShortConvWeights, _: Residual<'_>) {
-        self.refuse("short convolutions");
+    fn short_conv_output(&mut self, weights: &ShortConvWeights, residual: Residual<'_>) {
+        self.attempt(|pass| pass.add_product(&weights.output, pass.buffers.recurrent.mixed, residual));
     }
 
-    fn state_space(&mut self, _: usize, _: &StateSpaceWeights, _: Option<&NormWeights>) {
-        self.refuse("state spaces");
+    fn state_space(&mut self, layer: usize, weights: &StateSpaceWeights, norm: Option<&NormWeights>) {
+        self.attempt(|pass| pass.scan_states(layer, weights, norm));
     }
 
-    fn state_space_output(&mut self, _: &StateSpaceWeights, _: Residual<'_>) {
-        self.refuse("state spaces");
+    fn state_space_output(&mut self, weights: &StateSpaceWeights, residual: Residual<'_>) {
+        self.attempt(|pass| pass.add_product(&weights.output, pass.buffers.recurrent.mixed, residual));
     }
 
-    fn delta_net(&mut self, _: usize, _: &DeltaNetWeights, _: Option<&NormWeights>) {
-        self.refuse("delta nets");
+    fn delta_net(&mut self, layer: usize, weights: &DeltaNetWeights, norm: Option<&NormWeights>) {
+        self.attempt(|pass| pass.delta_heads(layer, weights, norm));
     }
 
-    fn delta_net_output(&mut self, _: &DeltaNetWeights, _: Residual<'_>) {
-        self.refuse("delta nets");
+    fn delta_net_output(&mut self, weights: &DeltaNetWeights, residual: Residual<'_>) {
+        self.attempt(|pass| pass.add_product(&weights.output, pass.buffers.recurrent.mixed, residual));
     }
 
     fn up(&mut self, weights: &DenseWeights, norm: Option<&NormWeights>) {

@@ -109,6 +109,7 @@ impl<'m> Sequence<'m> {
             numbers.push(narrow(position)?);
         }
         numbers.resize(3 * n, narrow(step.first + n - 1)?);
+        numbers.extend([0, narrow(n)?]);
         let shape = Shape { n, logits: step.logits.clone(), best: step.best };
         let mut on = lock(self.loaded);
         on.device.upload(self.buffers.steps, bytemuck::cast_slice(&numbers))?;

@@ -1,14 +1,15 @@
 //! What of a model there are no GPU kernels for, so that it is found when the model is opened.
 
-use braise_kernels::cuda::ops::TopK;
+use braise_kernels::cuda::ops::{self, DeltaNet, TopK};
 use braise_kernels::ops::Window;
 
 use super::attention::has_flash;
-use crate::block::{Attention, Experts, Mixer, Mlp, NormPlace, Source, Spec};
+use crate::block::{Attention, Experts, Mixer, Mlp, NormPlace, Spec, StateSpace, StateSpaceKind};
 
-/// Most experts of a mixture, and most values of a head.
+/// Most experts of a mixture, most values of a head, and most tokens that a convolution covers.
 const MAX_EXPERTS: usize = 2048;
 const MAX_HEAD_DIM: usize = 1024;
+const MAX_WIDTH: usize = 32;
 
 /// What of a model there are no kernels for on a device of this compute capability, if there is such.
 pub fn unsupported(spec: &Spec, compute: (u32, u32)) -> Option<String> {
@@ -22,13 +23,30 @@ pub fn unsupported(spec: &Spec, compute: (u32, u32)) -> Option<String> {
 fn of_mixer(mixer: &Mixer, compute: (u32, u32)) -> Option<String> {
     let what = match mixer {
         Mixer::Attention(a) => return of_attention(a, compute),
-        Mixer::Nothing => return None,
-        Mixer::Latent(_) => "latent attention",
-        Mixer::ShortConv(_) => "short convolutions",
-        Mixer::StateSpace(_) | Mixer::Both(..) => "state spaces",
-        Mixer::DeltaNet(_) => "delta nets",
+        Mixer::Both(a, s) => return of_attention(a, compute).or_else(|| of_state_space(s)),
+        Mixer::StateSpace(s) => return of_state_space(s),
+        Mixer::DeltaNet(d) if d.width > MAX_WIDTH => format!("convolutions of {} tokens", d.width),
+        Mixer::DeltaNet(d) if !DeltaNet::DIMS.iter().any(|dim| *dim as usize == d.head_dim) => {
+            format!("delta nets with heads of {} values", d.head_dim)
+        }
+        Mixer::ShortConv(conv) if conv.width > MAX_WIDTH => format!("convolutions of {} tokens", conv.width),
+        Mixer::ShortConv(_) | Mixer::DeltaNet(_) | Mixer::Nothing => return None,
+        Mixer::Latent(_) => "latent attention".to_owned(),
     };
-    Some(what.into())
+    Some(what)
+}
+
+fn of_state_space(s: &StateSpace) -> Option<String> {
+    let part = s.channels / s.n_group;
+    if s.width > MAX_WIDTH {
+        Some(format!("convolutions of {} tokens", s.width))
+    } else if s.d_state > ops::StateSpace::MOST as usize {
+        Some(format!("states of {} values", s.d_state))
+    } else if matches!(s.kind, StateSpaceKind::Two { eps: Some(_) }) && !part.is_multiple_of(32) {
+        Some(format!("norms of {part} channels of a state space"))
+    } else {
+        None
+    }
 }
 
 fn of_attention(a: &Attention, compute: (u32, u32)) -> Option<String> {
@@ -37,8 +55,6 @@ fn of_attention(a: &Attention, compute: (u32, u32)) -> Option<String> {
     let by_token = a.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token);
     if let Some(dim) = dims.into_iter().find(|dim| dim % 8 != 0 || *dim > MAX_HEAD_DIM) {
         Some(format!("heads of {dim} values"))
-    } else if matches!(a.source, Source::Layer(_)) {
-        Some("keys and values of another layer".into())
     } else if matches!(a.window, Some(Window::Chunk(_))) {
         Some("attention within chunks".into())
     } else if a.temperature.is_some_and(|t| t.offset != 0) {

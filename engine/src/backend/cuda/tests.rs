@@ -168,7 +168,7 @@ fn read(session: &mut Session<'_>, tokens: &[u32]) -> Result<()> {
 /// Without the formats and numbers of columns in their names.
 fn kinds(launches: &[&'static str]) -> Vec<&'static str> {
     let kind = |name: &&'static str| match name.split_once('_') {
-        Some((kind @ ("matvec" | "matmul" | "attention" | "flash" | "rows"), _)) => kind,
+        Some((kind @ ("qkv" | "matvec" | "matmul" | "attention" | "flash" | "rows"), _)) => kind,
         _ => name,
     };
     launches.iter().map(kind).collect()
@@ -183,7 +183,7 @@ fn a_step_of_one_token_is_captured_and_replayed() {
     let mut session = Session::new(&model, &options()).expect("there is room");
     fake.forget();
     read(&mut session, &[1]).expect("is read");
-    let layer = ["matvec", "matvec", "matvec", "finish_heads", "attention", "matvec", "matvec", "matvec"];
+    let layer = ["qkv", "attention", "matvec", "matvec", "matvec"];
     let mut step = vec!["rows", "rotations", "norm_rows"];
     (0..n_layer).for_each(|_| step.extend(layer));
     step.extend(["matvec", "argmax"]);
@@ -199,14 +199,18 @@ fn a_step_of_one_token_is_captured_and_replayed() {
         read(&mut session, &[token]).expect("is read");
         let log = fake.log();
         assert_eq!((log.replays, log.launches.len(), log.captured.len()), (1, 0, 0));
-        // a token, its position, and the last position; the best logit of each block
-        assert_eq!((log.allocations, log.uploaded, log.downloaded), (0, 12, 512));
+        // a token, its position, the last position, and where the run begins and ends; the best logit of each block
+        assert_eq!((log.allocations, log.uploaded, log.downloaded), (0, 20, 512));
     }
     // another number of tokens is another graph
     fake.forget();
     read(&mut session, &[1, 2]).expect("is read");
     let log = fake.log();
-    assert_eq!((log.replays, log.launches.len()), (0, 3 + 8 * n_layer + 3));
+    assert_eq!(
+        (log.replays, log.launches.len()),
+        (0, 3 + 8 * n_layer + 3),
+        "several tokens share the weights"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A model's numbers on a device.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use braise_kernels::cuda::ops::{Matrix, Norm, NormKind, WEIGHT_PADDING};
@@ -8,8 +9,8 @@ use braise_kernels::cuda::{Address, Error};
 use super::room::Room;
 use crate::block;
 use crate::model::{
-    AttentionWeights, DenseWeights, ExpertMatrix, ExpertsWeights, LayerWeights, MixerWeights, MlpWeights,
-    Model, NormWeights, Weight,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, LayerWeights,
+    MixerWeights, MlpWeights, Model, NormWeights, StateSpaceWeights, Weight,
 };
 
 /// Where on the device the numbers are that lie at some place in the host's memory. Matrices that several layers or
@@ -26,31 +27,32 @@ impl Weights {
         let mut weights = Weights::default();
         let mut numbers = Numbers { model, all: Vec::new() };
         numbers.of_model();
-        for bytes in numbers.all {
-            let key = (bytes.as_ptr().addr(), bytes.len());
+        for (place, bytes) in numbers.all {
+            let key = (place, bytes.len());
             if !bytes.is_empty() && !weights.at.contains_key(&key) {
-                weights.at.insert(key, room.copy(bytes, WEIGHT_PADDING)?);
+                weights.at.insert(key, room.copy(&bytes, WEIGHT_PADDING)?);
             }
         }
         Ok(weights)
     }
 
-    fn find(&self, bytes: &[u8], what: &str) -> Result<Address, Error> {
-        if bytes.is_empty() {
+    fn find(&self, (place, len): (usize, usize), what: &str) -> Result<Address, Error> {
+        if len == 0 {
             return Ok(Address::NONE);
         }
-        let found = self.at.get(&(bytes.as_ptr().addr(), bytes.len())).copied();
+        let found = self.at.get(&(place, len)).copied();
         found.ok_or_else(|| Error::Operands(format!("{what} is not on the device")))
     }
 
     /// Numbers that belong to no matrix; no place where there are none.
     pub(super) fn floats(&self, values: &[f32]) -> Result<Address, Error> {
-        self.find(bytemuck::cast_slice(values), "a vector")
+        self.find((values.as_ptr().addr(), size_of_val(values)), "a vector")
     }
 
     /// The rows of a matrix.
     pub(super) fn rows(&self, model: &Model, weight: &Weight) -> Result<Address, Error> {
-        self.find(model.data(weight), weight.name())
+        let data = model.data(weight);
+        self.find((data.as_ptr().addr(), data.len()), weight.name())
     }
 
     /// A matrix with what belongs to it.
@@ -85,6 +87,16 @@ impl Weights {
     }
 }
 
+impl Weights {
+    /// Normalizations of neighbouring parts of a row, whose weights lie one behind the other.
+    pub(super) fn norms(&self, norms: &[NormWeights]) -> Result<Norm, Error> {
+        let Some(first) = norms.first() else { return Ok(Norm::default()) };
+        let bytes = norms.iter().map(|norm| size_of_val(&norm.weight[..])).sum();
+        let weight = self.find((norms.as_ptr().addr(), bytes), "a norm")?;
+        Ok(Norm { kind: norm_kind(first.kind), eps: first.eps, weight, bias: Address::NONE })
+    }
+}
+
 pub(super) fn norm_kind(kind: block::NormKind) -> NormKind {
     match kind {
         block::NormKind::Rms => NormKind::Rms,
@@ -92,10 +104,10 @@ pub(super) fn norm_kind(kind: block::NormKind) -> NormKind {
     }
 }
 
-/// All numbers of a model, in the order of the layers.
+/// All numbers of a model, in the order of the layers, each with the place on the host that it is found by.
 struct Numbers<'m> {
     model: &'m Model,
-    all: Vec<&'m [u8]>,
+    all: Vec<(usize, Cow<'m, [u8]>)>,
 }
 
 impl<'m> Numbers<'m> {
@@ -115,8 +127,19 @@ impl<'m> Numbers<'m> {
         let norms =
             [&norms.mixer, &norms.mixer_out, &norms.mixer_sum, &norms.mlp, &norms.mlp_out, &norms.mlp_sum];
         norms.into_iter().for_each(|norm| self.norm(norm));
-        if let MixerWeights::Attention(attention) = &layer.mixer {
-            self.attention(attention);
+        match &layer.mixer {
+            MixerWeights::Attention(attention) => self.attention(attention),
+            MixerWeights::ShortConv(conv) => {
+                [&conv.input, &conv.output].into_iter().for_each(|weight| self.weight(weight));
+                self.floats(&conv.kernel);
+            }
+            MixerWeights::StateSpace(s) => self.state_space(s),
+            MixerWeights::Both(attention, s) => {
+                self.attention(attention);
+                self.state_space(s);
+            }
+            MixerWeights::DeltaNet(d) => self.delta_net(d),
+            MixerWeights::Latent(_) | MixerWeights::Nothing => {}
         }
         match &layer.mlp {
             MlpWeights::Dense(dense) => self.dense(dense),
@@ -138,6 +161,23 @@ impl<'m> Numbers<'m> {
         self.norm(&a.v_norm);
     }
 
+    fn state_space(&mut self, s: &'m StateSpaceWeights) {
+        let selection = s.selection.iter().flat_map(|selection| [&selection.x, &selection.dt]);
+        [&s.input, &s.output].into_iter().chain(selection).for_each(|weight| self.weight(weight));
+        let vectors = [&s.kernel, &s.conv_bias, &s.dt_bias, &s.a, &s.d];
+        vectors.into_iter().for_each(|values| self.floats(values));
+        s.selection.iter().flat_map(|selection| &selection.norms).for_each(|norm| self.of_norm(norm));
+        let parts: Vec<f32> = s.norms.iter().flat_map(|norm| &norm.weight).copied().collect();
+        self.all.push((s.norms.as_ptr().addr(), Cow::Owned(bytemuck::cast_slice(&parts).to_vec())));
+    }
+
+    fn delta_net(&mut self, d: &'m DeltaNetWeights) {
+        let fine = d.fine.iter().flat_map(|fine| [&fine.a, &fine.z]);
+        d.inputs.iter().chain([&d.output]).chain(fine).for_each(|weight| self.weight(weight));
+        [&d.kernel, &d.a, &d.dt_bias].into_iter().for_each(|values| self.floats(values));
+        [&d.q_norm, &d.k_norm, &d.norm].into_iter().for_each(|norm| self.of_norm(norm));
+    }
+
     fn dense(&mut self, dense: &'m DenseWeights) {
         dense.gate.iter().chain([&dense.up, &dense.down]).for_each(|weight| self.weight(weight));
     }
@@ -155,7 +195,7 @@ impl<'m> Numbers<'m> {
     }
 
     fn weight(&mut self, weight: &'m Weight) {
-        self.all.push(self.model.data(weight));
+        self.numbers(self.model.data(weight));
         weight.scale.iter().chain(&weight.bias).for_each(|values| self.floats(values));
     }
 
@@ -169,6 +209,10 @@ impl<'m> Numbers<'m> {
     }
 
     fn floats(&mut self, values: &'m [f32]) {
-        self.all.push(bytemuck::cast_slice(values));
+        self.numbers(bytemuck::cast_slice(values));
+    }
+
+    fn numbers(&mut self, bytes: &'m [u8]) {
+        self.all.push((bytes.as_ptr().addr(), Cow::Borrowed(bytes)));
     }
 }

@@ -134,7 +134,7 @@ impl Both {
             w[i] = Matrix {
                 data: bench.put(&realistic_weights(types[i], rows[i] * k, random))?,
                 scale: if turn % 3 == i { bench.put(&[1.5_f32])? } else { Address::NONE },
-                bias: if turn % 2 == 0 { bias } else { Address::NONE },
+                bias: if turn.is_multiple_of(2) { bias } else { Address::NONE },
             };
         }
         let n_tokens = POSITIONS.len();
