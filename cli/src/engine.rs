@@ -107,14 +107,19 @@ fn options(ctx: Option<NonZeroUsize>, compute: &Compute, cache: Cache) -> Sessio
 /// case if there is a GPU that is not used.
 pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, verbose: bool) -> Result<()> {
     match device::place(model, compute.device(), options)? {
-        Placement::Gpu { index, name, weight_bytes } if verbose => {
-            let size = DecimalBytes(weight_bytes as u64);
-            notice(format!("note: all layers are on GPU {index}, {name}: {size} of weights"));
+        Placement::Gpu { index, name, weight_bytes, slow } => {
+            if verbose {
+                let size = DecimalBytes(weight_bytes as u64);
+                notice(format!("note: all layers are on GPU {index}, {name}: {size} of weights"));
+            }
+            if let Some(slow) = slow {
+                notice(format!("note: {slow}"));
+            }
         }
         Placement::Cpu { because: Some(because), beside_gpu } if verbose || beside_gpu => {
             notice(format!("note: the model runs on the CPU: {because}"));
         }
-        Placement::Gpu { .. } | Placement::Cpu { .. } => {}
+        Placement::Cpu { .. } => {}
     }
     Ok(())
 }

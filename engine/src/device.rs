@@ -61,6 +61,8 @@ pub enum Placement {
         name: String,
         /// Bytes of its memory that the weights take.
         weight_bytes: usize,
+        /// What is slow there, if something is: see [`cuda::slow`].
+        slow: Option<String>,
     },
     /// On the CPU.
     Cpu {
@@ -126,8 +128,9 @@ pub fn place_on_any(
 
 fn place_on(model: &mut Model, index: usize, device: Box<dyn Device + Send>) -> Result<Placement> {
     let name = device.properties().name.clone();
+    let slow = cuda::slow(model.spec(), device.properties().compute);
     let weight_bytes = model.move_to(device)?;
-    Ok(Placement::Gpu { index, name, weight_bytes })
+    Ok(Placement::Gpu { index, name, weight_bytes, slow })
 }
 
 /// Fails with the reason if `device` cannot run `model` in a session with these options.

@@ -219,6 +219,14 @@ fn every_family_agrees_with_the_cpu() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+#[test]
+fn layers_that_share_keys_agree_with_the_cpu() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    write_with("gemma4-moe", Type::F32, &[("shared_kv_layers", "2")], file.path());
+    let error = error(Model::open(file.path(), Isa::Portable).expect("a model"), false);
+    assert!(error <= FEW, "NMSE {error:.1e}");
+}
+
 /// A small model with weights of several types, some in one layer, with biases and scales.
 fn quantized(file: &NamedTempFile) -> Model {
     let shape = tiny::Shape {

@@ -11,7 +11,7 @@ use super::products::{Form, Results, few_form};
 use super::weights::norm_kind;
 use super::{TENSOR_CORES, are_few, narrow};
 use crate::block::{self, Attention, NormPlace};
-use crate::model::{AttentionWeights, NormWeights};
+use crate::model::{AttentionWeights, NormWeights, Weight};
 
 /// Sizes of heads as kernels take them.
 pub(super) fn heads(heads: &block::Heads) -> Result<Heads, Error> {
@@ -169,7 +169,9 @@ impl Pass<'_> {
         let AttentionWeights { spec, q, output, .. } = weights;
         let (b, to) = (self.buffers, self.form(output, self.n));
         let properties = self.device.properties();
-        let is_flash = !are_few(self.n) && has_flash(spec, properties.compute);
+        // that of single tokens knows no window that sees both ways
+        let many = !are_few(self.n) || (!spec.causal && spec.window.is_some());
+        let is_flash = many && has_flash(spec, properties.compute);
         let multiprocessors = properties.multiprocessors;
         let heads = heads(&spec.heads)?;
         let scores = Scores {
@@ -187,12 +189,13 @@ impl Pass<'_> {
         if is_flash {
             let both_ways = if spec.causal { None } else { Some(tokens) };
             let cache = b.cache(cached_layer(layer, spec), step.positions);
-            // `to` is never quantized here: there are tensor cores for the output matrix too
-            let (y, bf16) = (wanted(Form::F32, b.results.f32), wanted(Form::Bf16, b.results.bf16));
+            let bf16 = wanted(Form::Bf16, b.results.bf16);
+            let y = if bf16 == Address::NONE { b.results.f32 } else { Address::NONE };
             let q = b.q;
             let flash =
                 Flash { heads, q, q_stride, q_head_stride, tokens, cache, scores, both_ways, gates, y, bf16 };
-            return self.launch(flash.launch());
+            self.launch(flash.launch())?;
+            return if to == Form::Q8 { self.finish_results(output, to) } else { Ok(()) };
         }
         // what sees all positions sees as much as the last token does
         let positions = if spec.causal { step.positions } else { step.last_positions };
@@ -216,8 +219,13 @@ impl Pass<'_> {
         if to == Form::F32 || q8 != Address::NONE {
             return Ok(());
         }
-        let row = (b.results.f32, narrow(output.cols())?);
-        self.prepare(row, self.n, None, to.into(), b.results)
+        self.finish_results(output, to)
+    }
+
+    /// Results in floats become what the output matrix takes.
+    fn finish_results(&mut self, output: &Weight, to: Form) -> Result<(), Error> {
+        let results = self.buffers.results;
+        self.prepare((results.f32, narrow(output.cols())?), self.n, None, to.into(), results)
     }
 }
 

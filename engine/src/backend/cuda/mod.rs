@@ -4,7 +4,7 @@
 //! a layer for one token:   q, k, v, rotation, store | attention | output + x, norm | gate, up, silu | down + x, norm
 //! ```
 //!
-//! [`Loaded`] is a model's weights on a device, which all its sessions share; [`Sequence`] is what a session has there: the
+//! [`Loaded`] is a model's weights on a device, which all its sessions share; `Sequence` is what a session has there: the
 //! cache, and the values of a batch. A `Pass` turns each operation of [`super::Backend`] into launches. Nothing of it
 //! looks at a result, so that the launches of a few tokens depend on their number alone: they are captured in a graph the
 //! second time, and replayed from then on.
@@ -36,7 +36,7 @@ use crate::model::Model;
 
 pub(crate) use sequence::{Sequence, Step, bytes as sequence_bytes};
 pub(crate) use support::MAX_BEST;
-pub use support::unsupported;
+pub use support::{slow, unsupported};
 
 use room::Room;
 use weights::Weights;

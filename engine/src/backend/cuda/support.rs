@@ -3,6 +3,7 @@
 use braise_kernels::cuda::ops::{self, DeltaNet, TopK};
 use braise_kernels::ops::Window;
 
+use super::TENSOR_CORES;
 use super::attention::has_flash;
 use crate::block::{Attention, Experts, Mixer, Mlp, NormPlace, Spec, StateSpace, StateSpaceKind};
 
@@ -18,6 +19,23 @@ pub fn unsupported(spec: &Spec, compute: (u32, u32)) -> Option<String> {
     }
     let mut layers = spec.layers.iter();
     layers.find_map(|layer| of_mixer(&layer.mixer, compute).or_else(|| of_mlp(&layer.mlp)))
+}
+
+/// What of a model is slow on a device of this compute capability, for want of kernels for many tokens; nothing, mostly.
+pub fn slow(spec: &Spec, compute: (u32, u32)) -> Option<String> {
+    if compute < TENSOR_CORES {
+        let ((major, minor), (least, of_least)) = (compute, TENSOR_CORES);
+        return Some(format!(
+            "prompts are read by kernels for few tokens: those for many need compute capability {least}.{of_least}, and \
+             this GPU has {major}.{minor}"
+        ));
+    }
+    let mut attentions = spec.layers.iter().filter_map(|layer| layer.mixer.attention());
+    let heads = &attentions.find(|a| !has_flash(a, compute))?.heads;
+    Some(format!(
+        "attention of prompts runs on kernels for few tokens: there are none for many with heads of {} and {} values",
+        heads.head_dim, heads.head_dim_v
+    ))
 }
 
 fn of_mixer(mixer: &Mixer, compute: (u32, u32)) -> Option<String> {

@@ -85,9 +85,7 @@ impl Weights {
             bias: self.floats(&norm.bias)?,
         })
     }
-}
 
-impl Weights {
     /// Normalizations of neighbouring parts of a row, whose weights lie one behind the other.
     pub(super) fn norms(&self, norms: &[NormWeights]) -> Result<Norm, Error> {
         let Some(first) = norms.first() else { return Ok(Norm::default()) };
