@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use braise_engine::constrain::Format;
+use braise_engine::device::Choice;
 use braise_engine::gguf::Residency;
 use braise_engine::kv::KvTypes;
 use braise_kernels::isa::Isa;
@@ -46,6 +47,11 @@ pub enum Command {
 /// What a forward pass runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Compute {
+    /// Where to compute: cpu, cuda, cuda:N (the GPU of that number), or auto: a GPU that has kernels and memory for the
+    /// model, else the CPU. With --isa or BRAISE_ISA, auto is the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
+    device: Choice,
+
     /// Threads to compute with [default: the physical cores]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -59,10 +65,27 @@ pub struct Compute {
 }
 
 impl Compute {
+    /// The device to compute with.
+    pub fn device(&self) -> Choice {
+        match self.device {
+            Choice::Auto if isa_is_named(self.isa.as_deref()) => Choice::Cpu,
+            choice => choice,
+        }
+    }
+
     /// The level to compute with.
     pub fn isa(&self) -> anyhow::Result<Isa> {
         isa(self.isa.as_deref())
     }
+}
+
+fn isa_variable() -> Option<std::ffi::OsString> {
+    std::env::var_os("BRAISE_ISA").filter(|name| !name.is_empty())
+}
+
+/// Whether somebody asked for a level of the CPU's instructions.
+fn isa_is_named(name: Option<&str>) -> bool {
+    name.is_some() || isa_variable().is_some()
 }
 
 /// The level of this name, else that of `BRAISE_ISA`, else the best.
@@ -72,7 +95,7 @@ pub fn isa(name: Option<&str>) -> anyhow::Result<Isa> {
 
 /// The level of this name, else that of `BRAISE_ISA`, if one of them names any.
 pub fn forced_isa(name: Option<&str>) -> anyhow::Result<Option<Isa>> {
-    let variable = std::env::var_os("BRAISE_ISA").filter(|name| !name.is_empty());
+    let variable = isa_variable();
     let (from, name) = match (name, &variable) {
         (Some(name), _) => ("--isa", name.into()),
         (None, Some(name)) => ("BRAISE_ISA", name.to_string_lossy()),
@@ -328,6 +351,8 @@ mod tests {
             ("--ctx", "0"),
             ("--stop", ""),
             ("--kv-type", "q4"),
+            ("--device", "gpu"),
+            ("--device", "cuda:x"),
         ];
         for (flag, value) in bad {
             assert!(parse(flag, value).is_err(), "{flag} {value}");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use braise_engine::chat::ChatTemplate;
 use braise_engine::constrain::{Constraint, Format, Grammars};
+use braise_engine::device::{self, Placement};
 use braise_engine::generate::{Finish, Request, generate};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
@@ -14,6 +15,7 @@ use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{DraftModel, NGram, Speculation};
 use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
 use braise_engine::{chat, gguf::Gguf};
+use indicatif::DecimalBytes;
 
 use crate::args::{Cache, Compute, Generation};
 use crate::chat::{Chat, Message, Role, Sink};
@@ -43,6 +45,18 @@ impl Loaded {
         Ok(Loaded { model, tokenizer, template })
     }
 
+    /// Moves the model to where `compute` says; a conversation of `ctx` tokens has to fit there. A line of notes says where
+    /// it is and why, if there is something to say.
+    pub fn place(
+        &mut self,
+        ctx: Option<NonZeroUsize>,
+        compute: &Compute,
+        cache: Cache,
+        verbose: bool,
+    ) -> Result<()> {
+        place(&mut self.model, compute, &options(ctx, compute, cache), verbose)
+    }
+
     /// What a user should know who talks to this model: nothing, if its file says how.
     pub fn chat_note(&self) -> Option<String> {
         let name = self.template.as_ref()?.built_in()?;
@@ -64,12 +78,7 @@ impl Loaded {
         compute: &Compute,
         cache: Cache,
     ) -> Result<Talker<'m>> {
-        let options = SessionOptions {
-            n_ctx: ctx.map(NonZeroUsize::get),
-            threads: compute.threads.map(NonZeroUsize::get),
-            chunk: None,
-            kv: cache.types(),
-        };
+        let options = options(ctx, compute, cache);
         let session = begin(&self.model, &options)?;
         let speculation = match drafts {
             Drafts::None => None,
@@ -92,6 +101,36 @@ pub fn begin<'m>(model: &'m Model, options: &SessionOptions) -> braise_engine::R
         notice(format!("warning: {warning}"));
     }
     Ok(session)
+}
+
+fn options(ctx: Option<NonZeroUsize>, compute: &Compute, cache: Cache) -> SessionOptions {
+    SessionOptions {
+        n_ctx: ctx.map(NonZeroUsize::get),
+        threads: compute.threads.map(NonZeroUsize::get),
+        chunk: None,
+        kv: cache.types(),
+    }
+}
+
+/// Moves `model` to where `compute` says, for sessions of these options. Says so on standard error if asked for, and in any
+/// case if there is a GPU that is not used.
+pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, verbose: bool) -> Result<()> {
+    match device::place(model, compute.device(), options)? {
+        Placement::Gpu { index, name, weight_bytes, slow } => {
+            if verbose {
+                let size = DecimalBytes(weight_bytes as u64);
+                notice(format!("note: all layers are on GPU {index}, {name}: {size} of weights"));
+            }
+            if let Some(slow) = slow {
+                notice(format!("note: {slow}"));
+            }
+        }
+        Placement::Cpu { because: Some(because), beside_gpu } if verbose || beside_gpu => {
+            notice(format!("note: the model runs on the CPU: {because}"));
+        }
+        Placement::Cpu { .. } => {}
+    }
+    Ok(())
 }
 
 /// Where the tokens come from that are tried several at a time.

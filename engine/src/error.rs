@@ -30,6 +30,8 @@ pub enum ErrorKind {
     Memory,
     /// The model computed something that is not a number.
     Numeric,
+    /// A GPU is missing, has too little memory, or was lost.
+    Device,
 }
 
 /// An error with its context. `Display` gives one line: `FILE: what went wrong; next step`.
@@ -67,6 +69,13 @@ impl Error {
     #[must_use]
     pub fn next(mut self, step: impl Into<String>) -> Self {
         self.next = Some(step.into());
+        self
+    }
+
+    /// Names its cause, which `what` quotes.
+    #[must_use]
+    pub(crate) fn because(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
         self
     }
 

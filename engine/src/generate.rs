@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::constrain::Constraint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sample::{Passed, Sampler, SamplerOptions, StopMatcher};
-use crate::session::{Logits, Session};
+use crate::session::{Logits, MAX_BEST, Session};
 use crate::speculate::{Counts, Speculation};
 use crate::tokenizer::{ControlTokens, Tokenizer};
 
@@ -226,13 +226,7 @@ impl Tokens<'_, '_, '_> {
     fn read(&mut self, tokens: &[u32], logits: Logits, drafts: &[u32]) {
         let Self { session, sampler, constraint, text, failed, .. } = self;
         let mut drafts = drafts.iter();
-        let mut pick = |logits: &[f32], text: &[u32]| -> Result<(u32, bool)> {
-            let Some(constraint) = constraint else { return Ok((sampler.sample(logits, text)?, false)) };
-            let picked = sampler.sample(constraint.mask(logits)?, text)?;
-            constraint.accept(picked)?;
-            Ok((picked, constraint.is_over()))
-        };
-        let read = session.eval(tokens, logits, &mut |_, logits| match pick(logits, text) {
+        let mut take = |text: &mut Vec<u32>, picked: Result<(u32, bool)>| match picked {
             Ok((picked, over)) => {
                 text.push(picked);
                 match drafts.next() {
@@ -244,7 +238,19 @@ impl Tokens<'_, '_, '_> {
                 *failed = Some(error);
                 ControlFlow::Break(())
             }
-        });
+        };
+        // where a GPU finds the best logits, the others need not leave it
+        let best = sampler.best().filter(|k| session.finds_best() && *k <= MAX_BEST);
+        let read = match best.filter(|_| constraint.is_none()) {
+            Some(k) => session.eval_best(tokens, logits, k, &mut |_, best| {
+                let picked = sampler.sample_best(best).map(|token| (token, false));
+                take(text, picked)
+            }),
+            None => session.eval(tokens, logits, &mut |_, logits| {
+                let picked = pick(sampler, constraint, logits, text);
+                take(text, picked)
+            }),
+        };
         if let Err(error) = read {
             *failed = Some(error);
         }
@@ -256,6 +262,19 @@ impl Tokens<'_, '_, '_> {
         self.session.truncate(self.taken - 1);
         self.speculation.map_or(Counts::default(), |speculation| speculation.counts())
     }
+}
+
+/// The next token, and whether the constraint allows nothing after it.
+fn pick(
+    sampler: &mut Sampler,
+    constraint: &mut Option<Constraint>,
+    logits: &[f32],
+    text: &[u32],
+) -> Result<(u32, bool)> {
+    let Some(constraint) = constraint else { return Ok((sampler.sample(logits, text)?, false)) };
+    let picked = sampler.sample(constraint.mask(logits)?, text)?;
+    constraint.accept(picked)?;
+    Ok((picked, constraint.is_over()))
 }
 
 #[cfg(test)]

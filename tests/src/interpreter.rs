@@ -33,12 +33,24 @@ fn lost(what: impl std::fmt::Display) -> Error {
 }
 
 impl Interpreter {
+    /// One of another compute capability, which loads the modules of that alone.
+    pub fn of_compute(compute: (u32, u32)) -> Interpreter {
+        let mut interpreter = Interpreter::default();
+        interpreter.properties.compute = compute;
+        interpreter
+    }
+
     fn outside(&self, what: &'static str) -> Result<(), Error> {
         if self.capture.is_some() { Err(Error::Capturing(what)) } else { Ok(()) }
     }
 
     fn interpret(&mut self, launch: &Launch) -> Result<(), Error> {
         let module = launch.kernel.module;
+        let (major, minor) = self.properties.compute;
+        if module.compute > (major, minor) {
+            let (name, least) = (self.properties.name.clone(), module.compute);
+            return Err(Error::Unsupported { name, major, minor, needed: module.name, least });
+        }
         if !self.modules.contains_key(module.name) {
             let parsed =
                 ptx::Module::parse(module.ptx()).map_err(|e| lost(format!("{}: {e}", module.name)))?;

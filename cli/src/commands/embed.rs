@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::args::Compute;
-use crate::engine::begin;
+use crate::engine::{begin, place};
 use crate::failure::Usage;
 use crate::models::resolve;
 use crate::output::stdout;
@@ -89,7 +89,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     let path = resolve(Some(&args.model))?;
     let gguf = Gguf::open_with(&path, args.compute.weights.residency())?;
     let tokenizer = Tokenizer::of(&gguf)?;
-    let model = Model::new(gguf, args.compute.isa()?)?;
+    let mut model = Model::new(gguf, args.compute.isa()?)?;
     let pooling = args.pooling.map(Pooling::from).or(model.spec().pooling).with_context(|| {
         format!(
             "{}: the file does not say how to pool an embedding, so the model was hardly made for that; use an \
@@ -104,6 +104,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         threads: args.compute.threads.map(NonZeroUsize::get),
         ..SessionOptions::default()
     };
+    place(&mut model, &args.compute, &options, false)?;
     let mut session = begin(&model, &options)?;
     let mut out = stdout();
     for (text, tokens) in texts.iter().zip(&tokens) {

@@ -12,7 +12,7 @@ use braise_engine::session::{Logits, SessionOptions};
 use clap::Args;
 
 use crate::args::{Cache, Compute};
-use crate::engine::begin;
+use crate::engine::{begin, place};
 use crate::models::resolve;
 use crate::output::OutFile;
 
@@ -50,13 +50,14 @@ pub struct LogitsArgs {
 pub fn run(args: &LogitsArgs) -> Result<()> {
     let path = resolve(Some(&args.model))?;
     let isa = args.compute.isa()?;
-    let model = Model::new(Gguf::open_with(&path, args.compute.weights.residency())?, isa)?;
+    let mut model = Model::new(Gguf::open_with(&path, args.compute.weights.residency())?, isa)?;
     let options = SessionOptions {
         n_ctx: Some(args.tokens.len()),
         threads: args.compute.threads.map(NonZeroUsize::get),
         chunk: args.chunk.map(NonZeroUsize::get),
         kv: args.cache.types(),
     };
+    place(&mut model, &args.compute, &options, false)?;
     let mut session = begin(&model, &options)?;
     let mut file = OutFile::create(&args.output)?;
     let mut written = Ok(());

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -104,8 +105,13 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     let path = resolve(model.as_deref())?;
     let draft_path = args.draft.as_deref().map(|model| resolve(Some(model))).transpose()?;
     let begin = Instant::now();
-    let loaded = Loaded::open(&path, &args.compute)?;
-    let draft = draft_path.map(|path| Loaded::open(&path, &args.compute)).transpose()?;
+    let open = |path: &Path| {
+        let mut loaded = Loaded::open(path, &args.compute)?;
+        loaded.place(args.ctx, &args.compute, args.cache, args.verbose)?;
+        Ok::<_, anyhow::Error>(loaded)
+    };
+    let loaded = open(&path)?;
+    let draft = draft_path.as_deref().map(open).transpose()?;
     let drafts = match (&draft, args.speculate) {
         (Some(small), _) => Drafts::Model(small),
         (None, Speculate::Ngram) => Drafts::NGram,

@@ -1,6 +1,7 @@
 //! Where a model runs: the operations of the forward pass, as coarse as fusing them pays.
 
 pub mod cpu;
+pub mod cuda;
 
 use crate::model::{
     AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,

@@ -5,12 +5,15 @@ mod layer;
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Mutex;
 
+use braise_kernels::cuda::Device;
 use braise_kernels::isa::Isa;
 use braise_kernels::quant::Type;
 use braise_kernels::table::{Kernels, MatMul};
 
 use crate::arch;
+use crate::backend::cuda;
 use crate::block::{Norm, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, TensorInfo};
@@ -39,6 +42,8 @@ pub struct Model {
     pub(crate) output_norm: Option<NormWeights>,
     /// `None`: the token embedding serves as output matrix too.
     output: Option<Weight>,
+    /// The weights on a GPU, if that is where the model runs.
+    pub(crate) on_device: Option<Mutex<cuda::Loaded>>,
 }
 
 /// A matrix, (rows, cols), one row after the other: a tensor of the file, or neighbouring rows of one.
@@ -134,8 +139,22 @@ impl Model {
             layers,
             output_norm,
             output,
+            on_device: None,
             gguf,
         })
+    }
+
+    /// Copies the weights to a device, on which all sessions that are made from now on run. Gives the bytes of its memory
+    /// that they take.
+    ///
+    /// # Errors
+    /// There are no kernels for the model ([`cuda::unsupported`]), the device has too little memory, or was lost. The
+    /// model then runs where it ran before.
+    pub fn move_to(&mut self, device: Box<dyn Device + Send>) -> Result<usize> {
+        let loaded = cuda::Loaded::new(self, device)?;
+        let bytes = loaded.bytes();
+        self.on_device = Some(Mutex::new(loaded));
+        Ok(bytes)
     }
 
     /// The file.

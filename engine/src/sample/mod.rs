@@ -73,6 +73,15 @@ impl SamplerOptions {
         range("frequency penalty", frequency, frequency.is_finite(), "a number, where 0 is off")
     }
 
+    /// See [`Sampler::best`].
+    fn best(&self) -> Option<usize> {
+        match (self.penalizes(), self.temperature == 0.0, self.top_k) {
+            (true, ..) | (false, false, 0) => None,
+            (false, true, _) => Some(1),
+            (false, false, k) => Some(k),
+        }
+    }
+
     /// Whether any logit is lowered.
     fn penalizes(&self) -> bool {
         self.repeat_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
@@ -91,6 +100,9 @@ impl SamplerOptions {
         }
     }
 }
+
+/// A token and its logit.
+pub type Scored = (u32, f32);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Candidate {
@@ -126,13 +138,18 @@ impl Sampler {
         self.seed
     }
 
+    /// How many of the best logits are all that counts, if not all of them do.
+    pub(crate) fn best(&self) -> Option<usize> {
+        self.options.best()
+    }
+
     /// Picks a token: `logits` has one entry a token of the vocabulary, `history` the tokens so far, last one
     /// last. A logit of minus infinity excludes its token.
     ///
     /// # Errors
     /// `Numeric` if a logit is not a number or plus infinity, or no token is possible.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> Result<u32> {
-        let SamplerOptions { temperature, top_k, top_p, min_p, .. } = self.options;
+        let SamplerOptions { temperature, top_k, .. } = self.options;
         let logits = if self.options.penalizes() {
             self.penalized.clear();
             self.penalized.extend_from_slice(logits);
@@ -157,9 +174,35 @@ impl Sampler {
             return Ok(best_id);
         }
         take_top_k(logits, top_k, &mut self.candidates);
+        Ok(self.draw_best(best))
+    }
+
+    /// The same from the best of them alone, as many as [`Sampler::best`] says, in descending order.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`]; of what is not a number among the others nothing is known.
+    pub(crate) fn sample_best(&mut self, best: &[Scored]) -> Result<u32> {
+        let (id, logit) = best.first().copied().unwrap_or((0, f32::NEG_INFINITY));
+        if logit.is_nan() || logit == f32::INFINITY {
+            return Err(numeric(format!("the logit of token {id} is {logit}")));
+        }
+        if logit == f32::NEG_INFINITY {
+            return Err(numeric("no token has a probability".into()));
+        }
+        if self.options.temperature == 0.0 {
+            return Ok(id);
+        }
+        self.candidates.clear();
+        self.candidates.extend(best.iter().map(|&(id, logit)| Candidate { id, logit }));
+        Ok(self.draw_best(logit))
+    }
+
+    /// Draws from the candidates, of which `best` is the highest logit.
+    fn draw_best(&mut self, best: f32) -> u32 {
+        let SamplerOptions { temperature, top_p, min_p, .. } = self.options;
         keep_top_p(&mut self.candidates, top_p, best);
         keep_min_p(&mut self.candidates, min_p, best);
-        Ok(draw(&self.candidates, temperature, best, self.rng.next_unit()))
+        draw(&self.candidates, temperature, best, self.rng.next_unit())
     }
 }
 
@@ -180,6 +223,14 @@ pub(crate) fn argmax(logits: &[f32]) -> u32 {
     }
     let max = max.iter().chain(rest).copied().fold(f32::NEG_INFINITY, higher);
     logits.iter().position(|logit| *logit == max).unwrap_or(0) as u32
+}
+
+/// The `k` best logits and their tokens, best first.
+pub(crate) fn best(logits: &[f32], k: usize, to: &mut Vec<Scored>) {
+    let mut candidates = Vec::new();
+    take_top_k(logits, k, &mut candidates);
+    to.clear();
+    to.extend(candidates.into_iter().map(|Candidate { id, logit }| (id, logit)));
 }
 
 /// The `k` best (0: all), best first, so that what is drawn does not depend on how they were found.

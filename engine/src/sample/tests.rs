@@ -218,3 +218,36 @@ fn options_out_of_range_are_refused_by_name() {
         assert!(error.to_string().starts_with(name), "{error}");
     }
 }
+
+#[test]
+fn the_best_logits_alone_give_the_same_tokens() {
+    let few = SamplerOptions { top_k: 5, ..plain() };
+    let all = [
+        SamplerOptions { temperature: 0.0, ..plain() },
+        few.clone(),
+        SamplerOptions { top_p: 0.7, ..few.clone() },
+        SamplerOptions { min_p: 0.2, temperature: 0.5, ..few },
+    ];
+    for options in all {
+        let k = Sampler::new(options.clone()).expect("is right").best().expect("a few are enough");
+        let [mut whole, mut best] = [(); 2].map(|()| Sampler::new(options.clone()).expect("is right"));
+        let mut of_best = Vec::new();
+        for shift in 0..200 {
+            let logits: Vec<f32> = (0..8).map(|i| LOGITS[(i + shift) % 8] / (1 + shift % 3) as f32).collect();
+            super::best(&logits, k, &mut of_best);
+            assert_eq!(of_best.len(), k);
+            assert_eq!(
+                whole.sample(&logits, &[]).expect("a token"),
+                best.sample_best(&of_best).expect("a token")
+            );
+        }
+    }
+    let penalized = SamplerOptions { repeat_penalty: 1.1, top_k: 5, ..plain() };
+    for options in [plain(), penalized] {
+        assert_eq!(Sampler::new(options).expect("is right").best(), None);
+    }
+    let mut sampler = Sampler::new(plain()).expect("is right");
+    for logit in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert_eq!(sampler.sample_best(&[(3, logit)]).expect_err("no token").kind(), ErrorKind::Numeric);
+    }
+}

@@ -108,6 +108,25 @@ fn absurd_sizes() {
 }
 
 #[test]
+fn gpus_that_are_not_there() {
+    let home = with_model();
+    for args in [
+        &["run", "good.gguf", "--raw", "a", "-n", "1"][..],
+        &["logits", "good.gguf", "--tokens", "1", "-o", "logits.bin"],
+    ] {
+        let error = refused(&home, &[args, &["--device", "cuda:9999"]].concat(), 1);
+        let expected = ["no NVIDIA driver was found", "there is no GPU 9999"];
+        assert!(expected.iter().any(|expected| error.contains(expected)), "{error}");
+        assert!(error.contains("good.gguf") && error.contains("on the CPU"), "{error}");
+        assert!(refused(&home, &[args, &["--device", "gpu"]].concat(), 2).contains("--device"));
+    }
+    done(&finish(prepare(
+        &home,
+        &["logits", "good.gguf", "--tokens", "1", "-o", "logits.bin", "--device=cpu"],
+    )));
+}
+
+#[test]
 fn instruction_sets_that_cannot_be_had() {
     let home = with_model();
     let lacking = Isa::ALL.into_iter().filter(|isa| !isa.is_supported()).map(Isa::name);

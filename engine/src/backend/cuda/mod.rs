@@ -1,0 +1,117 @@
+//! The CUDA backend: the forward pass on a GPU, or on whatever else is a [`Device`].
+//!
+//! ```text
+//! a layer for one token:   q, k, v, rotation, store | attention | output + x, norm | gate, up, silu | down + x, norm
+//! ```
+//!
+//! [`Loaded`] is a model's weights on a device, which all its sessions share; `Sequence` is what a session has there: the
+//! cache, and the values of a batch. A `Pass` turns each operation of [`super::Backend`] into launches. Nothing of it
+//! looks at a result, so that the launches of a few tokens depend on their number alone: they are captured in a graph the
+//! second time, and replayed from then on.
+//!
+//! Few tokens, up to [`COLUMNS`], are multiplied in the numbers of the CPU backend; many in bf16 on tensor cores. On GPUs
+//! that lack these ([`TENSOR_CORES`]) the kernels of few tokens take many, eight at a time, which is slow.
+
+mod attention;
+mod buffers;
+mod dense;
+mod experts;
+mod pass;
+mod products;
+mod recurrent;
+mod room;
+mod sequence;
+mod support;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use std::fmt;
+
+use braise_kernels::cuda::ops::COLUMNS;
+use braise_kernels::cuda::{Device, Error as DeviceError};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+
+pub(crate) use sequence::{Sequence, Step, bytes as sequence_bytes};
+pub(crate) use support::MAX_BEST;
+pub use support::{slow, unsupported};
+
+use room::Room;
+use weights::Weights;
+
+/// The compute capability from which on there are kernels for tensor cores.
+pub const TENSOR_CORES: (u32, u32) = (8, 0);
+
+/// A model's weights on a device.
+pub struct Loaded {
+    pub(crate) device: Box<dyn Device + Send>,
+    weights: Weights,
+    bytes: usize,
+}
+
+impl Loaded {
+    /// Copies the weights of `model` to `device`.
+    ///
+    /// # Errors
+    /// The device cannot run the model ([`unsupported`]), has too little memory, or was lost.
+    pub fn new(model: &Model, mut device: Box<dyn Device + Send>) -> Result<Loaded> {
+        if let Some(what) = unsupported(model.spec(), device.properties().compute) {
+            let what = format!("there are no GPU kernels for {what}");
+            return Err(Error::new(ErrorKind::Unsupported, what)
+                .file(model.gguf().path())
+                .next("run the model on the CPU"));
+        }
+        let mut room = Room::on(&mut *device);
+        let weights = Weights::new(model, &mut room).map_err(|e| error(model, e))?;
+        // the device frees what it holds when it is dropped
+        let (_, bytes) = room.into_held();
+        Ok(Loaded { device, weights, bytes })
+    }
+
+    /// Bytes of its memory that the weights take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Loaded { device, bytes, .. } = self;
+        f.debug_struct("Loaded").field("device", device.properties()).field("bytes", bytes).finish()
+    }
+}
+
+/// Bytes that the weights of `model` take on a device.
+///
+/// # Errors
+/// None of a model that could be opened.
+pub(crate) fn weight_bytes(model: &Model) -> Result<usize> {
+    let mut room = Room::counting();
+    Weights::new(model, &mut room).map_err(|e| error(model, e))?;
+    Ok(room.into_held().1)
+}
+
+/// What a user is told of a device's error.
+pub(crate) fn error(model: &Model, e: DeviceError) -> Error {
+    let next = match e {
+        DeviceError::OutOfMemory { .. } => {
+            "choose a smaller context, a smaller model or a cache of 8 bits, or run it on the CPU"
+        }
+        DeviceError::Lost(_) => "start again; if it happens again, run the model on the CPU",
+        _ => "run the model on the CPU",
+    };
+    let error = Error::new(ErrorKind::Device, e.to_string()).file(model.gguf().path()).next(next);
+    error.because(e)
+}
+
+/// A size as kernels take it.
+fn narrow(n: usize) -> std::result::Result<u32, DeviceError> {
+    u32::try_from(n).map_err(|_| DeviceError::Operands(format!("a size of {n}")))
+}
+
+/// Whether so many columns are few.
+fn are_few(n: usize) -> bool {
+    n <= COLUMNS as usize
+}

@@ -1,0 +1,335 @@
+//! What is asked of a device, by one that does nothing but write it down.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use braise_kernels::cuda::{Address, Device, Error as DeviceError, Graph, Launch, Memory, Properties};
+use braise_kernels::isa::Isa;
+
+use crate::device::{Placement, place_on_any};
+use crate::error::{ErrorKind, Result};
+use crate::measure::{Mix, Shape, synthetic};
+use crate::model::Model;
+use crate::session::{Logits, Session, SessionOptions};
+
+/// What was asked for since it was last looked at, and what will go wrong.
+#[derive(Debug, Default)]
+struct Log {
+    launches: Vec<&'static str>,
+    captured: Vec<&'static str>,
+    replays: usize,
+    allocations: usize,
+    uploaded: usize,
+    downloaded: usize,
+    /// Bytes that are allocated now, and by whom each.
+    taken: usize,
+    held: Vec<(u64, usize)>,
+    /// Bytes that there are.
+    total: usize,
+    /// Launches after which the device is lost.
+    lost_after: Option<usize>,
+}
+
+#[derive(Clone)]
+struct Fake {
+    log: Arc<Mutex<Log>>,
+    properties: Properties,
+    capturing: bool,
+}
+
+impl Fake {
+    fn new(total: usize) -> Fake {
+        let properties = Properties {
+            name: "fake".to_owned(),
+            compute: (8, 0),
+            multiprocessors: 8,
+            shared_bytes: 100 << 10,
+        };
+        let log = Log { total, ..Log::default() };
+        Fake { log: Arc::new(Mutex::new(log)), properties, capturing: false }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().expect("no test panicked")
+    }
+
+    /// Forgets what was asked for so far.
+    fn forget(&self) {
+        let mut log = self.log();
+        *log =
+            Log { held: std::mem::take(&mut log.held), taken: log.taken, total: log.total, ..Log::default() };
+    }
+
+    fn alive(&self) -> std::result::Result<(), DeviceError> {
+        match self.log().lost_after {
+            Some(0) => Err(DeviceError::Lost("it fell off the bus".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Device for Fake {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn memory(&mut self) -> std::result::Result<Memory, DeviceError> {
+        let log = self.log();
+        Ok(Memory { free: log.total - log.taken, total: log.total })
+    }
+
+    fn allocate(&mut self, bytes: usize) -> std::result::Result<Address, DeviceError> {
+        self.alive()?;
+        let mut log = self.log();
+        if bytes > log.total - log.taken {
+            let (free, total) = (log.total - log.taken, log.total);
+            return Err(DeviceError::OutOfMemory { asked: bytes, free, total });
+        }
+        log.allocations += 1;
+        log.taken += bytes;
+        let at = log.held.last().map_or(256, |(at, len)| (at + *len as u64).next_multiple_of(256));
+        log.held.push((at, bytes));
+        Ok(Address(at))
+    }
+
+    fn free(&mut self, address: Address) -> std::result::Result<(), DeviceError> {
+        let mut log = self.log();
+        let at = log.held.iter().position(|(at, _)| *at == address.0).expect("it was allocated");
+        let (_, bytes) = log.held.remove(at);
+        log.taken -= bytes;
+        Ok(())
+    }
+
+    fn upload(&mut self, _: Address, bytes: &[u8]) -> std::result::Result<(), DeviceError> {
+        self.alive()?;
+        self.log().uploaded += bytes.len();
+        Ok(())
+    }
+
+    fn download(&mut self, _: Address, bytes: &mut [u8]) -> std::result::Result<(), DeviceError> {
+        self.alive()?;
+        self.log().downloaded += bytes.len();
+        bytes.fill(0x40); // a number, as float and as key
+        Ok(())
+    }
+
+    fn clear(&mut self, _: Address, _: usize) -> std::result::Result<(), DeviceError> {
+        self.alive()
+    }
+
+    fn launch(&mut self, launch: &Launch) -> std::result::Result<(), DeviceError> {
+        self.alive()?;
+        let mut log = self.log();
+        match self.capturing {
+            true => log.captured.push(launch.kernel.name),
+            false => log.launches.push(launch.kernel.name),
+        }
+        log.lost_after = log.lost_after.map(|left| left - 1);
+        Ok(())
+    }
+
+    fn begin_capture(&mut self) -> std::result::Result<(), DeviceError> {
+        assert!(!self.capturing);
+        self.capturing = true;
+        Ok(())
+    }
+
+    fn end_capture(&mut self) -> std::result::Result<Graph, DeviceError> {
+        assert!(self.capturing);
+        self.capturing = false;
+        Ok(Graph::new(7))
+    }
+
+    fn replay(&mut self, graph: Graph) -> std::result::Result<(), DeviceError> {
+        self.alive()?;
+        assert_eq!(graph, Graph::new(7));
+        self.log().replays += 1;
+        Ok(())
+    }
+
+    fn synchronize(&mut self) -> std::result::Result<(), DeviceError> {
+        self.alive()
+    }
+}
+
+fn model() -> Model {
+    let gguf = synthetic("fake.gguf", &Shape::TINY, Mix::by_name("Q8_0").expect("is known"));
+    Model::new(gguf.expect("is made"), Isa::best()).expect("is a model")
+}
+
+fn options() -> SessionOptions {
+    SessionOptions { n_ctx: Some(300), chunk: Some(64), ..SessionOptions::default() }
+}
+
+fn read(session: &mut Session<'_>, tokens: &[u32]) -> Result<()> {
+    session.eval_best(tokens, Logits::Last, 1, &mut |_, _| ControlFlow::Continue(()))
+}
+
+/// Without the formats and numbers of columns in their names.
+fn kinds(launches: &[&'static str]) -> Vec<&'static str> {
+    let kind = |name: &&'static str| match name.split_once('_') {
+        Some((kind @ ("qkv" | "matvec" | "matmul" | "attention" | "flash" | "rows"), _)) => kind,
+        _ => name,
+    };
+    launches.iter().map(kind).collect()
+}
+
+#[test]
+fn a_step_of_one_token_is_captured_and_replayed() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let n_layer = model.spec().layers.len();
+    let mut session = Session::new(&model, &options()).expect("there is room");
+    fake.forget();
+    read(&mut session, &[1]).expect("is read");
+    let layer = ["qkv", "attention", "matvec", "matvec", "matvec"];
+    let mut step = vec!["rows", "rotations", "norm_rows"];
+    (0..n_layer).for_each(|_| step.extend(layer));
+    step.extend(["matvec", "argmax"]);
+    assert_eq!(kinds(&fake.log().launches), step);
+    fake.forget();
+    read(&mut session, &[2]).expect("is read");
+    {
+        let log = fake.log();
+        assert_eq!((kinds(&log.captured), log.launches.len(), log.replays), (step, 0, 1));
+    }
+    for token in 3..9 {
+        fake.forget();
+        read(&mut session, &[token]).expect("is read");
+        let log = fake.log();
+        assert_eq!((log.replays, log.launches.len(), log.captured.len()), (1, 0, 0));
+        // a token, its position, the last position, and where the run begins and ends; the best logit of each block
+        assert_eq!((log.allocations, log.uploaded, log.downloaded), (0, 20, 512));
+    }
+    // another number of tokens is another graph
+    fake.forget();
+    read(&mut session, &[1, 2]).expect("is read");
+    let log = fake.log();
+    assert_eq!(
+        (log.replays, log.launches.len()),
+        (0, 3 + 8 * n_layer + 3),
+        "several tokens share the weights"
+    );
+}
+
+#[test]
+fn many_tokens_go_through_tensor_cores_where_there_are_some() {
+    for (compute, product) in [((8, 0), "matmul"), ((7, 5), "matvec")] {
+        let mut fake = Fake::new(1 << 30);
+        fake.properties.compute = compute;
+        let mut model = model();
+        model.move_to(Box::new(fake.clone())).expect("there is room");
+        let mut session = Session::new(&model, &options()).expect("there is room");
+        fake.forget();
+        read(&mut session, &[1; 40]).expect("is read");
+        let log = fake.log();
+        let launches = kinds(&log.launches);
+        assert_eq!(super::slow(model.spec(), compute).is_some(), product == "matvec");
+        let products = launches.iter().filter(|kind| **kind == product).count();
+        assert!(products >= 6 * model.spec().layers.len(), "{compute:?}: {launches:?}");
+        let matmuls = launches.contains(&"matmul");
+        assert_eq!(matmuls, product == "matmul", "{launches:?}");
+    }
+}
+
+#[test]
+fn weights_are_copied_once_and_shared_by_sessions() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    let bytes = super::weight_bytes(&model).expect("is a number");
+    assert_eq!(model.move_to(Box::new(fake.clone())).expect("there is room"), bytes);
+    let tensors: usize = model.gguf().tensors().iter().map(|tensor| tensor.n_bytes()).sum();
+    assert!(fake.log().uploaded <= tensors && fake.log().uploaded > tensors * 9 / 10);
+    let taken = fake.log().taken;
+    let sizes = options().sizes(model.spec());
+    let of_session = super::sequence_bytes(&model, sizes, options().kv, &fake.properties).expect("a number");
+    for _ in 0..2 {
+        fake.forget();
+        let session = Session::new(&model, &options()).expect("there is room");
+        assert_eq!(session.cache_bytes(), of_session as u64);
+        // tables of pages and angles, no weights
+        assert!(fake.log().uploaded < 4096, "{}", fake.log().uploaded);
+        assert!(fake.log().taken - taken <= of_session);
+        drop(session);
+        assert_eq!(fake.log().taken, taken, "a session gives back what it took");
+    }
+}
+
+#[test]
+fn too_little_memory_is_an_error_that_says_what_to_do() {
+    let mut model = model();
+    let bytes = super::weight_bytes(&model).expect("is a number");
+    let error = model.move_to(Box::new(Fake::new(bytes / 2))).expect_err("half the weights");
+    assert_eq!(error.kind(), ErrorKind::Device);
+    let text = error.to_string();
+    for part in ["fake.gguf: ", "out of GPU memory", "smaller context"] {
+        assert!(text.contains(part), "{text}");
+    }
+    // the model runs where it ran before
+    let mut session = Session::new(&model, &options()).expect("a session on the CPU");
+    read(&mut session, &[1]).expect("is read");
+    drop(session);
+
+    let fake = Fake::new(bytes + 10_000);
+    model.move_to(Box::new(fake.clone())).expect("the weights alone");
+    let taken = fake.log().taken;
+    let error = Session::new(&model, &options()).expect_err("no room for a cache");
+    assert!(error.kind() == ErrorKind::Device && error.to_string().contains("fake.gguf"), "{error}");
+    assert_eq!(fake.log().taken, taken, "what was taken before it failed is given back");
+}
+
+#[test]
+fn a_lost_device_is_an_error_wherever_it_is_lost() {
+    for lost_after in [0, 1, 5, 11, 20] {
+        let fake = Fake::new(1 << 30);
+        let mut model = model();
+        model.move_to(Box::new(fake.clone())).expect("there is room");
+        let mut session = Session::new(&model, &options()).expect("there is room");
+        fake.log().lost_after = Some(lost_after);
+        // the passes before may have worked, launched or captured
+        let results: Vec<_> = (0..4).map(|token| read(&mut session, &[token])).collect();
+        let error = results.into_iter().find_map(Result::err).expect("the device is lost");
+        assert_eq!(error.kind(), ErrorKind::Device);
+        assert!(error.to_string().contains("the GPU was lost: it fell off the bus; start again"), "{error}");
+        assert!(read(&mut session, &[1]).is_err() && Session::new(&model, &options()).is_err());
+    }
+}
+
+#[test]
+fn a_model_stays_on_the_cpu_where_no_gpu_has_room() {
+    let place = |model: &mut Model, devices: Vec<std::result::Result<Fake, DeviceError>>| {
+        let boxed = |fake: Fake| Box::new(fake) as Box<dyn Device + Send>;
+        place_on_any(model, devices.into_iter().map(|device| device.map(boxed)), &options()).expect("a place")
+    };
+    let small = || Ok(Fake::new(300 << 20));
+    let no = DeviceError::Unsupported {
+        name: "old".to_owned(),
+        major: 6,
+        minor: 1,
+        needed: "braise",
+        least: (7, 5),
+    };
+    let mut model = model();
+    let nothing = Placement::Cpu { because: Some("there is no GPU".into()), beside_gpu: false };
+    assert_eq!(place(&mut model, vec![]), nothing);
+    let Placement::Cpu { because: Some(because), beside_gpu: true } =
+        place(&mut model, vec![Err(no.clone())])
+    else {
+        panic!("too old a GPU")
+    };
+    assert!(because.contains("compute capability 6.1"), "{because}");
+    let tiny = || Ok(Fake::new(1 << 20));
+    let Placement::Cpu { because: Some(because), beside_gpu: true } = place(&mut model, vec![tiny()]) else {
+        panic!("too small a GPU")
+    };
+    assert!(because.contains("fake has 0.0 GB free"), "{because}");
+    assert!(model.on_device.is_none());
+    match place(&mut model, vec![Err(no), tiny(), small()]) {
+        Placement::Gpu { index: 2, name, weight_bytes, slow: None } => {
+            assert!(name == "fake" && weight_bytes > 0)
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(model.on_device.is_some());
+}

@@ -1,0 +1,362 @@
+//! Whole models on the CUDA backend against the CPU backend, in an interpreter of the very PTX that a driver loads: models of
+//! all families, quantized weights and caches, windows that forget, graphs.
+//!
+//! Few tokens are multiplied in the numbers of the CPU, in another order. Many are rounded to bf16: of each product both
+//! operands, by at most 2^-9 of a number and so 2^-9 / sqrt(3) in the mean, which makes its error 2 * 2^-18 / 3 = 2.5e-6 of
+//! its mean square. In a tiny model's four layers some sixteen such products follow each other, and attention in half
+//! precision; scores that are exponents, and norms, make more of it.
+
+use std::collections::HashSet;
+use std::mem::discriminant;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use braise_engine::backend::cuda;
+use braise_engine::block::{Attention, Experts, Layer, Mixer, Mlp, Pooling, Spec};
+use braise_engine::kv::{KvCache, KvTypes, Room};
+use braise_engine::model::Model;
+use braise_engine::session::{Logits, Session, SessionOptions};
+use braise_kernels::cuda::ops::Flash;
+use braise_kernels::isa::Isa;
+use braise_kernels::ops::KvType;
+use braise_kernels::quant::Type;
+use braise_tests::families::{names, tokens, write, write_with};
+use braise_tests::interpreter::Interpreter;
+use braise_tests::tiny;
+use tempfile::NamedTempFile;
+
+/// Largest error (NMSE) of few tokens, whose keys and values are in half precision on both sides.
+const FEW: f64 = 1e-7;
+
+/// Largest error of many tokens, and of those that see their keys and values: sixteen products make 4e-5, see above, and a
+/// mixture whose router divides what it reads ten times that.
+const MANY: f64 = 1e-3;
+
+/// Largest error of few tokens where weights are quantized: activations that lie between two steps of their eight bits may
+/// be rounded to either, and then are off by 1/254 of their block's range.
+const QUANTIZED: f64 = 1e-6;
+
+/// The recipes of models that do not run on a GPU, and why.
+const CPU_ONLY: &[(&str, &str)] = &[
+    ("deepseek2", "latent attention"),
+    ("deepseek2-fused", "latent attention"),
+    ("deepseek2-lite", "latent attention"),
+    ("deepseek2-yarn", "latent attention"),
+    ("deepseek2-yarn-plain", "latent attention"),
+    ("gemma4", "what layers get of each token besides"),
+    ("kimi-linear", "latent attention"),
+    ("llama4", "experts whose inputs are weighed"),
+    ("mistral4", "latent attention"),
+];
+
+fn options(chunk: usize) -> SessionOptions {
+    SessionOptions { threads: Some(1), chunk: Some(chunk), n_ctx: Some(128), ..SessionOptions::default() }
+}
+
+fn on_device(mut model: Model) -> Model {
+    model.move_to(Box::new(Interpreter::default())).expect("there is room");
+    model
+}
+
+fn session<'m>(model: &'m Model, options: &SessionOptions) -> Session<'m> {
+    Session::new(model, options).expect("a session")
+}
+
+/// Mean squared error, normalized by the mean square of `exact`.
+fn nmse(exact: &[f32], got: &[f32]) -> f64 {
+    assert_eq!(exact.len(), got.len());
+    let error: f64 = exact.iter().zip(got).map(|(e, g)| (f64::from(*e) - f64::from(*g)).powi(2)).sum();
+    error / exact.iter().map(|e| f64::from(*e).powi(2)).sum::<f64>()
+}
+
+fn eval(session: &mut Session<'_>, tokens: &[u32], which: Logits) -> Vec<f32> {
+    let mut all = Vec::new();
+    let mut sink = |_, logits: &[f32]| {
+        all.extend(logits);
+        ControlFlow::Continue(())
+    };
+    session.eval(tokens, which, &mut sink).expect("the tokens are read");
+    all
+}
+
+fn bits(logits: Vec<f32>) -> Vec<u32> {
+    logits.into_iter().map(f32::to_bits).collect()
+}
+
+/// The logits after a prompt of many tokens, and of one more: of a text that is longer than the recipes' windows.
+fn of_many(model: &Model, tokens: &[u32], options: &SessionOptions) -> Vec<f32> {
+    let mut session = session(model, options);
+    let mut logits = eval(&mut session, &tokens[..40], Logits::Last);
+    logits.extend(eval(&mut session, &tokens[40..41], Logits::All));
+    logits
+}
+
+/// The logits of a token, and of two after it.
+fn of_few(model: &Model, tokens: &[u32], options: &SessionOptions) -> Vec<f32> {
+    let mut session = session(model, options);
+    let mut logits = eval(&mut session, &tokens[..1], Logits::All);
+    logits.extend(eval(&mut session, &tokens[1..3], Logits::All));
+    logits
+}
+
+/// The embeddings of a text by two kinds of pooling.
+fn embeddings(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let mut session = session(model, &options(64));
+    let embed = |pooling| session.embed(tokens, pooling).expect("an embedding");
+    [Pooling::Mean, Pooling::First].map(embed).concat()
+}
+
+/// What a model's layers are made of, sizes aside.
+fn mechanisms(spec: &Spec) -> Vec<String> {
+    let attention = |a: &Attention| {
+        let flash =
+            Flash::DIMS.contains(&(a.heads.head_dim as u32)) && a.heads.head_dim == a.heads.head_dim_v;
+        let scores = (a.window.is_some(), a.causal, a.softcap.is_some(), a.alibi.is_some(), a.sinks);
+        let heads = (a.qk_norm.map(|norm| (norm.kind, norm.place)), a.gated, a.clamp.is_some());
+        format!("{flash} {scores:?} {heads:?} {:?} {:?}", a.v_norm.is_some(), a.temperature.is_some())
+    };
+    let experts = |e: &Experts| {
+        let groups = e.groups.is_some();
+        let choice = (e.routing, groups, e.normalize, e.routes_first, e.router_norm.is_some());
+        format!("{choice:?} {:?} {:?}", e.expert.gated, e.shared.map(|(dense, gated)| (dense.gated, gated)))
+    };
+    let of_layer = |layer: &Layer| {
+        let mixer = match &layer.mixer {
+            Mixer::Attention(a) => attention(a),
+            Mixer::Both(a, s) => format!("{} and {:?}", attention(a), discriminant(&s.kind)),
+            Mixer::StateSpace(s) => format!("{:?}", discriminant(&s.kind)),
+            Mixer::DeltaNet(d) => format!("{:?}", d.kind),
+            Mixer::ShortConv(_) => "a convolution".to_owned(),
+            Mixer::Latent(_) => "latent".to_owned(),
+            Mixer::Nothing => "nothing".to_owned(),
+        };
+        let mlp = match &layer.mlp {
+            Mlp::Dense(dense) => format!("{:?} {}", dense.activation, dense.gated),
+            Mlp::Experts(e) => experts(e),
+            Mlp::Both(both) => format!("both {}", experts(&both.experts)),
+            Mlp::Nothing => "no network".to_owned(),
+        };
+        let n = &layer.norms;
+        let norms = [n.mixer, n.mixer_out, n.mixer_sum, n.mlp, n.mlp_out, n.mlp_sum];
+        let norms = norms.map(|norm| norm.map(|norm| norm.kind));
+        [mixer, mlp, format!("{norms:?} {}", layer.parallel)]
+    };
+    spec.layers.iter().flat_map(of_layer).collect()
+}
+
+/// Error of `model` on the device, with many tokens or with few.
+fn error(model: Model, many: bool) -> f64 {
+    let tokens = tokens(model.spec().n_vocab);
+    let results = |model: &Model| match (model.spec().is_encoder(), many) {
+        (true, true) => embeddings(model, &tokens[..40]),
+        (true, false) => embeddings(model, &tokens[..5]),
+        (false, true) => of_many(model, &tokens, &options(64)),
+        (false, false) => of_few(model, &tokens, &options(64)),
+    };
+    let want = results(&model);
+    nmse(&want, &results(&on_device(model)))
+}
+
+/// The model of a recipe, with all experts of all groups if asked for: else the roundings of many tokens choose others.
+fn recipe(name: &str, all_experts: bool) -> Model {
+    let file = NamedTempFile::new().expect("a temporary file");
+    write(name, file.path());
+    let model = Model::open(file.path(), Isa::Portable).expect("a model");
+    let n_expert = model.spec().layers.iter().find_map(|layer| match &layer.mlp {
+        Mlp::Experts(experts) => Some(experts.n_expert),
+        Mlp::Both(both) => Some(both.experts.n_expert),
+        Mlp::Dense(_) | Mlp::Nothing => None,
+    });
+    let Some(n) = n_expert.filter(|_| all_experts).map(|n| n.to_string()) else { return model };
+    let all = [("expert_used_count", n.as_str()), ("expert_group_used_count", "4")];
+    write_with(name, Type::F32, &all, file.path());
+    Model::open(file.path(), Isa::Portable).expect("a model")
+}
+
+/// Checks a recipe, with many tokens too if `many` says so; what is wrong, if something is.
+fn check_recipe(name: &str, many: bool) -> Option<String> {
+    let model = recipe(name, false);
+    let why = cuda::unsupported(model.spec(), (8, 0));
+    let want = CPU_ONLY.iter().find(|(of, _)| *of == name).map(|(_, why)| (*why).to_owned());
+    if why != want {
+        return Some(format!("{name}: no kernels for {why:?}, but the table says {want:?}"));
+    }
+    if let Some(why) = why {
+        println!("{name}: on the CPU, no {why}");
+        return None;
+    }
+    let few = error(model, false);
+    let many = if many { error(recipe(name, true), true) } else { 0.0 };
+    println!("{name}: {few:.1e} of few tokens, {many:.1e} of many");
+    let fine = few <= FEW && many <= MANY;
+    (!fine).then(|| format!("{name}: NMSE {few:.1e} of few tokens, {many:.1e} of many"))
+}
+
+/// Few tokens of all; many of those that have something which none before them has.
+#[test]
+fn every_family_agrees_with_the_cpu() {
+    let mut seen = HashSet::new();
+    let is_new = |name: &String| {
+        let all = mechanisms(recipe(name, false).spec());
+        all.into_iter().filter(|mechanism| seen.insert(mechanism.clone())).count() > 0
+    };
+    let mut work: Vec<(String, bool)> = names().into_iter().map(|name| (name, false)).collect();
+    work.iter_mut().zip(names().iter().map(is_new)).for_each(|((_, many), new)| *many = new);
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some((name, many)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let wrong = check_recipe(name, *many);
+                    failed.lock().expect("no check panicked").extend(wrong);
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("no check panicked");
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn layers_that_share_keys_agree_with_the_cpu() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    write_with("gemma4-moe", Type::F32, &[("shared_kv_layers", "2")], file.path());
+    let error = error(Model::open(file.path(), Isa::Portable).expect("a model"), false);
+    assert!(error <= FEW, "NMSE {error:.1e}");
+}
+
+/// A small model with weights of several types, some in one layer, with biases and scales.
+fn quantized(file: &NamedTempFile) -> Model {
+    let shape = tiny::Shape {
+        n_embd: 256,
+        head_dim: 64,
+        head_dim_v: 64,
+        rope_dims: 64,
+        n_ff: 512,
+        ty: Type::Q4_K,
+        types: &[("attn_k", Type::Q6_K), ("ffn_up", Type::Q5_0), ("ffn_down", Type::Q8_0)],
+        tied: true,
+        bias: true,
+        scale: true,
+        ..tiny::BASE
+    };
+    tiny::write(&shape, 5, file.path());
+    Model::open(file.path(), Isa::Portable).expect("a model")
+}
+
+#[test]
+fn quantized_weights_and_caches_agree_with_the_cpu() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    let kv = |k, v| SessionOptions { kv: KvTypes { k, v }, ..options(64) };
+    for options in [options(64), kv(KvType::Q8_0, KvType::Q8_0), kv(KvType::F16, KvType::Q8_0)] {
+        let model = quantized(&file);
+        let tokens = tokens(model.spec().n_vocab);
+        let [many, few] = [of_many, of_few].map(|of| of(&model, &tokens, &options));
+        let model = on_device(model);
+        // the CPU rounds the activations of many tokens to eight bits
+        let errors = [
+            nmse(&many, &of_many(&model, &tokens, &options)),
+            nmse(&few, &of_few(&model, &tokens, &options)),
+        ];
+        println!("{:?}: {:.1e} and {:.1e}", options.kv, errors[0], errors[1]);
+        assert!(errors[0] <= MANY && errors[1] <= QUANTIZED, "{:?}: {errors:?}", options.kv);
+    }
+}
+
+#[test]
+fn gpus_without_tensor_cores_agree_with_the_cpu() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    let mut model = quantized(&file);
+    let tokens = tokens(model.spec().n_vocab);
+    let want = eval(&mut session(&model, &options(64)), &tokens[..12], Logits::All);
+    model.move_to(Box::new(Interpreter::of_compute((7, 5)))).expect("there is room");
+    let got = eval(&mut session(&model, &options(64)), &tokens[..12], Logits::All);
+    let error = nmse(&want, &got);
+    println!("{error:.1e}");
+    assert!(error <= QUANTIZED, "NMSE {error:.1e}");
+}
+
+/// One by one the first token is launched, the second captured, and the others replayed; together all are launched.
+#[test]
+fn a_graph_computes_what_launches_do_to_the_bit() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    let model = on_device(quantized(&file));
+    let tokens = &tokens(model.spec().n_vocab)[..5];
+    let mut one_by_one = session(&model, &options(64));
+    let single: Vec<f32> =
+        tokens.iter().flat_map(|token| eval(&mut one_by_one, &[*token], Logits::All)).collect();
+    let together = eval(&mut session(&model, &options(64)), tokens, Logits::All);
+    assert_eq!(bits(single), bits(together));
+}
+
+#[test]
+fn forgotten_tokens_leave_no_trace() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    let model = on_device(quantized(&file));
+    let tokens = tokens(model.spec().n_vocab);
+    let read = |session: &mut Session<'_>, parts: &[&[u32]]| {
+        parts.iter().fold(Vec::new(), |_, tokens| eval(session, tokens, Logits::Last))
+    };
+    let mut other = session(&model, &options(64));
+    read(&mut other, &[&tokens[50..64], &tokens[3..5], &tokens[2..3]]);
+    other.truncate(0);
+    read(&mut other, &[&tokens[..10], &tokens[30..34]]);
+    other.truncate(10);
+    let again = read(&mut other, &[&tokens[10..12]]);
+    let fresh = read(&mut session(&model, &options(64)), &[&tokens[..10], &tokens[10..12]]);
+    assert_eq!(bits(again), bits(fresh));
+}
+
+#[test]
+fn the_best_logits_are_found_on_the_device() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    let model = on_device(quantized(&file));
+    let tokens = &tokens(model.spec().n_vocab)[..3];
+    let mut all = session(&model, &options(64));
+    assert!(all.finds_best());
+    let all = eval(&mut all, tokens, Logits::All);
+    for k in [1, 7, 10_000] {
+        let mut rows = all.chunks_exact(model.spec().n_vocab);
+        let mut sink = |_, best: &[(u32, f32)]| {
+            let mut want: Vec<_> = (0..).zip(rows.next().expect("a row").iter().copied()).collect();
+            want.sort_by(|a: &(u32, f32), b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            want.truncate(k);
+            assert_eq!(best, want, "the {k} best");
+            ControlFlow::Continue(())
+        };
+        let mut session = session(&model, &options(64));
+        session.eval_best(tokens, Logits::All, k, &mut sink).expect("the tokens are read");
+        assert!(rows.next().is_none(), "all rows were handed out");
+    }
+}
+
+/// In a long context, layers with a window write over what no token sees any more: the logits are those of a cache that keeps
+/// all, to the bit, and so after tokens were forgotten, whether or not what they saw is still there.
+#[test]
+fn windows_that_forget_change_nothing() {
+    const N: usize = 390;
+    let file = NamedTempFile::new().expect("a temporary file");
+    write("gemma3", file.path());
+    let model = on_device(Model::open(file.path(), Isa::Portable).expect("a model"));
+    let n_vocab = model.spec().n_vocab;
+    let tokens: Vec<u32> = (0..N).map(|i| ((i * i * 31 + i / 7) % n_vocab) as u32).collect();
+    let of = |n_ctx, chunk| SessionOptions { n_ctx: Some(n_ctx), ..options(chunk) };
+    // where all is read at a time, a layer keeps all
+    let kv =
+        |n: usize| KvCache::bytes(model.spec(), Room::of_one(n, n), KvTypes::default()).expect("few bytes");
+    let on_device = |n| session(&model, &of(n, 64)).cache_bytes();
+    let grown = on_device(8 * N) - on_device(4 * N);
+    assert!(grown < (kv(8 * N) - kv(4 * N)) as u64 / 2, "{grown} bytes for a longer context");
+    let (mut whole, mut short) = (session(&model, &of(N, N)), session(&model, &of(4 * N, 64)));
+    let read = |session: &mut Session<'_>, from: usize| {
+        tokens[from..].chunks(64).fold(Vec::new(), |_, tokens| bits(eval(session, tokens, Logits::Last)))
+    };
+    assert!(read(&mut whole, 0) == read(&mut short, 0), "the whole text");
+    for kept in [N - 6, N - 106, 64] {
+        whole.truncate(kept);
+        short.truncate(kept);
+        assert!(read(&mut whole, kept) == read(&mut short, kept), "after {kept} tokens");
+    }
+}
