@@ -167,3 +167,66 @@ impl Bench<'_> {
         std::mem::take(&mut self.held).into_iter().try_for_each(|address| self.device.free(address))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use braise_kernels::cuda::{Graph, Memory, Properties};
+
+    /// A device that nothing works on any more.
+    struct Dead(Properties);
+
+    fn lost<T>() -> Result<T, Error> {
+        Err(Error::Lost("a kernel went wrong".to_owned()))
+    }
+
+    impl Device for Dead {
+        fn properties(&self) -> &Properties {
+            &self.0
+        }
+        fn memory(&mut self) -> Result<Memory, Error> {
+            lost()
+        }
+        fn allocate(&mut self, _: usize) -> Result<Address, Error> {
+            lost()
+        }
+        fn free(&mut self, _: Address) -> Result<(), Error> {
+            lost()
+        }
+        fn upload(&mut self, _: Address, _: &[u8]) -> Result<(), Error> {
+            lost()
+        }
+        fn download(&mut self, _: Address, _: &mut [u8]) -> Result<(), Error> {
+            lost()
+        }
+        fn clear(&mut self, _: Address, _: usize) -> Result<(), Error> {
+            lost()
+        }
+        fn launch(&mut self, _: &Launch) -> Result<(), Error> {
+            lost()
+        }
+        fn begin_capture(&mut self) -> Result<(), Error> {
+            lost()
+        }
+        fn end_capture(&mut self) -> Result<Graph, Error> {
+            lost()
+        }
+        fn replay(&mut self, _: Graph) -> Result<(), Error> {
+            lost()
+        }
+        fn synchronize(&mut self) -> Result<(), Error> {
+            lost()
+        }
+    }
+
+    #[test]
+    fn a_lost_device_fails_one_row_and_ends_the_checks() {
+        let properties =
+            Properties { name: "dead".to_owned(), compute: (9, 0), multiprocessors: 1, shared_bytes: 0 };
+        let mut report = Report::default();
+        let ended = check(&mut Dead(properties), &mut report);
+        assert!(matches!(ended, Err(Error::Lost(_))), "{ended:?}");
+        let [row] = report.rows() else { panic!("{:?}", report.rows()) };
+        assert!(!row.passed() && row.details[0].contains("a kernel went wrong"), "{row}");
+    }
+}
