@@ -16,7 +16,7 @@ use braise_benches::is_test;
 use braise_engine::Result;
 use braise_engine::catalogue::{Catalogue, Tier};
 use braise_engine::kv::KvTypes;
-use braise_engine::measure::{Cost, Limit, Mix, Peaks, Shape, Stats, Test, synthetic_repeating};
+use braise_engine::measure::{Cost, Limit, Mix, Pass, Peaks, Shape, Stats, Test, synthetic_repeating};
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, MAX_CHUNK, Session, SessionOptions};
 use braise_kernels::isa::Isa;
@@ -25,8 +25,8 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 /// One chunk of a prompt, and a few tokens: more would take hours with the largest models.
 const TESTS: [(&str, Test); 2] = [
-    ("prefill", Test { n_prompt: MAX_CHUNK, n_gen: 0, n_depth: 0 }),
-    ("decode", Test { n_prompt: 0, n_gen: 8, n_depth: 0 }),
+    ("prefill", Test { n_prompt: MAX_CHUNK, n_gen: 0, n_depth: 0, n_parallel: 1 }),
+    ("decode", Test { n_prompt: 0, n_gen: 8, n_depth: 0, n_parallel: 1 }),
 ];
 
 /// A tier's model in memory.
@@ -64,7 +64,7 @@ impl Loaded {
 
     /// What the machine can do now.
     fn peaks(&self, threads: usize) -> Result<Peaks> {
-        let bytes = Cost::of_pass(&self.model, KvTypes::default(), 0, 1, 1).bytes;
+        let bytes = Cost::of_pass(&self.model, KvTypes::default(), Pass::TOKEN).bytes;
         Peaks::measure(self.model.kernels(), threads, bytes, self.available)
     }
 }

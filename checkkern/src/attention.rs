@@ -6,7 +6,7 @@ use super::ops::{EXP, SENTINEL, U, expect_all, guarded, normals, of_sum};
 use super::report::Cases;
 use braise_kernels::ops::Window::{self, Chunk, Sliding};
 use braise_kernels::ops::{
-    self, Attention, BLOCK, Cached, KEY_BLOCK, KvType, Numbers, SPAN, Scores, Scratch, Total, store_key,
+    self, Attention, BLOCK, Cached, KvType, Numbers, PAGE, SPAN, Scores, Scratch, Total, row_of, store_key,
     store_value,
 };
 use braise_kernels::quant::block::BlockFormat;
@@ -233,18 +233,24 @@ impl Heads {
     /// tokens, and with what must not be seen in the keys' last block and behind the values.
     fn call(&self, kernels: Kernels, by: By, scale: f32, cases: &mut Cases) -> Vec<f32> {
         let what = self.what(by, scale);
-        let room = self.n_kv.next_multiple_of(KEY_BLOCK);
+        // pages in any order, between those of others; what nobody sees is nowhere
+        let n_pages = self.n_kv.div_ceil(PAGE);
+        let pages: Vec<u32> = (0..n_pages).rev().map(|i| (i * 2 + 1) as u32).collect();
+        let seen = self.seen(0).start..self.seen(self.n_tokens - 1).end;
+        let unseen = |i: usize| (i + 1) * PAGE <= seen.start || i * PAGE >= seen.end;
+        let table: Vec<u32> = (0..n_pages).map(|i| if unseen(i) { u32::MAX } else { pages[i] }).collect();
+        let room = 2 * n_pages * PAGE;
         let cache = |ty: KvType, dim: usize| {
             let row = ty.row_bytes(dim).expect("few bytes");
             // 60,000 in f16 where that is what the bytes mean, and large in any case
-            (0..room * row).map(|i| if i % 2 == 0 { 0x53 } else { 0x7b }).collect::<Vec<u8>>()
+            [0x53, 0x7b].repeat((room * row).div_ceil(2))
         };
         let (mut keys, mut values) = (cache(self.types.0, self.head_dim), cache(self.types.1, self.v_dim));
         for (position, key) in self.k.chunks_exact(self.head_dim).enumerate() {
-            store_key(self.types.0, &mut keys, position, key);
+            store_key(self.types.0, &mut keys, row_of(&pages, position), key);
         }
         for (position, value) in self.v.chunks_exact(self.v_dim).enumerate() {
-            store_value(self.types.1, &mut values, position, value);
+            store_value(self.types.1, &mut values, row_of(&pages, position), value);
         }
         let (q_len, out_len) = (self.group * self.head_dim, self.group * self.v_dim);
         let rows = self.q.chunks_exact(q_len);
@@ -253,8 +259,8 @@ impl Heads {
         let a = Attention {
             q: &q[1..],
             q_stride: q_len + 5,
-            k: Cached { ty: self.types.0, dim: self.head_dim, data: &keys[1..] },
-            v: Cached { ty: self.types.1, dim: self.v_dim, data: &values[1..] },
+            k: Cached { ty: self.types.0, dim: self.head_dim, data: &keys[1..], pages: &table },
+            v: Cached { ty: self.types.1, dim: self.v_dim, data: &values[1..], pages: &table },
             first: self.position(0),
             n_tokens: self.n_tokens,
             window: self.window,

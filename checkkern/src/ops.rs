@@ -8,7 +8,7 @@ use super::attention;
 use super::compare::{Want, same};
 use super::inputs::{normal, shifted};
 use super::report::Cases;
-use braise_kernels::ops::{Activation, DELTA_VALUES};
+use braise_kernels::ops::{Activation, DELTA_VALUES, Xielu};
 use braise_kernels::quant::q8::{self, BLOCK, SUM_BLOCK};
 use braise_kernels::table::Kernels;
 use fastrand::Rng;
@@ -146,8 +146,16 @@ fn layer_norm(k: Kernels, cases: &mut Cases) {
     }
 }
 
-const ACTIVATIONS: [Activation; 5] =
-    [Activation::Silu, Activation::Gelu, Activation::Relu, Activation::ReluSquared, Activation::Clamped];
+const XIELU: Xielu = Xielu { positive: 0.8, negative: 1.3, linear: 0.5, eps: -1e-6 };
+
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::Relu,
+    Activation::ReluSquared,
+    Activation::Clamped,
+    Activation::Xielu(XIELU),
+];
 
 /// An activation of x, with what it is off by at most.
 fn activated(activation: Activation, x: f32) -> (f64, f64) {
@@ -166,6 +174,20 @@ fn activated(activation: Activation, x: f32) -> (f64, f64) {
         Activation::Relu => (x.max(0.0), 0.0),
         Activation::ReluSquared => (x.max(0.0).powi(2), U * x.powi(2)),
         Activation::Clamped => swish(x.min(7.0), 1.702 * x.min(7.0), 2.0),
+        Activation::Xielu(Xielu { positive, negative, linear, eps }) => {
+            let [positive, negative, linear, eps] = [positive, negative, linear, eps].map(f64::from);
+            let (bent, off) = match x > 0.0 {
+                true => (positive * x * x, 2.0 * U * positive * x * x),
+                false => {
+                    let e = x.min(eps).exp();
+                    // the exponential, its difference from 1, that from x, and their product
+                    let off = (EXP + U) * e + 2.0 * U * (1.0 - x + e);
+                    (negative * (e - 1.0 - x), negative * (off + U * (e - 1.0 - x).abs()))
+                }
+            };
+            let exact = bent + linear * x;
+            (exact, off + U * (linear * x).abs() + U * exact.abs())
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use braise_engine::{chat, gguf::Gguf};
 
 use crate::args::{Cache, Compute, Generation};
 use crate::chat::{Chat, Message, Role, Sink};
+use crate::output::notice;
 use crate::stats::Stats;
 
 /// A model file with its tokenizer, open.
@@ -69,7 +70,7 @@ impl Loaded {
             chunk: None,
             kv: cache.types(),
         };
-        let session = Session::new(&self.model, &options)?;
+        let session = begin(&self.model, &options)?;
         let speculation = match drafts {
             Drafts::None => None,
             Drafts::NGram => Some(Speculation::new(NGram::new())),
@@ -82,6 +83,15 @@ impl Loaded {
         };
         Ok(Talker { loaded: self, session, speculation, constraint: None })
     }
+}
+
+/// Begins a session, and says so where it finds too little memory to be fast.
+pub fn begin<'m>(model: &'m Model, options: &SessionOptions) -> braise_engine::Result<Session<'m>> {
+    let session = Session::new(model, options)?;
+    if let Some(warning) = session.warning() {
+        notice(format!("warning: {warning}"));
+    }
+    Ok(session)
 }
 
 /// Where the tokens come from that are tried several at a time.

@@ -22,8 +22,12 @@ pub enum ErrorKind {
     Template,
     /// More tokens than the context can hold.
     ContextFull,
+    /// More tokens, or sequences, than the cache that all sequences share has room for now.
+    CacheFull,
     /// An argument that cannot be used (a token id outside the vocabulary, no tokens, a bad option value).
     Input,
+    /// There is not enough memory.
+    Memory,
     /// The model computed something that is not a number.
     Numeric,
 }

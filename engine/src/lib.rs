@@ -3,8 +3,8 @@
 //! The path of a token, in the order of the modules: [`gguf`] maps the file, [`arch`] turns its
 //! metadata into a [`block::Spec`], [`model`] binds the weights to it, [`tokenizer`] and [`chat`]
 //! turn text into token ids, [`forward`] turns token ids into logits on a [`backend`], and
-//! [`sample`] picks the next token, of those that [`constrain`] allows. [`session`] holds the state of one conversation. [`speculate`] makes
-//! several tokens of one pass. [`measure`] says how fast all that is, and how fast it could be;
+//! [`sample`] picks the next token, of those that [`constrain`] allows. [`sequences`] are the states of several conversations, [`session`] that of one. [`speculate`] makes
+//! several tokens of one pass. [`plan`] says how much memory that takes. [`measure`] says how fast all that is, and how fast it could be;
 //! [`catalogue`] knows models and machines by name.
 
 pub mod arch;
@@ -21,7 +21,9 @@ pub mod kv;
 pub mod measure;
 pub mod memory;
 pub mod model;
+pub mod plan;
 pub mod sample;
+pub mod sequences;
 pub mod session;
 pub mod speculate;
 pub mod threads;

@@ -1,25 +1,21 @@
 //! A session: one sequence of tokens being read and continued.
 
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
 
-use braise_kernels::sync::Team;
-
-use crate::backend::cpu::{Batch, Buffers, CpuWorker, PRIVATE_ROWS, Scratch, normalize};
+use crate::backend::cpu::{Buffers, normalize};
 use crate::block::{Pooling, Spec};
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward;
-use crate::kv::{KvCache, KvTypes};
-use crate::memory;
+use crate::kv::KvTypes;
 use crate::model::Model;
-use crate::threads;
+use crate::plan::Plan;
+use crate::sequences::{Capacity, SequenceId, Sequences, Work};
 
 /// How a session runs.
 #[derive(Debug, Clone, Default)]
 pub struct SessionOptions {
     /// Tokens that it can hold; `None`: what the model was made for, at most [`DEFAULT_CTX`].
     pub n_ctx: Option<usize>,
-    /// Worker threads; `None`: [`threads::default_threads`].
+    /// Worker threads; `None`: [`crate::threads::default_threads`].
     pub threads: Option<usize>,
     /// Tokens that are read at a time; `None`: [`default_chunk`]. Encoders read a whole text at a time.
     pub chunk: Option<usize>,
@@ -42,37 +38,26 @@ pub fn default_chunk(spec: &Spec) -> usize {
     (BYTES / bytes.max(1) / 32 * 32).clamp(64, MAX_CHUNK)
 }
 
-/// Tokens whose logits are computed at a time: as many as can be without changing a bit of them.
-const LOGITS_ROWS: usize = PRIVATE_ROWS;
-
-/// Most threads that a session takes: beyond, something is wrong with the number.
-const MAX_THREADS: usize = 1024;
-
 /// Which tokens' logits are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Logits {
+    /// Of none.
+    None,
     /// Of the last token alone: what comes next.
     Last,
     /// Of every token.
     All,
 }
 
-/// One sequence of tokens, with the model's memory of them.
+/// One sequence of tokens, with the model's memory of it.
 #[derive(Debug)]
 pub struct Session<'m> {
-    model: &'m Model,
-    n_ctx: usize,
-    chunk: usize,
-    pool: rayon::ThreadPool,
-    team: Team,
-    buffers: Buffers,
-    kv: KvCache,
-    kv_types: KvTypes,
-    scratch: Vec<Mutex<Scratch>>,
-    tokens: Vec<u32>,
-    /// Whether layers remember tokens that were forgotten: those before them have to be read again.
-    stale: bool,
+    all: Sequences<'m>,
+    id: SequenceId,
 }
+
+/// The one sequence is never removed.
+const IS_THERE: &str = "a session has a sequence";
 
 impl<'m> Session<'m> {
     /// A session without tokens.
@@ -80,105 +65,55 @@ impl<'m> Session<'m> {
     /// # Errors
     /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
-        let spec = model.spec();
-        let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
-        let n_threads = options.threads.unwrap_or_else(threads::default_threads);
-        let chunk = match spec.is_encoder() {
-            true => n_ctx,
-            false => options.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx),
-        };
-        if n_ctx == 0 || chunk == 0 {
-            return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
-                .next("choose 1 or more"));
-        }
-        if !(1..=MAX_THREADS).contains(&n_threads) {
-            let what = format!("{n_threads} threads");
-            return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
-        }
-        if (spec.embedding.positions || spec.is_encoder()) && n_ctx > spec.n_ctx {
-            let what =
-                format!("a context of {n_ctx} tokens, but the model has learned {} positions", spec.n_ctx);
-            return Err(Error::new(ErrorKind::Input, what)
-                .file(model.gguf().path())
-                .next(format!("choose at most {}", spec.n_ctx)));
-        }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads)
-            .thread_name(|i| format!("braise-{i}"))
-            .build()
-            .map_err(|e| {
-                let what = format!("cannot start {n_threads} threads: {e}");
-                Error::new(ErrorKind::Io, what).next("choose fewer")
-            })?;
-        let team = Team::new(n_threads);
-        let kv_types = options.kv;
-        let no_memory = || no_memory(spec, n_ctx, chunk, kv_types);
-        let session = Session {
-            model,
-            n_ctx,
-            chunk,
-            pool,
-            buffers: Buffers::new(&team, model, chunk, LOGITS_ROWS, n_ctx).ok_or_else(no_memory)?,
-            kv: KvCache::new(&team, spec, n_ctx, chunk, kv_types).ok_or_else(no_memory)?,
-            kv_types,
-            scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
-            tokens: Vec::new(),
-            stale: false,
-            team,
-        };
-        // the system promises more than it has: what can never be filled must not be begun
-        match memory::total() {
-            Some(total) if session.bytes() > total => Err(no_memory()),
-            _ => Ok(session),
-        }
+        let mut all = Sequences::new(model, Capacity { sequences: 1, tokens: None }, options)?;
+        let id = all.add()?;
+        Ok(Session { all, id })
     }
 
     /// The model.
     pub fn model(&self) -> &'m Model {
-        self.model
+        self.all.model()
     }
 
     /// Tokens that the session can hold.
     pub fn n_ctx(&self) -> usize {
-        self.n_ctx
+        self.all.n_ctx()
     }
 
     /// Worker threads.
     pub fn threads(&self) -> usize {
-        self.team.size()
+        self.all.threads()
     }
 
-    /// Memory that the session takes when its context is full, in bytes: the key/value cache, and the activations of
-    /// a chunk. What each thread has for itself, a few hundred KiB, is not counted.
-    pub fn bytes(&self) -> u64 {
-        // `new` has computed it
-        let kv = KvCache::bytes(self.model.spec(), self.n_ctx, self.chunk, self.kv_types);
-        let kv = kv.unwrap_or(usize::MAX);
-        (kv as u64).saturating_add(self.buffers.bytes() as u64)
+    /// What it takes of the memory when its context is full.
+    pub fn plan(&self) -> &Plan {
+        self.all.plan()
+    }
+
+    /// What a user should know of the memory that the session found: nothing, if all of it fits.
+    pub fn warning(&self) -> Option<&str> {
+        self.all.warning()
+    }
+
+    /// Bytes that were taken for keys, values and states.
+    pub fn cache_bytes(&self) -> u64 {
+        self.all.cache_bytes()
     }
 
     /// The tokens that it has read.
     pub fn tokens(&self) -> &[u32] {
-        &self.tokens
+        self.all.tokens(self.id).expect(IS_THERE)
     }
 
     /// Forgets all tokens from position `n` on. Where layers are recurrent, or see windows that the cache no longer holds,
     /// those before are read again by the next [`Session::eval`], or by [`Session::settle`].
     pub fn truncate(&mut self, n: usize) {
-        self.stale |= n < self.tokens.len() && (self.model.spec().is_recurrent() || !self.kv.holds(n));
-        self.tokens.truncate(n);
+        self.all.truncate(self.id, n).expect(IS_THERE);
     }
 
     /// Reads again what [`Session::truncate`] made it necessary to.
     pub fn settle(&mut self) {
-        if std::mem::take(&mut self.stale) {
-            let known = std::mem::take(&mut self.tokens);
-            for tokens in known.chunks(self.chunk) {
-                let n = tokens.len();
-                self.read(&Batch { tokens, first: self.tokens.len(), logits: n..n });
-                self.tokens.extend(tokens);
-            }
-        }
+        self.all.settle(self.id).expect(IS_THERE);
     }
 
     /// Reads `tokens` and gives the logits that are asked for to `sink`, in order: position and n_vocab numbers.
@@ -193,39 +128,31 @@ impl<'m> Session<'m> {
         logits: Logits,
         sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
     ) -> Result<()> {
-        if self.model.spec().is_encoder() {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "the model is an encoder, which continues no text",
-            )
-            .file(self.model.gguf().path())
-            .next("ask it for embeddings"));
-        }
-        self.check(tokens)?;
-        self.settle();
-        let end = self.tokens.len() + tokens.len();
-        for tokens in tokens.chunks(self.chunk) {
-            let (first, n) = (self.tokens.len(), tokens.len());
-            let wanted = match logits {
-                Logits::All => 0..n,
-                Logits::Last if first + n == end => n - 1..n,
-                Logits::Last => n..n,
+        self.all.check(self.id, tokens)?;
+        let mut read = 0;
+        let (mut failed, mut flow) = (None, ControlFlow::Continue(()));
+        for tokens_here in tokens.chunks(self.all.max_step()) {
+            read += tokens_here.len();
+            let logits = match logits {
+                Logits::Last if read < tokens.len() => Logits::None,
+                _ => logits,
             };
-            let part = |start: usize| start..wanted.end.min(start + LOGITS_ROWS);
-            let mut batch = Batch { tokens, first, logits: part(wanted.start) };
-            self.read(&batch);
-            self.tokens.extend(tokens);
-            while !batch.logits.is_empty() {
-                if self.hand_out(&batch, sink)?.is_break() {
-                    return Ok(());
-                }
-                batch.logits = part(batch.logits.end);
-                if !batch.logits.is_empty() {
-                    self.run(&batch, |worker, model| forward::logits(worker, model));
-                }
+            let work = [Work { sequence: self.id, tokens: tokens_here, logits }];
+            self.all.step(&work, &mut |row| {
+                flow = match row.logits {
+                    Ok(logits) => sink(row.position, logits),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                };
+                flow
+            })?;
+            if flow.is_break() {
+                break;
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Forgets what was read, reads `tokens` as a text of their own, and gives its embedding: n_embd numbers, a vector of
@@ -235,22 +162,21 @@ impl<'m> Session<'m> {
     /// There are no tokens or one that is not in the vocabulary, they do not fit the context, or the embedding has no
     /// length or one that is not finite.
     pub fn embed(&mut self, tokens: &[u32], pooling: Pooling) -> Result<Vec<f32>> {
-        self.tokens.clear();
-        self.stale = false; // there is nothing to read again
-        self.check(tokens)?;
-        let (model, n_embd) = (self.model, self.model.spec().n_embd);
+        self.truncate(0);
+        self.settle();
+        self.all.check(self.id, tokens)?;
+        let (model, n_embd) = (self.model(), self.model().spec().n_embd);
         let (mut sum, mut row) = (vec![0.0_f64; n_embd], vec![0.0; n_embd]);
-        for part in tokens.chunks(self.chunk) {
-            let (first, n) = (self.tokens.len(), part.len());
-            self.read(&Batch { tokens: part, first, logits: n..n });
-            self.tokens.extend(part);
+        for part in tokens.chunks(self.all.max_step()) {
+            let (first, n) = (self.tokens().len(), part.len());
+            self.all.read(self.id, part)?;
             let pooled = match pooling {
                 Pooling::Mean => 0..n,
                 Pooling::First => 0..usize::from(first == 0),
-                Pooling::Last => n - usize::from(self.tokens.len() == tokens.len())..n,
+                Pooling::Last => n - usize::from(first + n == tokens.len())..n,
             };
-            for x in self.buffers.x.get_mut()[pooled.start * n_embd..pooled.end * n_embd].chunks_exact(n_embd)
-            {
+            let x = &self.all.buffers.x.get_mut()[pooled.start * n_embd..pooled.end * n_embd];
+            for x in x.chunks_exact(n_embd) {
                 match &model.output_norm {
                     Some(norm) => normalize(model.kernels(), norm, x, &mut row),
                     None => row.copy_from_slice(x),
@@ -267,94 +193,4 @@ impl<'m> Session<'m> {
         }
         Ok(sum.into_iter().map(|x| (x / length) as f32).collect())
     }
-
-    /// Gives the logits of the batch's tokens to `sink`.
-    fn hand_out(
-        &mut self,
-        batch: &Batch<'_>,
-        sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>> {
-        let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
-        for (row, token) in rows.zip(batch.logits.clone()) {
-            let position = batch.first + token;
-            // without an early end the test of a chunk takes an instruction for several logits
-            if !row.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite())) {
-                let what = format!("the logits after token {position} are not finite numbers");
-                return Err(Error::new(ErrorKind::Numeric, what)
-                    .file(self.model.gguf().path())
-                    .next("the file has weights that are no numbers or absurdly large: download it again"));
-            }
-            if sink(position, row).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
-    }
-
-    fn check(&self, tokens: &[u32]) -> Result<()> {
-        if tokens.is_empty() {
-            return Err(Error::new(ErrorKind::Input, "there are no tokens to read").next("give a prompt"));
-        }
-        let n_vocab = self.model.spec().n_vocab;
-        if let Some(token) = tokens.iter().find(|t| **t as usize >= n_vocab) {
-            return Err(Error::new(ErrorKind::Input, format!("the token {token} is not in the vocabulary"))
-                .file(self.model.gguf().path())
-                .next(format!("ids are 0 to {}", n_vocab - 1)));
-        }
-        if tokens.len() > self.n_ctx - self.tokens.len() {
-            let what = format!(
-                "{} tokens do not fit the context: it holds {}, of which {} are taken",
-                tokens.len(),
-                self.n_ctx,
-                self.tokens.len()
-            );
-            let made_for = self.model.spec().n_ctx;
-            return Err(Error::new(ErrorKind::ContextFull, what).next(match self.n_ctx < made_for {
-                true => {
-                    format!("shorten the prompt or raise the context (the model was made for {made_for})")
-                }
-                false => format!("shorten it: the model was made for texts of {made_for} tokens"),
-            }));
-        }
-        Ok(())
-    }
-
-    /// Reads the batch, and computes the logits that it asks for.
-    fn read(&mut self, batch: &Batch<'_>) {
-        self.kv.make_room(batch.first, batch.tokens.len());
-        self.run(batch, |worker, model| forward::forward(worker, model));
-    }
-
-    /// Runs `program` on all workers.
-    fn run(&self, batch: &Batch<'_>, program: fn(&mut CpuWorker<'_, '_>, &Model)) {
-        self.pool.broadcast(|context| {
-            let index = context.index();
-            // a panic in an earlier run cannot have left anything in the scratch memory that is read again
-            let mut scratch = self.scratch[index].lock().unwrap_or_else(PoisonError::into_inner);
-            self.team.join(index, |worker| {
-                let mut worker = CpuWorker {
-                    worker,
-                    model: self.model,
-                    batch: batch.clone(),
-                    buffers: &self.buffers,
-                    kv: &self.kv,
-                    scratch: &mut scratch,
-                };
-                program(&mut worker, self.model);
-            });
-        });
-    }
-}
-
-/// The error of a session whose memory cannot be had.
-fn no_memory(spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Error {
-    let gb = |bytes: u64| format!("{:.1} GB", bytes as f64 / 1e9);
-    let size = KvCache::bytes(spec, n_ctx, chunk, types)
-        .map_or("more than an address can name".into(), |n| gb(n as u64));
-    let there_is =
-        memory::total().map_or(String::new(), |bytes| format!(", and there are {} in all", gb(bytes)));
-    let what = format!(
-        "there is not enough memory for a context of {n_ctx} tokens: its keys and values take {size}{there_is}"
-    );
-    Error::new(ErrorKind::Input, what).next("choose a smaller context")
 }

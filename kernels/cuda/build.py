@@ -20,16 +20,26 @@ BLOCK_FORMATS = """Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ2_XXS IQ2
 IQ4_XS IQ1_M TQ1_0 TQ2_0 MXFP4 NVFP4""".split()
 FLOAT_FORMATS = ["F32", "F16", "BF16"]
 
+# Formats that one layer's queries, keys and values have in files with mixed ones.
+PAIRS = """Q2_K+Q3_K Q2_K+Q4_K Q3_K+Q4_K Q3_K+Q5_K Q4_K+Q5_K Q4_K+Q6_K Q4_K+Q8_0 Q5_K+Q6_K Q5_K+Q8_0 IQ1_S+Q4_K
+IQ1_M+Q4_K IQ2_XXS+Q4_K IQ2_XS+Q4_K IQ2_S+Q4_K IQ3_XXS+Q4_K IQ3_S+Q4_K IQ4_NL+Q5_K IQ4_XS+Q5_K""".split()
+
 
 def outputs():
     """Each module: its name, its source, the architecture it is for, and what is defined for it."""
-    for name in ["norm", "heads", "attention", "elementwise", "experts", "sample"]:
+    families = ["norm", "heads", "attention", "elementwise", "experts", "sample", "convolve", "state_space", "delta_net"]
+    for name in families:
         yield name, f"{name}.cu", 75, []
     yield "rows", "rows.cu", 75, []
     yield "peak", "peak.cu", 75, []
     for ty in BLOCK_FORMATS:
         yield f"matvec_{ty.lower()}", "matvec.cu", 75, [f"FORMAT={ty}", f"NAME={ty.lower()}"]
     yield "matvec_float", "matvec_float.cu", 75, []
+    for pair in [f"{ty}+{ty}" for ty in BLOCK_FORMATS] + PAIRS:
+        first, second = pair.split("+")
+        name = first.lower() if first == second else f"{first}_{second}".lower()
+        yield f"qkv_{name}", "qkv.cu", 75, [f"FIRST={first}", f"SECOND={second}", f"NAME={name}"]
+    yield "qkv_float", "qkv.cu", 75, ["FLOATS"]
     # bf16 on tensor cores
     yield "flash", "flash.cu", 80, []
     yield "peak_tensor", "peak.cu", 80, ["TENSOR_CORES"]

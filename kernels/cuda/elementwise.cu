@@ -15,6 +15,35 @@ extern "C" __global__ void __launch_bounds__(256) activate_values(
     if (bf16) bf16[i] = float_to_bf16(v);
 }
 
+// The same of rows (rows, n) that lie gate_stride and up_stride apart: block (part, row).
+extern "C" __global__ void __launch_bounds__(256) activate_rows(
+    const float* gate, u32 gate_stride, const float* up, u32 up_stride, u32 n, u32 activation, float* y, Q8* q8, u16* bf16
+) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    u64 row = blockIdx.y;
+    if (i >= n) return;
+    float v = activate(int(activation), gate[row * gate_stride + i]);
+    if (up) v *= gate_of(int(activation), up[row * up_stride + i]);
+    u64 at = row * n + i;
+    if (y) y[at] = v;
+    if (q8) quantize_q8(v, q8 + at / 32);
+    if (bf16) bf16[at] = float_to_bf16(v);
+}
+
+// Row r (rows, n) = weights[r] times row r / share of x, in the same forms: block (part, row).
+extern "C" __global__ void __launch_bounds__(256) weigh_rows(
+    const float* x, u32 n, u32 share, const float* weights, float* y, Q8* q8, u16* bf16
+) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    u64 row = blockIdx.y;
+    if (i >= n) return;
+    float v = weights[row] * x[row / share * n + i];
+    u64 at = row * n + i;
+    if (y) y[at] = v;
+    if (q8) quantize_q8(v, q8 + at / 32);
+    if (bf16) bf16[at] = float_to_bf16(v);
+}
+
 // y (n) = y + factor * x.
 extern "C" __global__ void __launch_bounds__(256) add_values(const float* x, float factor, u64 n, float* y) {
     u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -27,4 +56,14 @@ extern "C" __global__ void __launch_bounds__(256) scale_values(float* x, u64 n, 
     if (i >= n) return;
     float v = factor * x[i];
     x[i] = cap > 0.0f ? cap * tanh_of(v / cap) : v;
+}
+
+// y (n), in double precision, gains the sum of the rows x (rows, stride): the pooled values of a text.
+extern "C" __global__ void __launch_bounds__(128) sum_rows(const float* x, u32 stride, u32 rows, u32 n, double* y) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    double sum = 0.0;
+#pragma unroll 8
+    for (u64 row = 0; row < rows; row++) sum += double(x[row * stride + i]);
+    y[i] += sum;
 }

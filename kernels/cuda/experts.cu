@@ -20,6 +20,16 @@ __device__ __forceinline__ u64 warp_largest(u64 key) {
     return key;
 }
 
+// A warp takes the largest of n keys, of those that are above `taken`, and puts `taken` in its place.
+__device__ __forceinline__ void take_largest(u64* keys, u32 n, u64 taken) {
+    u64 best = 0;
+    for (u32 i = threadIdx.x; i < n; i += WARP) best = keys[i] > best ? keys[i] : best;
+    best = warp_largest(best);
+    __syncwarp();
+    if (threadIdx.x == 0 && best > taken) keys[~u32(best)] = taken;
+    __syncwarp();
+}
+
 // Warp t chooses `used` of `n` experts for token t from the router's scores (tokens, stride): their numbers, ascending, and
 // their weights (tokens, used). Experts are chosen from the best `groups_used` of `groups`, if there are groups. Dynamic
 // shared memory: n floats, n and `groups` integers of 64 bits.
@@ -63,14 +73,7 @@ extern "C" __global__ void __launch_bounds__(WARP) route(
             group_keys[g] = choice_key(rank(first) + rank(second), g);
         }
         __syncwarp();
-        for (u32 j = 0; j < groups_used; j++) {
-            u64 best = 0;
-            for (u32 g = lane; g < groups; g += WARP) best = group_keys[g] > best ? group_keys[g] : best;
-            best = warp_largest(best);
-            __syncwarp();
-            if (lane == 0 && best > 0) group_keys[~u32(best)] = 0;  // open
-            __syncwarp();
-        }
+        for (u32 j = 0; j < groups_used; j++) take_largest(group_keys, groups, 0);  // 0: open
         for (u32 i = lane; i < n; i += WARP) {
             if (group_keys[i / size] != 0) keys[i] = 0;
         }
@@ -78,14 +81,7 @@ extern "C" __global__ void __launch_bounds__(WARP) route(
     }
     u32* mine = chosen + t * used;
     float* to = weights + t * used;
-    for (u32 j = 0; j < used; j++) {
-        u64 best = 0;
-        for (u32 i = lane; i < n; i += WARP) best = keys[i] > best ? keys[i] : best;
-        best = warp_largest(best);
-        __syncwarp();
-        if (lane == 0 && best > 1) keys[~u32(best)] = 1;  // taken
-        __syncwarp();
-    }
+    for (u32 j = 0; j < used; j++) take_largest(keys, n, 1);  // 1: taken
     // numbers ascending: each expert counts the chosen ones before it
     auto is_chosen = [&](u32 i) { return keys[i] == 1; };
     if (routing == SOFTMAX_OF_CHOSEN) {

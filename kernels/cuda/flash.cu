@@ -28,20 +28,22 @@ struct Flash {
     u16* bf16;                                 // the same, or none
 };
 
-// The first N rows of a page's part in half precision, zeros from `end` on.
+// D numbers from `first` on of N rows of `dim`, in half precision, zeros from `end` on.
 template <int D, int N>
-__device__ __forceinline__ void load_rows(u16 (*to)[D + 8], const u8* cache, u32 type, u64 row, u32 position, u32 end) {
-    u32 bytes = row_bytes(type, D);
+__device__ __forceinline__ void load_rows(
+    u16 (*to)[D + 8], const u8* cache, u32 type, u32 dim, u32 first, u64 row, u32 position, u32 end
+) {
+    u32 bytes = row_bytes(type, dim);
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < N * D / 8; i += THREADS) {
         u32 r = i / (D / 8), c = i % (D / 8) * 8;
         const u8* from = cache + (row + r) * bytes;
         bool is = position + r < end;
         if (type == KV_F16) {
-            copy_16(&to[r][c], from + 2 * c, is);
+            copy_16(&to[r][c], from + 2 * (first + c), is);
         } else {
             float v[8] = {};
-            if (is) load_8<KV_Q8_0>(from, D, c, v);
+            if (is) load_8<KV_Q8_0>(from, dim, first + c, v);
             uint4 halves = {floats_to_halves(v[0], v[1]), floats_to_halves(v[2], v[3]), floats_to_halves(v[4], v[5]),
                             floats_to_halves(v[6], v[7])};
             *reinterpret_cast<uint4*>(&to[r][c]) = halves;
@@ -49,13 +51,15 @@ __device__ __forceinline__ void load_rows(u16 (*to)[D + 8], const u8* cache, u32
     }
 }
 
-template <int D>
+// K numbers of a key, and V of a value: block z gives the z-th V.
+template <int K, int V>
 __device__ __forceinline__ void attend(const Flash& a) {
-    const int N = D <= 128 ? 64 : 32;  // positions at a time
+    const int N = K <= 128 ? 64 : 32;  // positions at a time
     extern __shared__ uint4 room[];
-    u16(*q)[D + 8] = reinterpret_cast<u16(*)[D + 8]>(room);
-    u16(*k)[D + 8] = q + ROWS;
-    u16(*v)[D + 8] = k + N;
+    u16(*q)[K + 8] = reinterpret_cast<u16(*)[K + 8]>(room);
+    u16(*k)[K + 8] = q + ROWS;
+    u16(*v)[V + 8] = reinterpret_cast<u16(*)[V + 8]>(k + N);
+    u32 dim_v = V * gridDim.z, first_value = V * blockIdx.z;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     u32 head = blockIdx.y, kv_head = head / a.group, n_head = a.n_head_kv * a.group;
     // blocks that see most come first
@@ -64,8 +68,8 @@ __device__ __forceinline__ void attend(const Flash& a) {
     const u32* pages = a.pages + u64(a.sequences[0]) * a.max_pages;
 
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < ROWS * D / 2; i += THREADS) {
-        u32 r = i / (D / 2), c = i % (D / 2) * 2, t = first + r;
+    for (u32 i = threadIdx.x; i < ROWS * K / 2; i += THREADS) {
+        u32 r = i / (K / 2), c = i % (K / 2) * 2, t = first + r;
         const float* from = a.q + u64(t) * a.q_stride + head * a.q_head_stride + c;
         bool is = t < a.tokens;
         *reinterpret_cast<u32*>(&q[r][c]) = is ? floats_to_halves(from[0], from[1]) : 0;
@@ -86,20 +90,20 @@ __device__ __forceinline__ void attend(const Flash& a) {
         row_begin[h] = begin_of(position), row_end[h] = end_of(position);
     }
     float slope = a.slopes ? a.slopes[head] : 0.0f;
-    float out[D / 8][4] = {};
+    float out[V / 8][4] = {};
 #pragma unroll 1
     for (u32 position = begin / N * N; position < end; position += N) {
         u64 row = cache_row(pages, position, kv_head, a.n_head_kv);
         __syncthreads();
-        load_rows<D, N>(k, a.keys, a.key_type, row, position, end_of_all);
-        load_rows<D, N>(v, a.values, a.value_type, row, position, end_of_all);
+        load_rows<K, N>(k, a.keys, a.key_type, K, 0, row, position, end_of_all);
+        load_rows<V, N>(v, a.values, a.value_type, dim_v, first_value, row, position, end_of_all);
         commit_copies();
         wait_for_copies();
         __syncthreads();
 
         float scores[N / 8][4] = {};
 #pragma unroll
-        for (int d = 0; d < D / 16; d++) {
+        for (int d = 0; d < K / 16; d++) {
             u32 qs[4];
             load_matrices(qs, &q[warp * 16 + lane % 16][16 * d + lane / 16 * 8]);
 #pragma unroll
@@ -132,7 +136,7 @@ __device__ __forceinline__ void attend(const Flash& a) {
             max[h] = largest[h];
             sum[h] *= factor;
 #pragma unroll
-            for (int n = 0; n < D / 8; n++) out[n][2 * h] *= factor, out[n][2 * h + 1] *= factor;
+            for (int n = 0; n < V / 8; n++) out[n][2 * h] *= factor, out[n][2 * h + 1] *= factor;
         }
 #pragma unroll
         for (int n = 0; n < N / 8; n++) {
@@ -148,7 +152,7 @@ __device__ __forceinline__ void attend(const Flash& a) {
 #pragma unroll
             for (int i = 0; i < 4; i++) ps[i] = floats_to_halves(scores[2 * n + i / 2][i % 2 * 2], scores[2 * n + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
-            for (int d = 0; d < D / 16; d++) {
+            for (int d = 0; d < V / 16; d++) {
                 u32 vs[4];
                 load_matrices_transposed(vs, &v[16 * n + lane % 16][16 * d + lane / 16 * 8]);
                 multiply_f16(out[2 * d], ps, vs[0], vs[1]);
@@ -167,10 +171,10 @@ __device__ __forceinline__ void attend(const Flash& a) {
             sum[h] = sum[h] * factor + expf(a.sinks[head] - top);
         }
         if (row_at[h] >= a.tokens) continue;
-        u64 at = (u64(row_at[h]) * n_head + head) * D;
-        const float* gates = a.gates ? a.gates + u64(row_at[h]) * a.q_stride + head * a.q_head_stride : nullptr;
+        u64 at = (u64(row_at[h]) * n_head + head) * dim_v + first_value;
+        const float* gates = a.gates ? a.gates + u64(row_at[h]) * a.q_stride + head * a.q_head_stride + first_value : nullptr;
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) {
+        for (int n = 0; n < V / 8; n++) {
             u32 d = 8 * n + 2 * (lane % 4);
             float x = out[n][2 * h] * factor / sum[h], y = out[n][2 * h + 1] * factor / sum[h];
             if (gates) x /= 1.0f + expf(-gates[d]), y /= 1.0f + expf(-gates[d + 1]);
@@ -180,19 +184,23 @@ __device__ __forceinline__ void attend(const Flash& a) {
     }
 }
 
-#define ENTRY(D)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) flash_##D(                                              \
+#define ENTRY(name, K, V)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(THREADS) flash_##name(                                           \
         const float* q, u32 q_stride, u32 q_head_stride, u32 tokens, const u8* keys, const u8* values,            \
         u32 key_type, u32 value_type, const u32* positions, const u32* sequences, const u32* pages, u32 max_pages, \
         u32 n_head_kv, u32 group, float scale, float softcap, u32 window, u32 both_ways, const float* slopes,     \
         const float* sinks, const float* gates, float* y, u16* bf16                                               \
     ) {                                                                                                           \
-        attend<D>({q, q_stride, q_head_stride, tokens, keys, values, key_type, value_type, positions, sequences,  \
+        attend<K, V>({q, q_stride, q_head_stride, tokens, keys, values, key_type, value_type, positions, sequences,  \
             pages, max_pages, n_head_kv, group, scale, softcap, window, both_ways, slopes, sinks, gates, y, bf16}); \
     }
 
-ENTRY(64)
-ENTRY(80)
-ENTRY(96)
-ENTRY(128)
-ENTRY(256)
+ENTRY(32, 32, 32)
+ENTRY(64, 64, 64)
+ENTRY(80, 80, 80)
+ENTRY(96, 96, 96)
+ENTRY(128, 128, 128)
+ENTRY(256, 256, 256)
+// more values than sums fit the registers: blocks share them, and each computes the weights
+ENTRY(512, 512, 256)
+ENTRY(576_512, 576, 256)

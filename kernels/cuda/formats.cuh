@@ -216,19 +216,21 @@ struct Q3_K : Planes {
     static const int N = 256, BYTES = 110;
     static const bool AFFINE = false;
     static __device__ __forceinline__ void unit(const u8* b, int u, Unit& to) {
-        u32 w[4], high[4];
-        load_words<2>(b + 32 + 16 * (u >> 1), w);
-        load_words<2>(b + 16 * (u >> 1 & 1), high);
         float d = load_half(b + 108);
         for (int r = 0; r < 2; r++) {
-            int g = at(u, r) / 16, plane = at(u, r) / 32;
-            for (int i = 0; i < 4; i++) {
-                u32 code = fields(w[i], u, r) | (high[i] >> plane & 0x01010101) << 2;
-                to.codes[4 * r + i] = minus(code, 0x04040404);
-            }
+            int g = at(u, r) / 16;
             u32 low = byte_at(b + 96 + g % 8) >> 4 * (g / 8) & 15;
             u32 upper = byte_at(b + 104 + g % 4) >> 2 * (g / 4) & 3;
             to.scale[r] = times(d, float(int(low | upper << 4) - 32));
+        }
+        u32 w[4], high[4];
+        load_words<2>(b + 32 + 16 * (u >> 1), w);
+        load_words<2>(b + 16 * (u >> 1 & 1), high);
+        for (int i = 0; i < 4; i++) {
+            for (int r = 0; r < 2; r++) {
+                u32 code = fields(w[i], u, r) | (high[i] >> at(u, r) / 32 & 0x01010101) << 2;
+                to.codes[4 * r + i] = minus(code, 0x04040404);
+            }
         }
     }
 };

@@ -1,6 +1,5 @@
 // Between the matrices of queries, keys and values and attention: normalization of heads, rotation, the cache.
-#include "kv.cuh"
-#include "norm.cuh"
+#include "heads.cuh"
 
 // Cosines and sines of the angles by which the pairs of each token's heads turn: thread (pair, token). `turns` are turns a
 // position. In double precision up to the whole turns, which are dropped.
@@ -15,53 +14,44 @@ extern "C" __global__ void rotations(const double* turns, u32 n_pairs, float mag
     sines[u64(t) * n_pairs + pair] = sine * magnitude;
 }
 
-enum Place { NEVER, BEFORE_ROTATION, AFTER_ROTATION };
+// Block (head, token), of queries, then keys, then values. Dynamic shared memory: the larger head in floats.
+extern "C" __global__ void __launch_bounds__(128) finish_heads(HEADS_PARAMETERS) {
+    extern __shared__ float x[];
+    finish_head(HEADS_ARGUMENTS, blockIdx.x, blockIdx.y, x);
+}
 
-// Block (head, token), of queries, then keys, then values: finishes the head's values in shared memory, then writes queries
-// back and keys and values into the cache. Queries lie q_head_stride apart, those of a token q_stride; keys and values as
-// one another. Dynamic shared memory: the larger head in floats.
-extern "C" __global__ void __launch_bounds__(128) finish_heads(
-    float* q, u32 q_stride, u32 q_head_stride, const float* k, u32 k_stride, const float* v, u32 v_stride,
-    u32 n_head, u32 n_head_kv, u32 dim_k, u32 dim_v, float clamp,
-    u32 norm_kind, float norm_eps, u32 norm_place, const float* q_norm, const float* k_norm, u32 norm_head_stride,
+// Block (head, token) of latent attention. A query's part that turns goes behind what the maps of keys made of the rest, in y
+// (tokens, heads, rank + rope). The block behind the heads normalizes what keys and values are made of, turns what is the same
+// in all keys, and stores both in the cache, as a key of rank + rope and a value of rank numbers. Dynamic shared memory:
+// rank + rope floats.
+extern "C" __global__ void __launch_bounds__(128) finish_latent(
+    const float* q, u32 q_stride, u32 n_head, u32 nope, u32 rope, u32 rank,    // (tokens, q_stride): heads of nope + rope
+    const float* kv, u32 kv_stride, u32 norm_kind, float norm_eps, const float* norm_weight,  // (tokens, kv_stride)
     const float* cosines, const float* sines, u32 n_pairs, u32 halves, float temperature, u32 temperature_every,
     const u32* positions, const u32* sequences, const u32* pages, u32 max_pages,
-    u8* keys, u8* values, u32 key_type, u32 value_type
+    u8* keys, u8* values, u32 key_type, u32 value_type, float* y
 ) {
     extern __shared__ float x[];
-    u32 head = blockIdx.x;
+    u32 head = blockIdx.x, position = positions[blockIdx.y];
     u64 t = blockIdx.y;
-    bool is_query = head < n_head, is_key = !is_query && head < n_head + n_head_kv;
-    u32 of_kind = is_query ? head : is_key ? head - n_head : head - n_head - n_head_kv;
-    u32 dim = is_query || is_key ? dim_k : dim_v;
-    const float* from = is_query ? q + t * q_stride + of_kind * q_head_stride
-        : is_key                 ? k + t * k_stride + of_kind * dim_k
-                                 : v + t * v_stride + of_kind * dim_v;
-    for (u32 i = threadIdx.x; i < dim; i += blockDim.x) {
-        float value = from[i];
-        x[i] = clamp > 0.0f ? fminf(fmaxf(value, -clamp), clamp) : value;
-    }
-    __syncthreads();
-    u32 position = positions[t];
-    if (is_query || is_key) {
-        Norm norm = {int(norm_kind), norm_eps, (is_query ? q_norm : k_norm) + of_kind * norm_head_stride, nullptr};
-        if (norm_place == BEFORE_ROTATION) normalize_shared(x, dim, norm);
-        for (u32 i = threadIdx.x; i < n_pairs; i += blockDim.x) {
-            float c = cosines[t * n_pairs + i], s = sines[t * n_pairs + i];
-            u32 a = halves ? i : 2 * i, b = halves ? i + n_pairs : 2 * i + 1;
-            float xa = x[a], xb = x[b];
-            x[a] = xa * c - xb * s;
-            x[b] = xa * s + xb * c;
-        }
+    cosines += t * n_pairs, sines += t * n_pairs;
+    if (head < n_head) {
+        const float* from = q + t * q_stride + head * (nope + rope) + nope;
+        for (u32 i = threadIdx.x; i < rope; i += blockDim.x) x[i] = from[i];
         __syncthreads();
-        if (norm_place == AFTER_ROTATION) normalize_shared(x, dim, norm);
+        rotate_shared(x, cosines, sines, n_pairs, halves);
+        float factor = query_factor(temperature, temperature_every, position);
+        float* to = y + (t * n_head + head) * (rank + rope);
+        for (u32 i = threadIdx.x; temperature_every && i < rank; i += blockDim.x) to[i] *= factor;
+        for (u32 i = threadIdx.x; i < rope; i += blockDim.x) to[rank + i] = x[i] * factor;
+        return;
     }
-    if (is_query) {
-        float factor = temperature_every ? 1.0f + temperature * log1pf(float(position / temperature_every)) : 1.0f;
-        float* to = q + t * q_stride + of_kind * q_head_stride;
-        for (u32 i = threadIdx.x; i < dim; i += blockDim.x) to[i] = x[i] * factor;
-    } else {
-        u64 row = cache_row(pages + u64(sequences[t]) * max_pages, position, of_kind, n_head_kv);
-        store_row(is_key ? keys : values, is_key ? key_type : value_type, row, dim, x);
-    }
+    const float* from = kv + t * kv_stride;
+    for (u32 i = threadIdx.x; i < rank + rope; i += blockDim.x) x[i] = from[i];
+    __syncthreads();
+    normalize_shared(x, rank, {int(norm_kind), norm_eps, norm_weight, nullptr});
+    rotate_shared(x + rank, cosines, sines, n_pairs, halves);
+    u64 row = cache_row(pages + u64(sequences[t]) * max_pages, position, 0, 1);
+    store_row(keys, key_type, row, rank + rope, x);
+    store_row(values, value_type, row, rank, x);
 }

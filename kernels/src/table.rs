@@ -357,7 +357,7 @@ const LEVELS: &[Level] = &[
                 rounding: Rounding::Q8,
                 tile: packed::TILE,
                 words: packed::tile_words,
-                pack: cpu::avx512vnni::gemm::pack,
+                pack: cpu::avx512vnni::quantize::pack,
             },
             matmul: cpu::avx512vnni::MATMUL_PACKED,
         }),

@@ -8,8 +8,16 @@ use std::path::{Path, PathBuf};
 use braise_engine::gguf::Writer;
 use braise_kernels::quant::Type;
 
-/// Tokens of each comparison: more than a chunk of 64, and past the recipes' sliding windows.
-pub const N_TOKENS: usize = 96;
+/// Tokens whose logits are compared: of more than a chunk of 64, and past the recipes' sliding windows.
+const KEPT: [usize; 4] = [0, 40, 64, 95];
+
+/// The recipe whose window is that of real models, and the tokens that are compared there.
+const LONG: (&str, [usize; 4]) = ("llama4-long", [0, 8191, 8192, 8299]);
+
+/// Tokens of the comparison whose logits `reference.py` keeps; the last of them is the last there is.
+pub fn kept(name: &str) -> [usize; 4] {
+    if name == LONG.0 { LONG.1 } else { KEPT }
+}
 
 /// Where the recipes are.
 pub fn folder() -> PathBuf {
@@ -30,9 +38,15 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// The token ids of each comparison.
+/// The token ids of most comparisons.
 pub fn tokens(n_vocab: usize) -> Vec<u32> {
-    (0..N_TOKENS).map(|i| ((i * i * 31 + i * 7 + 3) % n_vocab) as u32).collect()
+    tokens_of("", n_vocab)
+}
+
+/// Those of the comparison with the recipe `name`.
+pub fn tokens_of(name: &str, n_vocab: usize) -> Vec<u32> {
+    let [.., last] = kept(name);
+    (0..=last).map(|i| ((i * i * 31 + i * 7 + 3) % n_vocab) as u32).collect()
 }
 
 /// Writes the model of the recipe `name` to `path`.
@@ -43,11 +57,24 @@ pub fn write(name: &str, path: &Path) {
     write_with(name, Type::F32, &[], path);
 }
 
+/// The same, with weights of other types rounded as theirs are, but stored as F32: what other engines compute with
+/// exactly.
+///
+/// # Panics
+/// As [`write()`].
+pub fn write_floats(name: &str, path: &Path) {
+    write_as(name, Type::F32, &[], true, path);
+}
+
 /// The same with experts of type `ty`, and with other numbers for some keys, by the ends of their names.
 ///
 /// # Panics
 /// As [`write()`]; and if rows are no whole blocks.
 pub fn write_with(name: &str, ty: Type, changes: &[(&str, &str)], path: &Path) {
+    write_as(name, ty, changes, false, path);
+}
+
+fn write_as(name: &str, ty: Type, changes: &[(&str, &str)], floats: bool, path: &Path) {
     let recipe = std::fs::read_to_string(folder().join(format!("{name}.txt"))).expect("a recipe");
     let mut writer = Writer::new().metadata("tokenizer.ggml.model", "no_vocab");
     for line in recipe.lines() {
@@ -57,14 +84,27 @@ pub fn write_with(name: &str, ty: Type, changes: &[(&str, &str)], path: &Path) {
             metadata(writer, key, kind, change.map_or(value, |(_, value)| value))
         } else {
             let (name, dims) = line.split_once(": ").expect("a key or a tensor");
-            let dims: Vec<u64> = dims.split(' ').map(|n| n.parse().expect("a size")).collect();
-            let ty = if name.ends_with("_exps.weight") { ty } else { Type::F32 };
-            let quantize =
-                ty.scalar().and_then(|scalar| scalar.quantize).expect("a type that can be written");
+            // sizes, and behind them perhaps a type
+            let (sizes, named): (Vec<&str>, Vec<&str>) =
+                dims.split(' ').partition(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
+            let dims: Vec<u64> = sizes.iter().map(|n| n.parse().expect("a size")).collect();
+            let ty = match named[..] {
+                [ty] => *Type::ALL.iter().find(|known| known.name() == ty).expect("a type"),
+                _ if name.ends_with("_exps.weight") => ty,
+                _ => Type::F32,
+            };
+            let scalar = ty.scalar().expect("a type to compute with");
+            let mut numbers = numbers(name, &dims);
             let row = ty.row_bytes(dims[0] as usize).expect("whole blocks");
             let mut bytes = vec![0; row * dims[1..].iter().product::<u64>() as usize];
-            quantize(&numbers(name, &dims), &mut bytes);
-            writer.tensor(name, &dims, ty, bytes)
+            scalar.quantize.expect("a type that can be written")(&numbers, &mut bytes);
+            if floats {
+                (scalar.dequantize)(&bytes, &mut numbers);
+                let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+                writer.tensor(name, &dims, Type::F32, bytes)
+            } else {
+                writer.tensor(name, &dims, ty, bytes)
+            }
         };
     }
     writer

@@ -2,6 +2,7 @@
 
 pub mod families;
 pub mod interpreter;
+pub mod llguidance;
 pub mod ptx;
 pub mod python;
 pub mod reference;

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use braise_engine::constrain::{Constraint, Format, Grammars};
@@ -15,6 +16,7 @@ use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{NGram, Speculation};
 use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer, Vocab};
 use braise_kernels::isa::Isa;
+use braise_tests::llguidance;
 use braise_tests::python::{llama_cpp, python, schema_suite};
 use braise_tests::schemas::schema;
 use braise_tests::tiny::{self, BASE};
@@ -125,25 +127,38 @@ fn outputs_of_a_real_model_are_valid() {
     let Some(model) = real_model() else { return };
     let tokenizer = Tokenizer::of(model.gguf()).expect("has a tokenizer");
     let grammars = Grammars::new(&tokenizer).expect("are there");
-    let options = SessionOptions { n_ctx: Some(512), ..SessionOptions::default() };
-    let mut session = Session::new(&model, &options).expect("a session");
     let prompt = tokenizer.encode_prompt("A person, in JSON:\n", Special::Parse);
-    let mut cases = Vec::new();
-    let mut tokens = 0;
+    let constraints = constraints(&grammars);
     let begin = Instant::now();
-    // every fifth schema: a model takes its time
-    for (seed, (schema, constraint)) in (0..).zip(constraints(&grammars)).step_by(5) {
-        let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
-        let sampler = if seed % 2 == 0 { greedy } else { hot(seed) };
-        let constraint = Some(&constraint);
-        let control = ControlTokens::Hide;
-        let request =
-            Request { prompt: &prompt, sampler, max_tokens: Some(400), stop: &[], constraint, control };
-        let (output, outcome) = run(&mut session, &tokenizer, &request, None);
-        assert_eq!(outcome.finish, Finish::End, "seed {seed}: {schema}: {output}");
-        tokens += outcome.decode_tokens + 1;
-        cases.push(json!({"schema": schema, "output": output}));
-    }
+    // a session each on as many threads: so small a model gains more by that than by a team of threads
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let options = SessionOptions { n_ctx: Some(512), threads: Some(1), ..SessionOptions::default() };
+        let mut session = Session::new(&model, &options).expect("a session");
+        let (mut cases, mut tokens) = (Vec::new(), 0);
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let Some((schema, constraint)) = constraints.get(seed) else { return (cases, tokens) };
+            let greedy = SamplerOptions { temperature: 0.0, ..SamplerOptions::default() };
+            let sampler = if seed.is_multiple_of(2) { greedy } else { hot(seed as u64) };
+            let constraint = Some(constraint);
+            let control = ControlTokens::Hide;
+            let request =
+                Request { prompt: &prompt, sampler, max_tokens: Some(400), stop: &[], constraint, control };
+            let (output, outcome) = run(&mut session, &tokenizer, &request, None);
+            assert_eq!(outcome.finish, Finish::End, "seed {seed}: {schema}: {output}");
+            tokens += outcome.decode_tokens + 1;
+            cases.push(json!({"schema": schema, "output": output}));
+        }
+    };
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(some)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("its outputs")).collect()
+    });
+    let tokens: usize = parts.iter().map(|(_, tokens)| tokens).sum();
+    let cases: Vec<_> = parts.into_iter().flat_map(|(cases, _)| cases).collect();
+    assert_eq!(cases.len(), constraints.len());
     println!("{} outputs of {tokens} tokens in {:?}", cases.len(), begin.elapsed());
     all_are_valid(&cases);
 }
@@ -196,29 +211,43 @@ fn a_mask_takes_little_time() {
     ];
     let mut all = Vec::new();
     for (name, format) in formats {
-        let begin = Instant::now();
-        let constraint = grammars.constraint(&format).expect("is a grammar");
-        let compiled = begin.elapsed();
-        let mut times = Vec::new();
-        for seed in 0..10 {
-            times.extend(walk(&mut constraint.clone(), tokenizer.n_tokens(), 60, seed).1);
-        }
+        let rounds: Vec<_> = (0..ROUNDS).map(|_| times(&grammars, &format, tokenizer.n_tokens())).collect();
+        let (compiled, masks): (Vec<_>, Vec<_>) = rounds.into_iter().unzip();
+        let mut times: Vec<_> = (0..masks[0].len())
+            .map(|at| masks.iter().map(|times| times[at]).min().expect("there are rounds"))
+            .collect();
         times.sort();
         let mean = times.iter().sum::<Duration>() / times.len() as u32;
         let [median, p99, slowest] =
             [times.len() / 2, times.len() * 99 / 100, times.len() - 1].map(|at| times[at]);
         println!(
-            "{name}: compiled in {compiled:?}; {} masks: mean {mean:?}, median {median:?}, p99 {p99:?}, most {slowest:?}",
+            "{name}: compiled in {:?}; {} masks: mean {mean:?}, median {median:?}, p99 {p99:?}, most {slowest:?}",
+            compiled.iter().min().expect("there are rounds"),
             times.len()
         );
         all.extend(times);
     }
     all.sort();
-    let median = all[all.len() / 2];
-    println!("vocabulary prepared in {prepared:?}; {} masks: median {median:?}", all.len());
-    // a token of a model with 1.2 billion weights in 4 bits takes 20 ms or more where 40 GB/s are read; the median,
-    // because other programs may take the processor while a mask is computed
-    assert!(median < Duration::from_millis(1), "5% of a token's time: {median:?}");
+    let [median, p99] = [all.len() / 2, all.len() * 99 / 100].map(|at| all[at]);
+    println!("vocabulary prepared in {prepared:?}; {} masks: median {median:?}, p99 {p99:?}", all.len());
+    assert!(median < TOKEN / 200, "{median:?}: more than half a percent of a token's time");
+    assert!(p99 < TOKEN / 20 * SLOWER, "{p99:?}: more than 5% of a token's time");
+}
+
+/// What a token of a model with 1.2 billion weights in 4 bits takes where 30 GB/s are read, and how much slower than
+/// there masks may be computed.
+const TOKEN: Duration = Duration::from_millis(25);
+const SLOWER: u32 = 2;
+
+/// Of so many equal runs the least time of each mask counts: other programs take the processor now and then.
+const ROUNDS: usize = 5;
+
+/// The time to compile `format`, and those of the masks of some texts.
+fn times(grammars: &Grammars, format: &Format, n_vocab: usize) -> (Duration, Vec<Duration>) {
+    let begin = Instant::now();
+    let constraint = grammars.constraint(format).expect("is a grammar");
+    let compiled = begin.elapsed();
+    (compiled, (0..10).flat_map(|seed| walk(&mut constraint.clone(), n_vocab, 60, seed).1).collect())
 }
 
 /// A vocabulary whose token 7 is the text `7,`; token 0 ends a text.
@@ -446,4 +475,107 @@ fn the_json_schema_test_suite() {
     );
     assert!(sum(|suite| suite.right) > 500, "little was tried");
     assert!(worse.is_empty(), "worse than known:\n{}", worse.join("\n"));
+}
+
+/// How a constraint takes the texts of llguidance's own tests.
+#[derive(Debug, Default)]
+struct Own {
+    /// Checks of each kind.
+    checks: BTreeMap<String, usize>,
+    texts: usize,
+    /// Checks whose grammar has to be refused, and is not; or the other way round.
+    grammars: Vec<String>,
+    /// Texts that are not taken for what they are.
+    wrong: Vec<String>,
+    /// Grammars over tokens that the vocabulary of [`bytes`] lacks, or that count tokens.
+    skipped: usize,
+}
+
+impl Own {
+    fn try_grammar(&mut self, format: &Format, grammars: &Grammars, good: bool) -> Option<Constraint> {
+        let what = match format {
+            Format::JsonSchema(schema) => schema.to_string(),
+            Format::Lark(lark) => lark.clone(),
+            other => format!("{other:?}"),
+        };
+        match (grammars.constraint(format), good) {
+            (Ok(_), true) if what.contains("max_tokens") => self.skipped += 1,
+            (Ok(constraint), true) => return Some(constraint),
+            (Err(error), true) if error.to_string().contains("Token range end") => self.skipped += 1,
+            (Err(error), true) => self.grammars.push(format!("{what}: {error}")),
+            (Ok(_), false) => self.grammars.push(format!("not refused: {what}")),
+            (Err(_), false) => {}
+        }
+        None
+    }
+
+    fn try_text(&mut self, constraint: &Constraint, text: &str, valid: bool) {
+        const NOT_AN_END: &str = "FINAL_REJECT:";
+        self.texts += 1;
+        let (text, begins) = match text.strip_prefix(NOT_AN_END) {
+            Some(text) => (text, true),
+            None => (text, valid),
+        };
+        let tokens: Vec<u32> = text.bytes().map(u32::from).collect();
+        let begun = constraint.clone().allowed(&tokens) == tokens.len();
+        if allows(constraint, text) != valid || begins && !begun {
+            self.wrong.push(format!("{text:?} (valid: {valid})"));
+        }
+    }
+}
+
+#[test]
+fn the_tests_of_llguidance() {
+    let folder = match llguidance::folder() {
+        Ok(folder) => folder,
+        Err(why) => return println!("skipped: {why}"),
+    };
+    const FUNCTIONS: [&str; 7] = [
+        "lark_str_test_many",
+        "lark_str_test",
+        "lark_err_test",
+        "lark_ok",
+        "json_test_many",
+        "json_schema_check",
+        "json_err_test",
+    ];
+    let grammars = Grammars::new(&bytes()).expect("are there");
+    let (mut own, mut others) = (Own::default(), 0);
+    for entry in std::fs::read_dir(folder).expect("is a folder") {
+        let path = entry.expect("is there").path();
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let checks = llguidance::checks(&std::fs::read_to_string(&path).expect("is text"), &FUNCTIONS);
+        others += checks.others;
+        for check in checks.read {
+            *own.checks.entry(check.name.clone()).or_default() += 1;
+            let lark = check.arguments[0].as_str().map(|lark| Format::Lark(lark.to_owned()));
+            let format = lark.unwrap_or_else(|| Format::JsonSchema(check.arguments[0].clone()));
+            let texts = |at: usize| check.arguments[at].as_array().expect("a list").iter();
+            let good = !check.name.ends_with("_err_test");
+            let Some(constraint) = own.try_grammar(&format, &grammars, good) else { continue };
+            let text = |value: &Value| match (&format, value) {
+                (Format::Lark(_), Value::String(text)) => text.clone(),
+                (_, value) => value.to_string(),
+            };
+            match check.name.as_str() {
+                "lark_str_test_many" | "json_test_many" => {
+                    texts(1).for_each(|valid| own.try_text(&constraint, &text(valid), true));
+                    texts(2).for_each(|wrong| own.try_text(&constraint, &text(wrong), false));
+                }
+                "lark_str_test" => {
+                    own.try_text(&constraint, &text(&check.arguments[2]), check.arguments[1] == true)
+                }
+                "json_schema_check" => {
+                    own.try_text(&constraint, &text(&check.arguments[1]), check.arguments[2] == true)
+                }
+                _ => {}
+            }
+        }
+    }
+    let Own { checks, texts, grammars, wrong, skipped } = own;
+    println!("{checks:?}: {texts} texts; {skipped} grammars skipped; {others} checks in other words");
+    assert!(texts > 900 && checks.len() == FUNCTIONS.len(), "little was tried");
+    assert!(grammars.is_empty() && wrong.is_empty(), "grammars: {grammars:#?}\ntexts: {wrong:#?}");
 }

@@ -17,7 +17,7 @@ use super::super::report::Cases;
 use super::Bench;
 use super::rows::{expect_q8, normalized, normals};
 
-const TYPES: [(KvType, KvType); 4] = [
+pub(super) const TYPES: [(KvType, KvType); 4] = [
     (KvType::F16, KvType::F16),
     (KvType::Q8_0, KvType::Q8_0),
     (KvType::F16, KvType::Q8_0),
@@ -84,7 +84,7 @@ fn encode(ty: KvType, x: &[f32]) -> (Vec<u8>, Vec<f32>) {
 }
 
 /// The place of a row in the cache.
-fn row(pages: &[u32], position: usize, head: usize, n_head_kv: usize) -> usize {
+pub(super) fn row(pages: &[u32], position: usize, head: usize, n_head_kv: usize) -> usize {
     let page = PAGE as usize;
     (pages[position / page] as usize * n_head_kv + head) * page + position % page
 }
@@ -93,17 +93,17 @@ fn row(pages: &[u32], position: usize, head: usize, n_head_kv: usize) -> usize {
 type Row = (Vec<f32>, Vec<f32>);
 
 /// A layer's cache of some sequences.
-struct Filled {
-    heads: Heads,
+pub(super) struct Filled {
+    pub(super) heads: Heads,
     /// Of each sequence, positions and heads: keys and values.
     rows: Vec<Vec<Vec<Row>>>,
-    pages: Vec<Vec<u32>>,
-    cache: Cache,
+    pub(super) pages: Vec<Vec<u32>>,
+    pub(super) cache: Cache,
 }
 
 impl Filled {
     /// Sequences of these lengths whose pages are out of order; what is not theirs is what nobody may use.
-    fn new(
+    pub(super) fn new(
         bench: &mut Bench<'_>,
         heads: Heads,
         types: (KvType, KvType),
@@ -233,17 +233,21 @@ pub(super) fn attend(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
     let mut random = Rng::with_seed(41);
     let mut turn = 0;
     for (dim_k, dim_v) in [(64, 64), (128, 128), (80, 80), (24, 40), (576, 512)] {
-        for (n_head_kv, group) in [(2, 1), (2, 3), (1, 8), (1, 9)] {
+        for (n_head_kv, group) in [(2, 1), (2, 3), (1, 8), (1, 9), (1, 16)] {
             for types in TYPES {
                 turn += 1;
-                if (dim_k, group) == (576, 9) {
+                // sixteen heads share one key in latent attention alone
+                if (dim_k == 576 && group == 9) || (dim_k != 576 && group == 16) {
                     continue;
                 }
                 let heads = Heads { n_head_kv, group, dim_k, dim_v };
                 let window = (turn % 5 == 4).then_some(40);
                 let filled = Filled::new(bench, heads, types, &[150, 65], &mut random)?;
+                // tokens that see both ways are those of one sequence
+                let both_ways = (turn % 6 == 5).then_some(150);
                 let (positions, sequences) = match turn % 2 {
-                    0 => (vec![0_u32, 149], vec![1_u32, 0]),
+                    _ if both_ways.is_some() => (vec![0_u32, 149, 70], vec![0_u32; 3]),
+                    0 => (vec![0, 149], vec![1, 0]),
                     _ => (vec![64, 63, 127], vec![1, 1, 0]),
                 };
                 let shares = [1, 4][turn / 2 % 2];
@@ -251,7 +255,7 @@ pub(super) fn attend(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
                     bench,
                     filled,
                     (&positions, &sequences),
-                    (window, shares, turn),
+                    (window, both_ways, shares, turn),
                     &mut random,
                     cases,
                 )?;
@@ -262,11 +266,22 @@ pub(super) fn attend(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
     Ok(())
 }
 
+/// The positions that a token sees.
+fn seen(position: usize, window: Option<u32>, both_ways: Option<u32>) -> std::ops::Range<usize> {
+    match both_ways.map(|all| all as usize) {
+        None => window.map_or(0, |window| (position + 1).saturating_sub(window as usize))..position + 1,
+        Some(all) => {
+            let aside = window.map_or(all, |window| window as usize / 2);
+            position.saturating_sub(aside)..all.min(position + aside + 1)
+        }
+    }
+}
+
 fn attend_case(
     bench: &mut Bench<'_>,
     filled: Filled,
     (positions, sequences): (&[u32], &[u32]),
-    (window, shares, turn): (Option<u32>, u32, usize),
+    (window, both_ways, shares, turn): (Option<u32>, Option<u32>, u32, usize),
     random: &mut Rng,
     cases: &mut Cases,
 ) -> Result<(), Error> {
@@ -280,7 +295,8 @@ fn attend_case(
     let q = normals(tokens * stride, random);
     let given = Given::new(n_head, heads.dim_k, turn, random);
     let what = format!(
-        "{heads:?}, {:?}, positions {positions:?}, window {window:?}, {shares} shares, gated {gated}, softcap {:?}, \
+        "{heads:?}, {:?}, positions {positions:?}, window {window:?}, both ways {both_ways:?}, \
+         {shares} shares, gated {gated}, softcap {:?}, \
          {} slopes, {} sinks",
         filled.cache.types,
         given.softcap,
@@ -306,12 +322,14 @@ fn attend_case(
         y,
         q8,
     };
-    bench.run(launch.launch())?;
+    match both_ways {
+        None => bench.run(launch.launch())?,
+        Some(all) => bench.run(launch.launch_both_ways(all))?,
+    }
     let got = bench.results(y, n, &what, cases)?;
     for (i, got) in got.chunks_exact(dim_v).enumerate() {
         let (t, head) = (i / n_head, i % n_head);
-        let end = positions[t] as usize + 1;
-        let seen = window.map_or(0, |window| end.saturating_sub(window as usize))..end;
+        let seen = seen(positions[t] as usize, window, both_ways);
         let at = t * stride + head * head_stride;
         let sequence = sequences[t] as usize;
         // sums of dim_k products, in order
@@ -331,19 +349,21 @@ fn attend_case(
 pub(super) fn flash(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
     let mut random = Rng::with_seed(42);
     let mut turn = 0;
-    for dim in Flash::DIMS {
-        for (first, tokens, behind) in
-            [(0, 1, None), (0, 70, None), (100, 65, None), (3, 20, Some(60)), (0, 90, Some(0))]
-        {
+    let batches = [(0, 1, None), (0, 70, None), (100, 65, None), (3, 20, Some(60)), (0, 90, Some(0))];
+    let sizes = Flash::DIMS.map(|dim| (dim, dim)).into_iter().chain([(512, 512), (576, 512)]);
+    for (dim_k, dim_v) in sizes {
+        // large heads take the interpreter long
+        let batches = if dim_k > 256 { &[(60, 9, None), (0, 10, Some(30))] } else { &batches[..] };
+        for (first, tokens, behind) in batches {
             for window in [None, Some(17)] {
                 turn += 1;
-                let heads =
-                    Heads { n_head_kv: 1 + turn % 2, group: 1 + turn / 2 % 3, dim_k: dim, dim_v: dim };
+                let heads = Heads { n_head_kv: 1 + turn % 2, group: 1 + turn / 2 % 3, dim_k, dim_v };
                 let types = TYPES[turn as usize % 4];
                 let length = first + tokens + behind.unwrap_or(0);
                 let filled = Filled::new(bench, heads, types, &[length, 3], &mut random)?;
                 let all = behind.map(|_| length as u32);
-                flash_case(bench, filled, (first, tokens), (window, all, turn as usize), &mut random, cases)?;
+                let batch = (*first, *tokens);
+                flash_case(bench, filled, batch, (window, all, turn as usize), &mut random, cases)?;
                 bench.let_go()?;
             }
         }
@@ -360,8 +380,9 @@ fn flash_case(
     cases: &mut Cases,
 ) -> Result<(), Error> {
     let heads = filled.heads;
-    let (n_head, dim) = ((heads.n_head_kv * heads.group) as usize, heads.dim_k as usize);
-    let gated = turn.is_multiple_of(5);
+    let n_head = (heads.n_head_kv * heads.group) as usize;
+    let (dim, dim_v) = (heads.dim_k as usize, heads.dim_v as usize);
+    let gated = turn.is_multiple_of(5) && dim == dim_v;
     let head_stride = if gated { 2 * dim } else { dim };
     let stride = n_head * head_stride;
     let q = normals(tokens * stride, random);
@@ -374,7 +395,7 @@ fn flash_case(
         given.slopes.len(),
         given.sinks.len()
     );
-    let n = tokens * n_head * dim;
+    let n = tokens * n_head * dim_v;
     let (q_at, y, bf) = (bench.put(&q)?, bench.room(n)?, bench.zeros(2 * n)?);
     let cache =
         Cache { positions: bench.put(&[first as u32])?, sequences: bench.put(&[0_u32])?, ..filled.cache };
@@ -393,16 +414,10 @@ fn flash_case(
     };
     bench.run(launch.launch())?;
     let got = bench.results(y, n, &what, cases)?;
-    for (i, got) in got.chunks_exact(dim).enumerate() {
+    for (i, got) in got.chunks_exact(dim_v).enumerate() {
         let (t, head) = (i / n_head, i % n_head);
         let position = first + t;
-        let seen = match both_ways.map(|all| all as usize) {
-            None => window.map_or(0, |window| (position + 1).saturating_sub(window as usize))..position + 1,
-            Some(all) => {
-                let aside = window.map_or(all, |window| window as usize / 2);
-                position.saturating_sub(aside)..all.min(position + aside + 1)
-            }
-        };
+        let seen = seen(position, window, both_ways);
         let at = t * stride + head * head_stride;
         // queries, weights and values are rounded to 11 bits
         let want = filled.want(0, head, &q[at..][..dim], seen, &given, 2f64.powi(-11) + dim as f64 * U);
@@ -540,7 +555,7 @@ pub(super) fn finish_heads(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(
 }
 
 /// The values of a row of the cache, and the step in which each is counted.
-fn decode(ty: KvType, bytes: &[u8], dim: usize) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn decode(ty: KvType, bytes: &[u8], dim: usize) -> (Vec<f32>, Vec<f32>) {
     let half = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
     match ty {
         KvType::F16 => ((0..dim).map(|i| half(2 * i)).collect(), vec![0.0; dim]),

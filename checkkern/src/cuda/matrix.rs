@@ -36,7 +36,7 @@ fn problems(ty: Type, rounding: Rounding, lengths: &[usize]) -> Vec<Problem> {
 }
 
 /// Puts activations on the device as products of few columns take them.
-fn put_activations(bench: &mut Bench<'_>, x: &Activations) -> Result<Address, Error> {
+pub(super) fn put_activations(bench: &mut Bench<'_>, x: &Activations) -> Result<Address, Error> {
     match x {
         Activations::F32(x) => bench.put(x),
         Activations::Q8(x) => bench.put(&q8_bytes(x)),
@@ -55,9 +55,10 @@ pub(super) fn matvec(bench: &mut Bench<'_>, ty: Type, cases: &mut Cases) -> Resu
         let Problem { k, rows, .. } = problem;
         let w = Matrix { data: bench.put(&problem.w)?, ..Matrix::default() };
         let x = put_activations(bench, &problem.x)?;
-        for columns in
-            [1_usize, 3, 8].into_iter().filter(|columns| columns.next_multiple_of(4) <= problem.columns)
-        {
+        // many columns are taken eight at a time
+        let columns: &[usize] =
+            if matches!(ty, Type::Q4_K | Type::F16) { &[1, 3, 8, 16] } else { &[1, 3, 8] };
+        for &columns in columns.iter().filter(|columns| columns.next_multiple_of(4) <= problem.columns) {
             let y = bench.room(columns * rows)?;
             let launch = Matvec { w: [w, Matrix::default()], x, y, ..plain(ty, k, rows, columns) };
             bench.run(launch.launch())?;
@@ -71,7 +72,7 @@ pub(super) fn matvec(bench: &mut Bench<'_>, ty: Type, cases: &mut Cases) -> Resu
 }
 
 /// A product that is stored, without its operands.
-fn plain(ty: Type, k: usize, rows: usize, columns: usize) -> Matvec {
+pub(super) fn plain(ty: Type, k: usize, rows: usize, columns: usize) -> Matvec {
     Matvec {
         ty,
         w: [Matrix::default(); 2],
@@ -117,7 +118,7 @@ pub(super) fn matmul(bench: &mut Bench<'_>, ty: Type, cases: &mut Cases) -> Resu
     Ok(())
 }
 
-fn plain_matmul(ty: Type, k: usize, rows: usize, columns: usize) -> Matmul {
+pub(super) fn plain_matmul(ty: Type, k: usize, rows: usize, columns: usize) -> Matmul {
     Matmul {
         ty,
         w: Matrix::default(),

@@ -1,7 +1,8 @@
 //! Rows of values: embedding, normalization, activation, sums.
 
 use braise_kernels::cuda::ops::{
-    ActivateValues, AddValues, EmbedRows, Norm, NormKind, NormRows, ScaleValues,
+    ActivateRows, ActivateValues, AddValues, EmbedRows, Norm, NormKind, NormRows, ScaleValues, SumRows,
+    WeighRows,
 };
 use braise_kernels::cuda::{Address, Error};
 use braise_kernels::ops::Activation;
@@ -200,6 +201,7 @@ pub(super) fn activated(activation: Activation, gate: f32, up: Option<f32>) -> W
         Activation::Relu => x.max(0.0),
         Activation::ReluSquared => x.max(0.0).powi(2),
         Activation::Clamped => swish(x.min(7.0), 1.702),
+        Activation::Xielu(_) => f64::NAN, // no kernel computes it
     };
     let factor = match (activation, up) {
         (_, None) => 1.0,
@@ -241,6 +243,102 @@ pub(super) fn activate_values(bench: &mut Bench<'_>, cases: &mut Cases) -> Resul
             let halves: Vec<u16> = bench.get(bf, n)?;
             let rounded = got.iter().map(|x| bf16::from_f32(*x).to_bits());
             cases.expect(halves.iter().copied().eq(rounded), || format!("{what}: other bf16"));
+        }
+    }
+    Ok(())
+}
+
+/// Rows that lie apart: the values of rows that do not.
+pub(super) fn activate_rows(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(15);
+    for (n, gates) in [(320, true), (320, false), (77, true)] {
+        let (rows, gate_stride, up_stride) = (3, n + 5, 2 * n);
+        let gate = normals(rows * gate_stride, &mut random);
+        let up = normals(rows * up_stride, &mut random);
+        let what = format!("{n} values, gated {gates}");
+        let (y, bf) = (bench.room(rows * n)?, bench.zeros(2 * rows * n)?);
+        let q8 = if n % 32 == 0 { bench.zeros(rows * n / 32 * 48)? } else { Address::NONE };
+        let up_at = bench.put(&up)?;
+        let launch = ActivateRows {
+            gate: bench.put(&gate)?,
+            gate_stride: gate_stride as u32,
+            up: if gates { up_at } else { Address::NONE },
+            up_stride: up_stride as u32,
+            rows: rows as u32,
+            n: n as u32,
+            activation: Activation::Gelu,
+            y,
+            q8,
+            bf16: bf,
+        };
+        bench.run(launch.launch())?;
+        let want = (0..rows * n).map(|i| {
+            let up = up[i / n * up_stride + i % n];
+            activated(Activation::Gelu, gate[i / n * gate_stride + i % n], gates.then_some(up))
+        });
+        expect_forms(bench, &what, (y, q8, bf), rows * n, want, cases)?;
+    }
+    Ok(())
+}
+
+/// Results as floats, and the same quantized and as bf16.
+fn expect_forms(
+    bench: &mut Bench<'_>,
+    what: &str,
+    (y, q8, bf): (Address, Address, Address),
+    n: usize,
+    want: impl Iterator<Item = Want>,
+    cases: &mut Cases,
+) -> Result<(), Error> {
+    let got = bench.results(y, n, what, cases)?;
+    expect_all(what, &got, want, cases);
+    if q8 != Address::NONE {
+        expect_q8(what, &bench.get(q8, n / 32 * 48)?, &got, cases);
+    }
+    let halves: Vec<u16> = bench.get(bf, n)?;
+    let rounded = got.iter().map(|x| bf16::from_f32(*x).to_bits());
+    cases.expect(halves.iter().copied().eq(rounded), || format!("{what}: other bf16"));
+    Ok(())
+}
+
+pub(super) fn weigh_rows(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(16);
+    for (n, rows, share) in [(288, 6, 3), (33, 2, 1)] {
+        let (x, weights) = (normals(rows / share * n, &mut random), normals(rows, &mut random));
+        let (y, bf) = (bench.room(rows * n)?, bench.zeros(2 * rows * n)?);
+        let q8 = if n % 32 == 0 { bench.zeros(rows * n / 32 * 48)? } else { Address::NONE };
+        let launch = WeighRows {
+            x: bench.put(&x)?,
+            n: n as u32,
+            rows: rows as u32,
+            share: share as u32,
+            weights: bench.put(&weights)?,
+            y,
+            q8,
+            bf16: bf,
+        };
+        bench.run(launch.launch())?;
+        let want = (0..rows * n).map(|i| Want::Exactly(weights[i / n] * x[i / n / share * n + i % n]));
+        expect_forms(bench, &format!("{rows} rows of {n}"), (y, q8, bf), rows * n, want, cases)?;
+    }
+    Ok(())
+}
+
+pub(super) fn sum_rows(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    let mut random = Rng::with_seed(17);
+    for (rows, n, stride) in [(1, 1, 1), (21, 200, 200), (8, 77, 90)] {
+        let x = normals(rows * stride, &mut random);
+        let before: Vec<f64> = normals(n, &mut random).iter().map(|x| f64::from(*x) / 3.0).collect();
+        let (x_at, y) = (bench.put(&x)?, bench.put(&before)?);
+        let launch = SumRows { x: x_at, stride: stride as u32, rows: rows as u32, n: n as u32, y };
+        bench.run(launch.launch())?;
+        let got: Vec<f64> = bench.get(y, n)?;
+        for (i, (got, before)) in got.iter().zip(&before).enumerate() {
+            let parts = || (0..rows).map(|row| f64::from(x[row * stride + i]));
+            let want = before + parts().sum::<f64>();
+            let size = before.abs() + parts().map(f64::abs).sum::<f64>();
+            let ok = (got - want).abs() <= 2.0 * rows as f64 * f64::EPSILON * size;
+            cases.expect(ok, || format!("{rows} rows, value {i}: {got} instead of {want}"));
         }
     }
     Ok(())

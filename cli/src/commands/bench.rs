@@ -4,14 +4,16 @@ mod report;
 mod row;
 mod source;
 
-use anyhow::{Result, ensure};
-use braise_engine::kv::{KvCache, KvTypes};
-use braise_engine::measure::{self, Cost, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
-use braise_engine::session::default_chunk;
+use anyhow::Result;
+use braise_engine::kv::KvTypes;
+use braise_engine::measure::{
+    self, Cost, Limit, Pass, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss,
+};
+use braise_engine::memory;
+use braise_engine::sequences::MAX_SEQUENCES;
 use braise_engine::threads::default_threads;
 use braise_kernels::isa::Isa;
 use clap::Args;
-use indicatif::DecimalBytes;
 
 use self::report::{Format, Report, threads};
 use self::row::Row;
@@ -23,7 +25,8 @@ use crate::machine::{cpu_name, look};
 /// Measure how fast models run, beside the limit of this machine
 ///
 /// A test reads a prompt of so many tokens (pp), or generates so many (tg), or both (pg), at a depth: with so many
-/// tokens in the context before. Every combination of the numbers given is a test; 0 leaves a kind of test out. The
+/// tokens in the context before. Every combination of the numbers given is a test; 0 leaves a kind of test out. Several
+/// sequences that generate together (--parallel) read the weights once for all of them; their rate is that of all. The
 /// limit is what the memory bandwidth and the multipliers, measured just before and after each test, allow at most.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -56,6 +59,10 @@ pub struct BenchArgs {
     /// Tokens in the context before a test begins
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "0", value_parser = tokens())]
     depth: Vec<u32>,
+
+    /// Sequences that generate together, each with its own context
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1", value_parser = sequences())]
+    parallel: Vec<u32>,
 
     /// Threads to compute with [default: the physical cores]
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -91,6 +98,10 @@ fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(0..=i64::from(MAX_TOKENS))
 }
 
+fn sequences() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=MAX_SEQUENCES as i64)
+}
+
 fn pair(text: &str) -> Result<(u32, u32), String> {
     let wrong = || format!("it must be two numbers from 1 to {MAX_TOKENS}, such as 512,128");
     let (pp, tg) = text.split_once(',').ok_or_else(wrong)?;
@@ -108,12 +119,17 @@ impl BenchArgs {
             .chain(self.pg.iter().copied())
             .filter(|kind| *kind != (0, 0))
             .collect();
-        let test = |depth: u32, (pp, tg): (u32, u32)| Test {
-            n_prompt: pp as usize,
-            n_gen: tg as usize,
-            n_depth: depth as usize,
+        // prompts are read one by one, however many there are
+        let parallel = |tg: u32| if tg == 0 { &[1][..] } else { &self.parallel };
+        let tests = |depth: u32, (pp, tg): (u32, u32)| {
+            parallel(tg).iter().map(move |n| Test {
+                n_prompt: pp as usize,
+                n_gen: tg as usize,
+                n_depth: depth as usize,
+                n_parallel: *n as usize,
+            })
         };
-        self.depth.iter().flat_map(|depth| kinds.iter().map(move |kind| test(*depth, *kind))).collect()
+        self.depth.iter().flat_map(|depth| kinds.iter().flat_map(move |kind| tests(*depth, *kind))).collect()
     }
 
     fn sources(&self) -> Result<Vec<Source>> {
@@ -158,7 +174,7 @@ struct Bench {
 impl Bench {
     fn open(source: &Source, isa: Isa, weights: Weights, kv: KvTypes, reps: usize) -> Result<Bench> {
         Ok(Bench {
-            loaded: source.load(isa, weights, available_memory()?)?,
+            loaded: source.load(isa, weights, available_memory())?,
             cpu: cpu_name(&look()?),
             kv,
             reps,
@@ -172,11 +188,13 @@ impl Bench {
         let mut before = self.peaks(n_threads)?;
         for test in tests {
             eprintln!("{on}: {test}, {} + 1 times", self.reps);
-            self.check_memory(test)?;
             reset_peak_rss();
             let time = jiff::Timestamp::now();
             let runs = measure::run(&self.loaded.model, test, n_threads, self.kv, self.reps)?;
             let peak_rss = peak_rss();
+            if let Some(warning) = &runs.warning {
+                eprintln!("warning: {warning}");
+            }
             let after = self.peaks(n_threads)?;
             let peaks = before.best(after);
             before = after;
@@ -206,31 +224,14 @@ impl Bench {
     /// What the machine can do now. The buffer is as large as what this model reads for a token.
     fn peaks(&self, n_threads: usize) -> Result<Peaks> {
         let model = &self.loaded.model;
-        let buffer = Cost::of_pass(model, self.kv, 0, 1, 1).bytes;
-        Ok(Peaks::measure(model.kernels(), n_threads, buffer, available_memory()? / 2)?)
-    }
-
-    /// Refuses a test whose key/value cache does not fit: the system would end the program, or swap.
-    fn check_memory(&self, test: &Test) -> Result<()> {
-        let (spec, n_ctx) = (self.loaded.model.spec(), test.n_ctx());
-        let needed = KvCache::bytes(spec, n_ctx, default_chunk(spec).min(n_ctx), self.kv);
-        let needed = needed.map_or(u64::MAX, |n| n as u64);
-        let available = available_memory()?;
-        ensure!(
-            needed <= available,
-            "{test}: the key/value cache of {} tokens takes {}, but only {} of memory are available; lower --depth, \
-             --pp or --tg",
-            n_ctx,
-            DecimalBytes(needed),
-            DecimalBytes(available)
-        );
-        Ok(())
+        let buffer = Cost::of_pass(model, self.kv, Pass::TOKEN).bytes;
+        Ok(Peaks::measure(model.kernels(), n_threads, buffer, available_memory() / 2)?)
     }
 }
 
 /// Memory that can be had without swapping, in bytes.
-fn available_memory() -> Result<u64> {
-    Ok(look()?.available_memory())
+fn available_memory() -> u64 {
+    memory::now().map_or(u64::MAX, |memory| memory.available)
 }
 
 #[cfg(test)]
@@ -258,6 +259,8 @@ mod tests {
         let all = ["pp8 @ d4", "tg1 @ d4", "pp2+tg3 @ d4", "pp8", "tg1", "pp2+tg3"];
         assert_eq!(tests(&["--pp", "8", "--tg", "1", "--pg", "2,3", "--depth", "4,0"]), all);
         assert!(tests(&["--pp", "0", "--tg", "0"]).is_empty());
+        let together = ["pp8", "tg4", "3 x tg4", "pp2+tg3", "3 x pp2+tg3"];
+        assert_eq!(tests(&["--pp", "8", "--tg", "4", "--pg", "2,3", "--parallel", "1,3"]), together);
     }
 
     #[test]
@@ -272,6 +275,8 @@ mod tests {
             ("--threads", "0"),
             ("--threads", "1025"),
             ("--reps", "0"),
+            ("--parallel", "0"),
+            ("--parallel", "65"),
             ("--depth", "1.5"),
             ("--output", "xml"),
         ];

@@ -7,12 +7,13 @@ use anyhow::{Context, Result};
 use braise_engine::block::Pooling;
 use braise_engine::gguf::Gguf;
 use braise_engine::model::Model;
-use braise_engine::session::{Session, SessionOptions};
+use braise_engine::session::SessionOptions;
 use braise_engine::tokenizer::{Special, Tokenizer};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::args::Compute;
+use crate::engine::begin;
 use crate::failure::Usage;
 use crate::models::resolve;
 use crate::output::stdout;
@@ -103,7 +104,7 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         threads: args.compute.threads.map(NonZeroUsize::get),
         ..SessionOptions::default()
     };
-    let mut session = Session::new(&model, &options)?;
+    let mut session = begin(&model, &options)?;
     let mut out = stdout();
     for (text, tokens) in texts.iter().zip(&tokens) {
         let embedding = session.embed(tokens, pooling)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use braise_engine::gguf::{Gguf, TensorInfo, Value};
+use braise_engine::memory;
 use braise_engine::threads::default_threads;
 use braise_kernels::isa::Isa;
 use braise_kernels::table::Kernels;
@@ -130,6 +131,7 @@ fn model_file(path: &Path) -> Result<ModelFile> {
 }
 
 fn machine() -> Result<Machine> {
+    let memory = memory::now();
     let system = look()?;
     Ok(Machine {
         braise: env!("CARGO_PKG_VERSION"),
@@ -137,8 +139,8 @@ fn machine() -> Result<Machine> {
         cpu: cpu_name(&system),
         physical_cores: System::physical_core_count().ok(),
         threads: default_threads(),
-        memory_bytes: system.total_memory(),
-        available_bytes: system.available_memory(),
+        memory_bytes: memory.map_or(0, |memory| memory.total),
+        available_bytes: memory.map_or(0, |memory| memory.available),
         isa_levels: Isa::ALL
             .map(|isa| IsaLevel { name: isa.name(), features: isa.features(), supported: isa.is_supported() })
             .into(),

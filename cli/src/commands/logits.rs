@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use braise_engine::gguf::Gguf;
 use braise_engine::model::Model;
-use braise_engine::session::{Logits, Session, SessionOptions};
+use braise_engine::session::{Logits, SessionOptions};
 use clap::Args;
 
 use crate::args::{Cache, Compute};
+use crate::engine::begin;
 use crate::models::resolve;
 use crate::output::OutFile;
 
@@ -56,7 +57,7 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         chunk: args.chunk.map(NonZeroUsize::get),
         kv: args.cache.types(),
     };
-    let mut session = Session::new(&model, &options)?;
+    let mut session = begin(&model, &options)?;
     let mut file = OutFile::create(&args.output)?;
     let mut written = Ok(());
     session.eval(&args.tokens, Logits::All, &mut |_, logits| {

@@ -75,11 +75,34 @@ fn rows_have_the_fields_that_scripts_rely_on() {
         assert!(row["stddev_ts"].as_f64() >= Some(0.0) && row["n_depth"] == 0, "{row}");
         assert_eq!((&row["model"], &row["device"]), (&"mini:1m:Q8_0".into(), &"cpu".into()));
         assert_eq!(row["peak_rss"].as_u64() > Some(0), cfg!(target_os = "linux"), "{row}");
+        assert_eq!(row["plan_error"].is_number(), cfg!(target_os = "linux"), "{row}");
+        let part = |name: &str| row[name].as_u64().expect("is a size");
+        assert!(part("plan_bytes") > part("plan_cache_bytes") + part("plan_batch_bytes"), "{row}");
         let number = |name: &str| row[name].as_f64().expect("was checked");
         let share = number("avg_ts") / number("limit_ts");
         assert!((number("share_of_limit") / share - 1.0).abs() < 1e-12, "{row}");
     }
     assert!(home.files().is_empty(), "random weights leave nothing behind");
+}
+
+/// A tenth, because libraries and pages of memory differ between machines.
+#[test]
+fn a_real_model_takes_the_memory_that_was_planned() {
+    let Some(model) = std::env::var("BRAISE_TEST_MODEL").ok().filter(|path| !path.is_empty()) else {
+        return println!("skipped: BRAISE_TEST_MODEL is not set");
+    };
+    if !cfg!(target_os = "linux") {
+        return println!("skipped: the system does not tell what a process takes");
+    }
+    let home = Home::new();
+    let args =
+        ["bench", &model, "--pp", "64", "--tg", "2", "--reps", "1", "--threads", "2", "--output", "json"];
+    let text = done(&home.braise(&args));
+    let rows: Vec<Value> = serde_json::from_str(&text).expect("is JSON");
+    assert_eq!(rows.len(), 2);
+    for row in rows {
+        assert!(row["plan_error"].as_f64().is_some_and(|error| error.abs() < 0.1), "{row}");
+    }
 }
 
 #[test]
@@ -89,11 +112,20 @@ fn every_form_has_a_result_for_each_test() {
     assert!(table.starts_with("| model        | ") && table.contains(" pp8 |"), "{table}");
     assert!(table.contains("mini:1m:Q8_0, tg2 on 1 thread: bound by "), "{table}");
     assert!(table.contains("kernels: Q8_0 on portable"), "{table}");
+    assert!(table.lines().next().is_some_and(|header| header.contains(" plan ")), "{table}");
+    assert!(table.contains("- memory: ") && table.contains(" planned, of which the cache "), "{table}");
 
     let lines = bench(&home, &["--reps", "1", "--depth", "3", "--output", "jsonl"]);
     let rows: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("is JSON")).collect();
     assert_eq!(rows.len(), 2);
     assert!(rows.iter().all(|row| row["n_depth"] == 3));
+
+    let together = bench(&home, &["--reps", "1", "--parallel", "1,9", "--output", "json"]);
+    let rates: Vec<Value> = serde_json::from_str(&together).expect("is JSON");
+    let n: Vec<_> = rates.iter().map(|row| row["n_parallel"].as_u64().expect("is a number")).collect();
+    assert_eq!(n, [1, 1, 9], "prompts are read alone");
+    let number = |name: &str| rates[2][name].as_f64().expect("is a number");
+    assert!((number("avg_ts") / number("sequence_ts") - 9.0).abs() < 1e-9, "{together}");
 
     let csv = bench(&home, &["--reps", "1", "--output", "csv"]);
     let names: Vec<_> =
@@ -126,7 +158,8 @@ fn wrong_usage_is_code_2() {
 fn what_does_not_fit_is_refused_before_it_is_made() {
     let home = home();
     let error = failed(&home.braise(&["bench", "--synthetic", "wide:4m:F16", "--depth", "16777216"]), 1);
-    assert!(error.contains("the key/value cache of 16777728 tokens takes 2.2"), "{error}");
+    assert!(error.contains("not enough memory for a context of 16777728 tokens"), "{error}");
+    assert!(error.contains("the session takes 2") && error.contains(" keys and values in f16"), "{error}");
     let error = failed(&home.braise(&["bench", "--synthetic", "giant:100t:F16"]), 1);
     assert!(error.contains("giant:100t:F16: its weights take 2"), "{error}");
 }

@@ -108,6 +108,19 @@ impl<'a> File<'a> {
         Ok(list[..n_layer].iter().map(|n| *n as usize).collect())
     }
 
+    /// A finite number of each layer, stored as one for all or as a list; the key stands as it is.
+    pub(super) fn floats(&self, key: &str, n_layer: usize) -> Result<Vec<f32>> {
+        let meta = self.gguf.metadata();
+        let list = match meta.get(key) {
+            Some(Value::Array(_)) => meta.require_f32s(key)?,
+            _ => vec![meta.require_f32(key)?; n_layer],
+        };
+        match list.get(..n_layer) {
+            Some(list) if list.iter().all(|x| x.is_finite()) => Ok(list.to_vec()),
+            _ => Err(malformed(format!("`{key}` has no number for each of {n_layer} layers"))),
+        }
+    }
+
     /// A yes or no.
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>> {
         self.gguf.metadata().bool(&self.key(name))
@@ -128,6 +141,11 @@ impl<'a> File<'a> {
     pub(super) fn has_sections(&self) -> Result<bool> {
         let sections = self.gguf.metadata().i32s(&self.key("rope.dimension_sections"))?.unwrap_or_default();
         Ok(sections.iter().any(|n| *n != 0))
+    }
+
+    /// A text.
+    pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        self.gguf.metadata().str(&self.key(name))
     }
 
     /// A finite number.
@@ -395,6 +413,7 @@ impl<'a> File<'a> {
             normalize,
             scale: self.float("expert_weights_scale")?.filter(|s| *s != 0.0).unwrap_or(1.0),
             weigh_inputs: false,
+            latent: None,
             shared,
         })
     }

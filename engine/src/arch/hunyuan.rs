@@ -1,4 +1,4 @@
-//! `hunyuan-dense`: Hunyuan. Queries and keys are normalized after they were rotated.
+//! `hunyuan-dense`, `hunyuan-moe` and `hunyuan_vl`: Hunyuan. Queries and keys are normalized after they were rotated.
 
 use super::file::{File, check_base};
 use super::qwen3::QWEN_3;
@@ -15,10 +15,15 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
             check_base(rope)?;
         }
     }
+    normalize_rotated(&mut spec);
+    Ok(spec)
+}
+
+/// Has queries and keys normalized after they were rotated.
+pub(super) fn normalize_rotated(spec: &mut Spec) {
     spec.each_attention(|_, a| {
         if let Some(norm) = &mut a.qk_norm {
             norm.place = NormPlace::RotatedHead;
         }
     });
-    Ok(spec)
 }

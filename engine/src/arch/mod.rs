@@ -1,13 +1,19 @@
 //! Architectures: one file a family turns GGUF metadata into a [`Spec`]. This is their registry.
 
+mod apertus;
 mod arcee;
+mod baichuan;
+mod bailingmoe;
 mod bert;
+mod bloom;
 mod cohere2;
 mod command_r;
 mod dbrx;
+mod deci;
 mod deepseek;
 mod deepseek2;
 mod dots1;
+mod eurobert;
 mod exaone4;
 mod exaone_moe;
 mod falcon;
@@ -25,16 +31,22 @@ mod gpt_oss;
 mod gptneox;
 mod granite;
 mod granitehybrid;
+mod grok;
 mod hunyuan;
+mod jais;
 mod jamba;
 mod kimi_linear;
 mod lfm2;
 mod llama;
 mod llama4;
+mod maincoder;
 mod mamba;
+mod mellum;
 mod minicpm;
+mod minicpm3;
 mod minimax_m2;
 mod mistral3;
+mod modern_bert;
 mod mpt;
 mod nemotron;
 mod nemotron_h;
@@ -45,11 +57,16 @@ mod olmo2;
 mod olmoe;
 mod phi2;
 mod phi3;
+mod plamo;
+mod plamo3;
+mod plm;
+mod qwen;
 mod qwen2;
 mod qwen2moe;
 mod qwen3;
 mod qwen35;
 mod qwen3next;
+mod refact;
 mod seed_oss;
 mod smallthinker;
 mod smollm3;
@@ -126,6 +143,28 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("orion", stablelm::spec),
     ("nanbeige", llama::spec),
     ("phimoe", qwen2::spec),
+    ("grok", grok::spec),
+    ("qwen", qwen::spec),
+    ("apertus", apertus::spec),
+    ("baichuan", baichuan::spec),
+    ("bailingmoe", bailingmoe::spec),
+    ("bloom", bloom::spec),
+    ("chatglm", llama::spec),
+    ("codeshell", starcoder2::spec),
+    ("deci", deci::spec),
+    ("hunyuan_vl", hunyuan::spec),
+    ("jais", jais::spec),
+    ("jais2", nemotron::spec),
+    ("maincoder", maincoder::spec),
+    ("mellum", mellum::spec),
+    ("minicpm3", minicpm3::spec),
+    ("openelm", qwen3::spec),
+    ("paddleocr", qwen2::spec),
+    ("pangu-embedded", qwen2::spec),
+    ("plamo", plamo::spec),
+    ("plamo3", plamo3::spec),
+    ("plm", plm::spec),
+    ("refact", refact::spec),
     ("mamba", mamba::spec),
     ("mamba2", mamba::spec),
     ("granitehybrid", granitehybrid::spec),
@@ -141,6 +180,11 @@ const FAMILIES: &[(&str, ToSpec)] = &[
     ("nomic-bert", nomic_bert::spec),
     ("nomic-bert-moe", nomic_bert_moe::spec),
     ("gemma-embedding", gemma_embedding::spec),
+    ("jina-bert-v3", nomic_bert_moe::spec),
+    ("modern-bert", modern_bert::spec),
+    ("eurobert", eurobert::spec),
+    ("neo-bert", eurobert::spec),
+    ("llama-embed", eurobert::spec),
 ];
 
 /// The names of all families.

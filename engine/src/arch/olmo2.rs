@@ -1,7 +1,7 @@
 //! `olmo2`: OLMo 2 and 3. Results are normalized, and not what blocks read.
 
 use super::file::{Family, File, NEOX, check_base};
-use crate::block::{Rope, Scaling, Spec};
+use crate::block::{Rope, Scaling, Spec, Window};
 use crate::error::Result;
 
 /// Families that normalize what blocks give, and not what they read.
@@ -14,7 +14,13 @@ pub(super) const RESULTS: Family = Family {
 pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
     let mut spec = file.decoder(&RESULTS)?;
     let windows = file.windows(spec.layers.len(), 4, None)?;
-    let base = file.positive("rope.freq_base_swa")?.unwrap_or(spec.ropes[0].base);
+    set_windows(&mut spec, &windows, None)?;
+    Ok(spec)
+}
+
+/// Gives layers their windows. Where there is one, the rotation is not scaled, and may have a base of its own.
+pub(super) fn set_windows(spec: &mut Spec, windows: &[Option<Window>], base: Option<f32>) -> Result<()> {
+    let base = base.unwrap_or(spec.ropes[0].base);
     let local = Rope { base, scaling: Scaling::NONE, ..spec.ropes[0].clone() };
     check_base(&local)?;
     spec.ropes.push(local);
@@ -22,5 +28,5 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
         a.window = windows[i];
         a.rope = Some(usize::from(a.window.is_some()));
     });
-    Ok(spec)
+    Ok(())
 }

@@ -37,6 +37,38 @@ pub struct Attention {
     pub v_norm: Option<f32>,
 }
 
+impl Attention {
+    /// What the tokens at positions `first..first + n` look at: how many positions all together, and the sum of how many
+    /// each does.
+    pub fn looks(&self, first: u64, n: u64) -> (u64, u64) {
+        let end = first + n;
+        if !self.causal {
+            // about: at the ends of the text half of a window is missing
+            let each = self.window.map_or(end, |window| end.min(window.size() as u64));
+            return (end, n * each);
+        }
+        let triangle = |n: u64| n * (n + 1) / 2;
+        // of the positions before `end`
+        let sum = |end: u64| match self.window {
+            None => triangle(end),
+            Some(Window::Sliding(size)) => {
+                let (size, few) = (size as u64, end.min(size as u64));
+                triangle(few) + (end - few) * size
+            }
+            Some(Window::Chunk(size)) => {
+                let size = size as u64;
+                end / size * triangle(size) + triangle(end % size)
+            }
+        };
+        let start = match self.window {
+            None => 0,
+            Some(Window::Sliding(size)) => (first + 1).saturating_sub(size as u64),
+            Some(Window::Chunk(size)) => first / size as u64 * size as u64,
+        };
+        (end - start, sum(end) - sum(first))
+    }
+}
+
 /// Where the keys and values of a layer come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -148,6 +180,42 @@ impl Latent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn looks_are_those_of_each_token() {
+        let heads = Heads { n_head: 1, n_head_kv: 1, head_dim: 8, head_dim_v: 8 };
+        let attention = |window| Attention {
+            heads,
+            scale: 1.0,
+            rope: None,
+            window,
+            causal: true,
+            softcap: None,
+            alibi: None,
+            sinks: false,
+            qk_norm: None,
+            gated: false,
+            clamp: None,
+            temperature: None,
+            source: Source::Own,
+            v_norm: None,
+        };
+        let windows = [None, Some(Window::Sliding(1)), Some(Window::Sliding(7)), Some(Window::Chunk(5))];
+        for window in windows {
+            let a = attention(window);
+            for (first, n) in [(0_usize, 1_usize), (0, 20), (3, 1), (4, 1), (6, 9), (5, 5), (40, 3)] {
+                let start = |p: usize| window.map_or(0, |window| window.start(p));
+                let each: usize = (first..first + n).map(|p| p + 1 - start(p)).sum();
+                let all = first + n - (first..first + n).map(start).min().unwrap();
+                let looks = a.looks(first as u64, n as u64);
+                assert_eq!(looks, (all as u64, each as u64), "{window:?}, {n} from {first}");
+            }
+        }
+        let encoder = Attention { causal: false, ..attention(None) };
+        assert_eq!(encoder.looks(0, 9), (9, 81));
+        let encoder = Attention { causal: false, ..attention(Some(Window::Sliding(4))) };
+        assert_eq!(encoder.looks(0, 9), (9, 36));
+    }
 
     #[test]
     fn queries_grow_in_steps() {

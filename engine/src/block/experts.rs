@@ -25,6 +25,9 @@ pub struct Experts {
     pub scale: f32,
     /// Whether the weights are those of what the experts read, and not of what they give (Llama 4).
     pub weigh_inputs: bool,
+    /// Size of what the experts read and give, if that is not what the layer reads and gives: one matrix for all of them
+    /// leads there, and one back (Nemotron 3).
+    pub latent: Option<usize>,
     /// One that every token takes besides, and whether its result is multiplied with the sigmoid of a score.
     pub shared: Option<(Dense, bool)>,
 }
@@ -57,21 +60,26 @@ impl Experts {
         let rank = |i: usize| weights[i] + bias.get(i).copied().unwrap_or(0.0);
         let start = chosen.len();
         match self.groups {
-            None => take_best(self.n_used, 0..self.n_expert, rank, |i| chosen.push((i as u32, weights[i]))),
+            None => take_best(self.n_used, 0..self.n_expert, rank, chosen),
             Some(groups) => {
                 let size = self.n_expert / groups.n;
                 let best_two = |group: usize| {
-                    let mut sum = 0.0;
-                    take_best(2, group * size..(group + 1) * size, rank, |i| sum += rank(i));
-                    sum
+                    let (first, second) = (group * size..(group + 1) * size).map(rank).fold(
+                        (f32::NEG_INFINITY, f32::NEG_INFINITY),
+                        |(first, second), rank| match rank > first {
+                            true => (rank, first),
+                            false => (first, if rank > second { rank } else { second }),
+                        },
+                    );
+                    if size == 1 { first } else { first + second }
                 };
-                let mut open = 0_u128;
-                take_best(groups.used, 0..groups.n, best_two, |group| open |= 1 << group);
+                take_best(groups.used, 0..groups.n, best_two, chosen);
+                let open = chosen.drain(start..).fold(0_u128, |open, (group, _)| open | 1 << group);
                 let is_open = |i: &usize| open >> (i / size) & 1 == 1;
-                let experts = (0..self.n_expert).filter(is_open);
-                take_best(self.n_used, experts, rank, |i| chosen.push((i as u32, weights[i])));
+                take_best(self.n_used, (0..self.n_expert).filter(is_open), rank, chosen);
             }
         }
+        chosen[start..].iter_mut().for_each(|(expert, weight)| *weight = weights[*expert as usize]);
         let chosen = &mut chosen[start..];
         if self.routing == Routing::SoftmaxOfChosen {
             let max = chosen.iter().fold(f32::NEG_INFINITY, |max, (_, w)| max.max(*w));
@@ -101,23 +109,26 @@ impl Experts {
     }
 }
 
-/// Gives the `n` candidates of the highest rank to `take`, the best first, of equal ones the first. Whatever the ranks
-/// are, NaN included, it gives `n` different ones, if there are as many.
+/// Appends the `n` candidates of the highest rank to `best` with their ranks, the best first, of equal ones the first.
+/// Whatever the ranks are, NaN included, they are `n` different ones, if there are as many. One pass: prompts choose
+/// among hundreds of experts for each token and layer.
 fn take_best(
     n: usize,
-    candidates: impl Iterator<Item = usize> + Clone,
+    candidates: impl Iterator<Item = usize>,
     rank: impl Fn(usize) -> f32,
-    mut take: impl FnMut(usize),
+    best: &mut Vec<(u32, f32)>,
 ) {
-    // the last one that was taken; the next is the best of those behind it in the order by rank and number
-    let key = |i: usize| (if rank(i).is_nan() { f32::NEG_INFINITY } else { rank(i) }, i);
-    let before = |a: (f32, usize), b: (f32, usize)| a.0 > b.0 || (a.0 == b.0 && a.1 < b.1);
-    let mut last = None;
-    for _ in 0..n {
-        let left = candidates.clone().map(key).filter(|c| last.is_none_or(|last| before(last, *c)));
-        let Some(best) = left.reduce(|a, b| if before(b, a) { b } else { a }) else { return };
-        take(best.1);
-        last = Some(best);
+    let start = best.len();
+    for i in candidates {
+        let rank = Some(rank(i)).filter(|rank| !rank.is_nan()).unwrap_or(f32::NEG_INFINITY);
+        if best.len() - start == n {
+            match best[start..].last() {
+                Some((_, worst)) if rank > *worst => best.pop(),
+                _ => continue,
+            };
+        }
+        let at = best[start..].partition_point(|(_, other)| *other >= rank);
+        best.insert(start + at, (i as u32, rank));
     }
 }
 
@@ -138,6 +149,7 @@ mod tests {
             normalize: false,
             scale: 1.0,
             weigh_inputs: false,
+            latent: None,
             shared: None,
         }
     }
@@ -176,6 +188,24 @@ mod tests {
             |chosen: Vec<(u32, f32)>| chosen.into_iter().map(|(expert, _)| expert).collect::<Vec<_>>();
         assert_eq!(numbers(choose(&grouped, &scores, &[])), [0, 4, 5]);
         assert_eq!(numbers(choose(&experts(6, 3, routing), &scores, &[])), [0, 2, 4]);
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_sorted_list() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for n_expert in [1, 2, 7, 64, 300] {
+            for n_used in [1, 2, 5, 64].into_iter().filter(|n| *n <= n_expert) {
+                // few different scores, so that many are equal
+                let scores: Vec<f32> = (0..n_expert).map(|_| random.i32(-9..9) as f32 / 8.0).collect();
+                let mut sorted: Vec<usize> = (0..n_expert).collect();
+                sorted.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+                sorted.truncate(n_used);
+                sorted.sort_unstable();
+                let chosen = choose(&experts(n_expert, n_used, Routing::Sigmoid), &scores, &[]);
+                let numbers: Vec<usize> = chosen.into_iter().map(|(expert, _)| expert as usize).collect();
+                assert_eq!(numbers, sorted, "{n_used} of {n_expert}");
+            }
+        }
     }
 
     #[test]

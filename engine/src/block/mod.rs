@@ -19,7 +19,7 @@ pub use experts::{Experts, Groups, Routing};
 pub use rope::{Factors, Pairs, Rope, Scaling};
 pub use state_space::{StateSpace, StateSpaceKind};
 
-pub use braise_kernels::ops::{Activation, Window};
+pub use braise_kernels::ops::{Activation, Window, Xielu};
 
 /// A whole model.
 #[derive(Debug, Clone, PartialEq)]
@@ -213,7 +213,7 @@ impl Mixer {
             Mixer::Attention(_) | Mixer::Latent(_) | Mixer::Nothing => Vec::new(),
             Mixer::ShortConv(conv) => vec![(conv.width - 1, conv.channels)],
             Mixer::StateSpace(s) | Mixer::Both(_, s) => {
-                vec![(s.width - 1, s.conv_channels()), (s.channels, s.d_state)]
+                vec![(s.width - 1, s.conv_channels()), (s.n_head, s.head_dim().saturating_mul(s.d_state))]
             }
             Mixer::DeltaNet(d) => {
                 vec![(d.width - 1, d.conv_channels()), (d.n_head, d.head_dim * d.head_dim)]
@@ -252,7 +252,7 @@ pub struct Both {
 }
 
 /// `down(f(gate(x)) * up(x))`, or `down(f(up(x)))`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dense {
     /// Values between the matrices.
     pub n_ff: usize,

@@ -2,9 +2,12 @@
 //!
 //! minijinja counts steps, but one step may join or search texts of any length, and a text that is joined with itself
 //! forty times fills any memory. So the program runs on a thread of its own, and whoever waits for it looks at the clock
-//! and at the memory. A thread cannot be ended from outside: what goes beyond its limits goes on until its steps are used
-//! up or the process ends, and the process should end.
+//! and at the memory. A thread cannot be ended from outside: the program has to ask now and then whether anybody still
+//! waits ([`is_given_up`]).
 
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,18 +21,31 @@ const PERIOD: Duration = Duration::from_millis(5);
 /// For the recursion of a macro, which is limited, with frames of a few KiB.
 const STACK: usize = 16 << 20;
 
+thread_local! {
+    /// Whether nobody waits any more for what this thread computes.
+    static GIVEN_UP: RefCell<Arc<AtomicBool>> = RefCell::default();
+}
+
+/// Whether this is the thread of some work that went beyond its limits.
+pub(super) fn is_given_up() -> bool {
+    GIVEN_UP.with_borrow(|given_up| given_up.load(Ordering::Relaxed))
+}
+
 /// What `work` gives, or how it went beyond its limits.
 pub(super) fn run_within<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     run(work, TIME, MEMORY)
 }
 
-fn run<T: Send + 'static>(
+pub(super) fn run<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
     most_time: Duration,
     most_memory: u64,
 ) -> Result<T, String> {
     let (sender, receiver) = mpsc::channel();
+    let given_up = Arc::new(AtomicBool::new(false));
+    let of_work = Arc::clone(&given_up);
     let work = move || {
+        GIVEN_UP.set(of_work);
         // nobody listens any more to what comes too late
         let _ = sender.send(work());
     };
@@ -39,19 +55,21 @@ fn run<T: Send + 'static>(
         .stack_size(STACK)
         .spawn(work)
         .map_err(|e| format!("no thread can be started: {e}"))?;
-    loop {
+    let why = loop {
         match receiver.recv_timeout(PERIOD) {
             Ok(result) => return Ok(result),
             Err(RecvTimeoutError::Disconnected) => return Err("it failed inside minijinja".into()),
             Err(RecvTimeoutError::Timeout) => {}
         }
         if memory().zip(before).is_some_and(|(now, before)| now > before + most_memory) {
-            return Err(format!("it takes more than {} MiB of memory", most_memory >> 20));
+            break format!("it takes more than {} MiB of memory", most_memory >> 20);
         }
         if begin.elapsed() > most_time {
-            return Err(format!("it takes more than {most_time:?}"));
+            break format!("it takes more than {most_time:?}");
         }
-    }
+    };
+    given_up.store(true, Ordering::Relaxed);
+    Err(why)
 }
 
 /// Bytes of memory that the process has filled, without those of mapped files. `None` where that is not known.
@@ -81,6 +99,21 @@ mod tests {
     #[test]
     fn a_panic_is_an_error() {
         assert!(run_within(|| panic!("on purpose")).is_err_and(|why: String| why.contains("failed inside")));
+    }
+
+    #[test]
+    fn work_learns_that_nobody_waits() {
+        let (ended, end) = mpsc::channel();
+        let work = move || {
+            while !is_given_up() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            ended.send(()).expect("the test waits");
+        };
+        assert!(!is_given_up());
+        assert!(run(work, Duration::from_millis(20), MEMORY).is_err());
+        end.recv_timeout(Duration::from_secs(60)).expect("the work ends");
+        assert!(!is_given_up());
     }
 
     #[test]

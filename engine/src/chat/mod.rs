@@ -2,8 +2,8 @@
 //! content, reasoning and tool calls again.
 //!
 //! [`ChatTemplate`] runs the Jinja program in a model's file, or one of `builtin` where the file has none (`json` and
-//! `python` hold what such programs expect of Python). `limits` keeps such a program from
-//! taking the machine. `marks` keeps what people write from being read as control tokens.
+//! `python` hold what such programs expect of Python). `limits` and `pulses` keep such a
+//! program from taking the machine. `marks` keeps what people write from being read as control tokens.
 //! [`parse`] takes the answer apart.
 
 mod builtin;
@@ -11,6 +11,7 @@ mod json;
 mod limits;
 mod marks;
 pub mod parse;
+mod pulses;
 mod python;
 mod template;
 

@@ -15,7 +15,7 @@ use minijinja::{AutoEscape, Environment, Value};
 use serde_json::json;
 
 use super::marks::Marker;
-use super::{Conversation, Message, Prompt, json, limits, python};
+use super::{Conversation, Message, Prompt, json, limits, pulses, python};
 use crate::{Error, ErrorKind, Result};
 
 /// Steps a template may take: a hundred times what a thousand messages need, and about a second.
@@ -53,7 +53,8 @@ impl ChatTemplate {
         environment.add_filter("tojson", json::tojson);
         environment.add_function("raise_exception", raise_exception);
         python::set_up(&mut environment);
-        let program = without_generation_tags(source);
+        pulses::set_up(&mut environment);
+        let program = pulses::with_pulses(&without_generation_tags(source));
         let parse = move || environment.add_template_owned(NAME, program).map(|()| environment);
         let environment = within_limits("cannot be parsed", parse)?;
         let template = Self {
@@ -156,6 +157,9 @@ struct Written(Vec<u8>);
 
 impl io::Write for Written {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if limits::is_given_up() {
+            return Err(io::Error::other("nobody waits any more"));
+        }
         if bytes.len() > MAX_PROMPT - self.0.len() {
             return Err(io::Error::other(format!("the prompt is longer than {} MiB", MAX_PROMPT >> 20)));
         }
@@ -214,6 +218,9 @@ fn failed(how: &str, error: &minijinja::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
 
     fn render(source: &str) -> Result<String> {
@@ -306,6 +313,26 @@ mod tests {
         for source in [&deep, wide, long, endless] {
             let error = render(source).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Template, "{:.60}", source);
+        }
+    }
+
+    #[test]
+    fn a_template_that_is_given_up_ends() {
+        for body in ["{% set t = s ~ s %}", "{% if 'y' in s %}{% endif %}", "{{ s }}"] {
+            let source = format!(
+                "{{% set s = 'x' * 1000000 %}}{{% for a in range(99999) %}}{{% for b in range(99999) %}}{body}{{% endfor %}}\
+                 {{% endfor %}}"
+            );
+            let environment = ChatTemplate::new(&source, "", "").unwrap().environment;
+            let (ended, end) = mpsc::channel();
+            let work = move || {
+                let rendered =
+                    environment.get_template(NAME).unwrap().render_captured_to((), &mut io::sink());
+                ended.send(rendered.is_err()).expect("the test waits");
+            };
+            assert!(limits::run(work, Duration::from_millis(50), 1 << 30).is_err(), "{body}");
+            // its steps would last for an hour
+            assert_eq!(end.recv_timeout(Duration::from_secs(60)), Ok(true), "{body}");
         }
     }
 }

@@ -11,6 +11,7 @@ use memmap2::{Advice, Mmap, MmapMut};
 use super::Residency;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory;
 
 /// The bytes of a file, paged in by the operating system when they are first read, or read into memory.
 pub(super) struct Map {
@@ -18,6 +19,8 @@ pub(super) struct Map {
     bytes: Mmap,
     /// Whether they are a file's pages.
     mapped: bool,
+    /// Whether they stay in memory.
+    locked: bool,
 }
 
 /// Bytes that a thread pages in or reads at a time.
@@ -46,15 +49,19 @@ impl Map {
         // What is not in the page cache yet comes in large pages: with small ones a core waits longer for addresses than
         // for data. Not every system can, and none has to.
         let _ = bytes.advise(Advice::HugePage);
-        let map = match residency.copy {
+        if residency.copy || residency.lock {
+            check_room(bytes.len()).map_err(|e| e.file(path))?;
+        }
+        let mut map = match residency.copy {
             true => Map::copy(path, &bytes)?,
-            false => Map { path: path.to_path_buf(), bytes, mapped: true },
+            false => Map { path: path.to_path_buf(), bytes, mapped: true, locked: false },
         };
         if residency.lock {
             map.bytes.lock().map_err(|e| {
                 let what = format!("lock {} bytes in memory", map.len());
                 Error::io(path, &what, e).next("raise the limit (`ulimit -l`), or leave out --mlock")
             })?;
+            map.locked = true;
         }
         Ok(map)
     }
@@ -75,7 +82,7 @@ impl Map {
     /// what is not there yet. Files that are larger than the memory are left to the operating system.
     pub(super) fn read_ahead(self: &Arc<Self>) {
         const THREADS: usize = 2;
-        if !self.mapped || available_memory().is_some_and(|available| available < self.len() as u64) {
+        if !self.mapped || memory::now().is_some_and(|memory| memory.available < self.len() as u64) {
             return;
         }
         for first in 0..THREADS {
@@ -104,7 +111,12 @@ impl Map {
         let _ = bytes.advise(Advice::HugePage); // as above
         fill(&mut bytes)?;
         let bytes = bytes.make_read_only().map_err(failed)?;
-        Ok(Map { path: PathBuf::from(name), bytes, mapped: false })
+        Ok(Map { path: PathBuf::from(name), bytes, mapped: false, locked: false })
+    }
+
+    /// Whether the system may drop them, because it can read them again.
+    pub(super) fn is_droppable(&self) -> bool {
+        self.mapped && !self.locked
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -112,11 +124,16 @@ impl Map {
     }
 }
 
-/// Bytes of memory that can be had without swapping, where the system tells.
-fn available_memory() -> Option<u64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+/// Refuses to keep `len` bytes in memory that the system cannot drop again, where there is no room: it would end the program.
+fn check_room(len: usize) -> Result<()> {
+    match memory::now() {
+        Some(memory) if memory.available < len as u64 => {
+            let what = format!("cannot keep {len} bytes in memory: {} are free", memory.available);
+            Err(Error::new(ErrorKind::Memory, what)
+                .next("leave out --no-mmap and --mlock, or choose a smaller model"))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Deref for Map {

@@ -81,8 +81,23 @@ impl Gguf {
     /// As [`Writer::write_to`], [`ErrorKind::Io`] if there is not enough memory, and [`ErrorKind::Malformed`] for
     /// metadata that contradicts itself.
     pub fn in_memory(name: &str, writer: &Writer<'_>) -> Result<Gguf> {
-        let map = Map::in_memory(name, writer.bytes()?, |mut bytes| writer.write_to(&mut bytes))?;
-        let part = Part::read(Arc::new(map)).map_err(|e| e.file(Path::new(name)))?;
+        let len = writer.bytes()?;
+        let map = Map::in_memory(name, len, |mut bytes| writer.write_to(&mut bytes))?;
+        let part = Part::read(Arc::new(map), len).map_err(|e| e.file(Path::new(name)))?;
+        Gguf::of_parts(Path::new(name), vec![part])
+    }
+
+    /// The same without the tensors' data, which takes no time and no memory: what is known of a model before there is one.
+    ///
+    /// # Errors
+    /// As [`Gguf::in_memory`].
+    pub(crate) fn outline(name: &str, writer: &Writer<'_>) -> Result<Gguf> {
+        let header = writer.header_bytes()?;
+        let map = Map::in_memory(name, header.len(), |bytes| {
+            bytes.copy_from_slice(&header);
+            Ok(())
+        })?;
+        let part = Part::read(Arc::new(map), writer.bytes()?).map_err(|e| e.file(Path::new(name)))?;
         Gguf::of_parts(Path::new(name), vec![part])
     }
 
@@ -131,7 +146,13 @@ impl Gguf {
 
     /// The size of all files together, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|part| part.map.len() as u64).sum()
+        self.parts.iter().map(|part| part.len as u64).sum()
+    }
+
+    /// How many of these are pages of files that the system drops where the memory is wanted, and reads again: neither
+    /// copied nor locked.
+    pub fn droppable_bytes(&self) -> u64 {
+        self.parts.iter().filter(|part| part.map.is_droppable()).map(|part| part.len as u64).sum()
     }
 
     /// The version of the format: 2 or 3.
@@ -213,7 +234,7 @@ impl Gguf {
     /// The data of a tensor of this file, as it lies there: rows one after the other, `n_bytes()` in all.
     ///
     /// # Panics
-    /// If `tensor` is of another file and lies outside this one.
+    /// If `tensor` is of another file and lies outside this one, or the file is an outline.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
         &self.parts[tensor.part].map[tensor.range.clone()]
     }
@@ -233,6 +254,8 @@ pub struct Residency {
 #[derive(Debug)]
 struct Part {
     map: Arc<Map>,
+    /// Bytes of the whole file.
+    len: usize,
     version: u32,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
@@ -240,18 +263,21 @@ struct Part {
 
 impl Part {
     fn open(path: &Path, residency: Residency) -> Result<Part> {
-        Part::read(Arc::new(Map::open(path, residency)?)).map_err(|e| e.file(path))
+        let map = Map::open(path, residency)?;
+        let len = map.len();
+        Part::read(Arc::new(map), len).map_err(|e| e.file(path))
     }
 
-    fn read(map: Arc<Map>) -> Result<Part> {
+    /// Reads the header of a file of `len` bytes.
+    fn read(map: Arc<Map>, len: usize) -> Result<Part> {
         let mut r = Reader::new(&map);
         let Header { version, n_tensors, n_metadata } = Header::read(&mut r)?;
         let metadata = Metadata::read(&map, &mut r, n_metadata)?;
         let alignment = check_alignment(metadata.u32(ALIGNMENT_KEY)?).map_err(|what| {
             Error::new(ErrorKind::Malformed, what).next("get another conversion of the model")
         })?;
-        let tensors = tensor::read_index(&mut r, n_tensors, alignment, map.len())?;
-        Ok(Part { map, version, metadata, tensors })
+        let tensors = tensor::read_index(&mut r, n_tensors, alignment, len)?;
+        Ok(Part { map, len, version, metadata, tensors })
     }
 }
 

@@ -125,6 +125,14 @@ impl<'a> Writer<'a> {
             .map_err(|e| Error::new(ErrorKind::Io, format!("cannot write the GGUF file: {e}")))
     }
 
+    /// What the file begins with: all but the data of the tensors.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Input`], as [`Writer::write_to`].
+    pub(super) fn header_bytes(&self) -> Result<Vec<u8>> {
+        Ok(self.header(self.alignment()?)?.0)
+    }
+
     fn alignment(&self) -> Result<usize> {
         let mut asked = None;
         if let Some((_, value)) = self.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY) {

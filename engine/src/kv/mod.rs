@@ -1,13 +1,20 @@
-//! The key/value cache: keys and values of the tokens so far, each in a format of its own.
+//! The key/value cache of several sequences, each key and value in a format of its own.
 //!
-//! A layer whose tokens see a window keeps no more positions than that takes. Where the next tokens would not fit, those
-//! that are seen still move to the front, by whole spans, so that kernels see blocks and spans where they always are, and
-//! results stay the same to the bit.
+//! Memory is given out in pages of [`PAGE`] positions, so that sequences come, grow and go without moving what others
+//! have: a sequence has a page table for each group of layers whose tokens see equally far. Sequences that began alike
+//! share pages until one of them writes there. Where they see a window, the
+//! pages before it are given back as the sequence grows. Kernels find blocks and spans at the same positions wherever
+//! pages lie, so that results are the same to the bit.
 
-use braise_kernels::ops::{Cached, KEY_BLOCK, KvType, SPAN, Window, store_key, store_value};
+mod pages;
+
+use braise_kernels::ops::{Cached, KvType, PAGE, row_of, store_key, store_value};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 
-use crate::block::{Attention, Heads as HeadSizes, Spec};
+use crate::backend::cpu::Run;
+use crate::block::{Attention, Heads as HeadSizes, Mixer, Spec};
+pub(crate) use pages::SPARE;
+use pages::{Group, window_of};
 
 /// The formats of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,6 +33,26 @@ impl KvTypes {
     }
 }
 
+/// How much a cache can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Sequences.
+    pub n_seq: usize,
+    /// Tokens of one of them, and how many are read at a time.
+    pub n_ctx: usize,
+    /// Most tokens that are read at a time.
+    pub chunk: usize,
+    /// Pages of all sequences together, in layers whose tokens see all that came before.
+    pub n_pages: usize,
+}
+
+impl Room {
+    /// For one sequence of `n_ctx` tokens, which are read `chunk` at a time.
+    pub fn of_one(n_ctx: usize, chunk: usize) -> Room {
+        Room { n_seq: 1, n_ctx, chunk, n_pages: n_ctx.div_ceil(PAGE) }
+    }
+}
+
 /// Keys and values of each layer, head by head, in the layout that [`braise_kernels::ops::attention`] reads. Memory is
 /// taken as positions are written.
 #[derive(Debug)]
@@ -33,87 +60,72 @@ pub struct KvCache {
     types: KvTypes,
     /// One for each layer that has keys and values of its own.
     layers: Vec<Option<LayerCache>>,
-    /// What layers remember of all tokens together, see [`crate::block::Mixer::states`].
+    /// Who has which pages. The first group counts the pages of whole sequences, whether or not a layer is in it.
+    groups: Vec<Group>,
+    /// What layers remember of all tokens together, see [`Mixer::states`]: of the first table all rows of one
+    /// sequence after the other, as workers share out its columns; of the second each row of all sequences.
     states: Vec<Vec<Shared<f32>>>,
+    n_seq: usize,
+}
+
+/// Bytes of what a layer remembers of all sequences.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerBytes {
+    /// Keys and values, which each position has.
+    pub positions: usize,
+    /// What it remembers of all tokens together, see [`Mixer::states`].
+    pub states: usize,
+}
+
+impl LayerBytes {
+    /// Of a layer with this mixer. `None` if they overflow.
+    pub fn new(mixer: &Mixer, room: Room, types: KvTypes) -> Option<LayerBytes> {
+        let positions = match mixer.cached() {
+            Some(a) => {
+                let positions = pages::n_pages(window_of(a, room), room)?.checked_mul(PAGE)?;
+                types.bytes(&a.heads)?.checked_mul(positions)?
+            }
+            None => 0,
+        };
+        let mut states = mixer.states().into_iter();
+        let states = states.try_fold(0_usize, |sum, (rows, row_len)| {
+            sum.checked_add(rows.checked_mul(row_len)?.checked_mul(size_of::<f32>())?)
+        })?;
+        Some(LayerBytes { positions, states: states.checked_mul(room.n_seq)? })
+    }
 }
 
 #[derive(Debug)]
 struct LayerCache {
-    /// (n_head_kv, bytes of a head's positions)
+    /// (n_head_kv, bytes of a head's pages)
     keys: Shared<u8>,
     values: Shared<u8>,
     head_dim: usize,
     head_dim_v: usize,
-    /// What tokens see, if the cache keeps no more than that takes.
-    window: Option<Window>,
-    /// Positions that there is room for, and the first of those that are there, a multiple of [`SPAN`].
-    room: usize,
-    first: usize,
-}
-
-/// Tokens that can be forgotten without reading those before them again, at least.
-const SPARE: usize = 512;
-
-/// Positions that a layer's cache has room for in a context of `n_ctx` tokens, which are read `chunk` at a time, and its
-/// window if these are fewer than all.
-fn room(a: &Attention, n_ctx: usize, chunk: usize) -> Option<(usize, Option<Window>)> {
-    let all = n_ctx.checked_next_multiple_of(KEY_BLOCK)?;
-    // slopes count from the first position
-    let window = a.window.filter(|_| a.causal && a.alibi.is_none());
-    let Some(window) = window.filter(|window| match window {
-        Window::Sliding(_) => true,
-        Window::Chunk(n) => n.is_multiple_of(SPAN),
-    }) else {
-        return Some((all, None));
-    };
-    let kept = window.size().checked_add(SPARE + SPAN)?;
-    let few = kept.checked_add(chunk.max(SPAN))?.checked_next_multiple_of(KEY_BLOCK)?;
-    Some(if few < all { (few, Some(window)) } else { (all, None) })
-}
-
-impl LayerCache {
-    /// Makes room for `n` tokens from position `next` on.
-    fn make_room(&mut self, types: KvTypes, next: usize, n: usize) {
-        let Some(window) = self.window else { return };
-        if next == 0 {
-            self.first = 0;
-        }
-        if next + n <= self.first + self.room {
-            return;
-        }
-        let first = window.start(next.saturating_sub(SPARE)) / SPAN * SPAN;
-        let moved = first - self.first..(next - self.first).next_multiple_of(KEY_BLOCK);
-        for (all, ty, dim) in
-            [(&mut self.keys, types.k, self.head_dim), (&mut self.values, types.v, self.head_dim_v)]
-        {
-            let bytes = ty.row_bytes(dim).expect("a position is in memory");
-            let head_len = all.row_len();
-            for head in all.get_mut().chunks_exact_mut(head_len) {
-                head.copy_within(moved.start * bytes..moved.end * bytes, 0);
-            }
-        }
-        self.first = first;
-    }
+    /// Which of the cache's groups it belongs to.
+    group: usize,
 }
 
 impl KvCache {
-    /// Room for `n_ctx` tokens, which are read `chunk` at a time. `None` if there is not that much memory.
-    pub fn new(team: &Team, spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Option<KvCache> {
-        let heads = |n: usize, ty: KvType, dim: usize, room: usize| {
-            Shared::zeroed(team, n, ty.row_bytes(dim)?.checked_mul(room)?)
-        };
-        let layer = |a: &Attention| {
-            let (room, window) = room(a, n_ctx, chunk)?;
+    /// An empty cache. `None` if there is not that much memory.
+    pub fn new(team: &Team, spec: &Spec, room: Room, types: KvTypes) -> Option<KvCache> {
+        let mut groups = vec![Group::new(None, room)?];
+        let mut layer = |a: &Attention| {
+            let window = window_of(a, room);
+            let group = match groups.iter().position(|group| group.window() == window) {
+                Some(group) => group,
+                None => {
+                    groups.push(Group::new(window, room)?);
+                    groups.len() - 1
+                }
+            };
+            let positions = groups[group].n_pages().checked_mul(PAGE)?;
             let HeadSizes { n_head_kv, head_dim, head_dim_v, .. } = a.heads;
-            Some(LayerCache {
-                keys: heads(n_head_kv, types.k, head_dim, room)?,
-                values: heads(n_head_kv, types.v, head_dim_v, room)?,
-                head_dim,
-                head_dim_v,
-                window,
-                room,
-                first: 0,
-            })
+            let heads = |ty: KvType, dim: usize| {
+                Shared::zeroed(team, n_head_kv, ty.row_bytes(dim)?.checked_mul(positions)?)
+            };
+            let (keys, values) = (heads(types.k, head_dim)?, heads(types.v, head_dim_v)?);
+            Some(LayerCache { keys, values, head_dim, head_dim_v, group })
         };
         let layers = spec.layers.iter().map(|l| match l.mixer.cached() {
             Some(a) => Some(Some(layer(a)?)),
@@ -121,85 +133,127 @@ impl KvCache {
         });
         let layers = layers.collect::<Option<_>>()?;
         let states = spec.layers.iter().map(|l| {
-            let tables = l.mixer.states().into_iter();
-            tables.map(|(rows, row_len)| Shared::zeroed(team, rows, row_len)).collect()
+            let table = |(i, (rows, len)): (usize, (usize, usize))| match i {
+                0 => Shared::zeroed(team, rows.checked_mul(room.n_seq)?, len),
+                _ => Shared::zeroed(team, rows, len.checked_mul(room.n_seq)?),
+            };
+            l.mixer.states().into_iter().enumerate().map(table).collect()
         });
         let states = states.collect::<Option<_>>()?;
-        Some(KvCache { types, layers, states })
+        Some(KvCache { types, layers, groups, states, n_seq: room.n_seq })
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
-    pub fn bytes(spec: &Spec, n_ctx: usize, chunk: usize, types: KvTypes) -> Option<usize> {
-        let mut layers = spec.layers.iter().filter_map(|l| l.mixer.cached());
-        let layers = layers.try_fold(0usize, |sum, a| {
-            sum.checked_add(types.bytes(&a.heads)?.checked_mul(room(a, n_ctx, chunk)?.0)?)
-        })?;
-        let mut states = spec.layers.iter().flat_map(|l| l.mixer.states());
-        let states = states
-            .try_fold(0usize, |sum, (rows, len)| sum.checked_add(rows.checked_mul(len)?.checked_mul(4)?))?;
-        layers.checked_add(states)
+    pub fn bytes(spec: &Spec, room: Room, types: KvTypes) -> Option<usize> {
+        let mut layers = spec.layers.iter().map(|layer| LayerBytes::new(&layer.mixer, room, types));
+        layers.try_fold(0usize, |sum, layer| {
+            let layer = layer?;
+            sum.checked_add(layer.positions)?.checked_add(layer.states)
+        })
     }
 
-    /// Makes room for `n` tokens from position `next` on, no more of them than a chunk.
-    pub(crate) fn make_room(&mut self, next: usize, n: usize) {
-        self.layers.iter_mut().flatten().for_each(|layer| layer.make_room(self.types, next, n));
+    /// Bytes that were taken for it.
+    pub fn taken(&self) -> usize {
+        let layers = self.layers.iter().flatten().map(|layer| layer.keys.bytes() + layer.values.bytes());
+        layers.chain(self.states.iter().flatten().map(Shared::bytes)).sum()
     }
 
-    /// Whether what the token at position `next` sees is there, if those before it were read once.
-    pub(crate) fn holds(&self, next: usize) -> bool {
-        let starts = |layer: &LayerCache| layer.window.map_or(0, |window| window.start(next));
-        self.layers.iter().flatten().all(|layer| layer.first <= starts(layer))
+    /// Pages that nobody has.
+    pub(crate) fn free_pages(&self) -> usize {
+        self.groups[0].free()
     }
 
-    /// The first position that a layer's cache holds.
-    pub(crate) fn first(&self, layer: usize) -> usize {
-        self.layer(layer).first
+    /// Pages that the sequences of some runs lack for them.
+    pub(crate) fn lacking(&self, runs: &[Run]) -> usize {
+        self.groups[0].lacking(runs)
+    }
+
+    /// Gives sequence `seq` the pages of `n` tokens from position `next` on, no more of them than a chunk, and takes those
+    /// that no token from there on sees. The pages that it lacks must be free.
+    pub(crate) fn make_room(&mut self, seq: usize, next: usize, n: usize) {
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            let Some((from, to)) = group.make_room(seq, next, n) else { continue };
+            for layer in self.layers.iter_mut().flatten().filter(|layer| layer.group == index) {
+                copy_page(&mut layer.keys, group.n_pages(), from, to);
+                copy_page(&mut layer.values, group.n_pages(), from, to);
+            }
+        }
+    }
+
+    /// Whether what the token at position `n` of sequence `seq` sees is there, if those before it were read once.
+    pub(crate) fn holds(&self, seq: usize, n: usize) -> bool {
+        self.groups.iter().all(|group| group.holds(seq, n))
+    }
+
+    /// Takes the pages of all positions from `n` on.
+    pub(crate) fn truncate(&mut self, seq: usize, n: usize) {
+        self.groups.iter_mut().for_each(|group| group.truncate(seq, n));
+    }
+
+    /// Gives sequence `to`, which is empty, what `from` has of its first `n` tokens; what layers remember of all tokens
+    /// together is that of all that `from` has.
+    pub(crate) fn share(&mut self, from: usize, to: usize, n: usize) {
+        self.groups.iter_mut().for_each(|group| group.share(from, to, n));
+        for tables in &mut self.states {
+            for (i, table) in tables.iter_mut().enumerate() {
+                // see `KvCache::states` for what is whose
+                let n_seq = self.n_seq;
+                let len = if i == 0 { usize::MAX } else { table.row_len() };
+                let all = table.get_mut();
+                for row in all.chunks_exact_mut(len.min(all.len()).max(1)) {
+                    let part = row.len() / n_seq;
+                    row.copy_within(from * part..(from + 1) * part, to * part);
+                }
+            }
+        }
     }
 
     fn layer(&self, layer: usize) -> &LayerCache {
         self.layers[layer].as_ref().expect("a layer with keys and values of its own")
     }
 
-    /// What a layer remembers of all tokens together, see [`crate::block::Mixer::states`].
+    /// What a layer remembers of all tokens together: sequence s has the s-th part of the first table's rows, and of each
+    /// row of the second.
     pub(crate) fn states(&self, layer: usize) -> &[Shared<f32>] {
         &self.states[layer]
     }
 
     /// The chunk's key heads of a layer, to be written.
     pub(crate) fn keys<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { keys, head_dim, first, .. } = self.layer(layer);
-        Heads {
-            all: keys.rows(chunk, heads),
-            head_len: keys.row_len(),
-            ty: self.types.k,
-            dim: *head_dim,
-            first: *first,
-        }
+        let LayerCache { keys, head_dim, group, .. } = self.layer(layer);
+        let (ty, group) = (self.types.k, &self.groups[*group]);
+        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty, dim: *head_dim, group }
     }
 
     /// The chunk's value heads of a layer, to be written.
     pub(crate) fn values<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
-        let LayerCache { values, head_dim_v, first, .. } = self.layer(layer);
-        Heads {
-            all: values.rows(chunk, heads),
-            head_len: values.row_len(),
-            ty: self.types.v,
-            dim: *head_dim_v,
-            first: *first,
-        }
+        let LayerCache { values, head_dim_v, group, .. } = self.layer(layer);
+        let (ty, group) = (self.types.v, &self.groups[*group]);
+        Heads { all: values.rows(chunk, heads), head_len: values.row_len(), ty, dim: *head_dim_v, group }
     }
 
-    /// Keys and values of a head, from the position [`KvCache::first`] on.
+    /// Keys and values of a head of sequence `seq`.
     pub(crate) fn head<'a>(
         &'a self,
-        layer: usize,
+        (layer, seq): (usize, usize),
         worker: &'a Worker<'_>,
         head: usize,
     ) -> (Cached<'a>, Cached<'a>) {
-        let LayerCache { keys, values, head_dim, head_dim_v, .. } = self.layer(layer);
+        let LayerCache { keys, values, head_dim, head_dim_v, group } = self.layer(layer);
         let part = |all: &'a Shared<u8>| &all.read(worker)[head * all.row_len()..][..all.row_len()];
-        let k = Cached { ty: self.types.k, dim: *head_dim, data: part(keys) };
-        (k, Cached { ty: self.types.v, dim: *head_dim_v, data: part(values) })
+        let pages = self.groups[*group].pages(seq);
+        let k = Cached { ty: self.types.k, dim: *head_dim, data: part(keys), pages };
+        (k, Cached { ty: self.types.v, dim: *head_dim_v, data: part(values), pages })
+    }
+}
+
+/// Copies a page of each head, of which there are `n_pages`.
+fn copy_page(heads: &mut Shared<u8>, n_pages: usize, from: u32, to: u32) {
+    let head_len = heads.row_len();
+    let page = head_len / n_pages;
+    let [from, to] = [from, to].map(|at| at as usize * page);
+    for head in heads.get_mut().chunks_exact_mut(head_len) {
+        head.copy_within(from..from + page, to);
     }
 }
 
@@ -212,25 +266,28 @@ pub(crate) struct Heads<'a> {
     ty: KvType,
     /// Values of one token in a head.
     dim: usize,
-    /// The first position that is there.
-    first: usize,
+    group: &'a Group,
 }
 
 impl Heads<'_> {
-    /// Writes the next head's keys (tokens, head_dim) for the positions from `first` on.
-    pub(crate) fn store_keys(&mut self, first: usize, keys: &[f32]) {
-        self.store(first, keys, store_key);
+    /// Writes the next head's keys (tokens, head_dim) of some runs.
+    pub(crate) fn store_keys(&mut self, runs: &[Run], keys: &[f32]) {
+        self.store(runs, keys, store_key);
     }
 
-    /// Writes the next head's values (tokens, head_dim_v) for the positions from `first` on.
-    pub(crate) fn store_values(&mut self, first: usize, values: &[f32]) {
-        self.store(first, values, store_value);
+    /// Writes the next head's values (tokens, head_dim_v) of some runs.
+    pub(crate) fn store_values(&mut self, runs: &[Run], values: &[f32]) {
+        self.store(runs, values, store_value);
     }
 
-    fn store(&mut self, first: usize, rows: &[f32], store: fn(KvType, &mut [u8], usize, &[f32])) {
+    fn store(&mut self, runs: &[Run], rows: &[f32], store: fn(KvType, &mut [u8], usize, &[f32])) {
         let head = self.all.split_off_mut(..self.head_len).expect("a head of the chunk");
-        for (t, row) in rows.chunks_exact(self.dim).enumerate() {
-            store(self.ty, head, first - self.first + t, row);
+        let mut rows = rows.chunks_exact(self.dim);
+        for run in runs {
+            let pages = self.group.pages(run.seq);
+            for (position, row) in (run.first..).zip(rows.by_ref().take(run.tokens.len())) {
+                store(self.ty, head, row_of(pages, position), row);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a test must at least do: bytes to read and operations to compute, and how long that takes at the peaks. The
 //! formulas are in the documentation of the [module](super).
 
-use super::{Peaks, Test};
+use super::{Pass, Peaks, Test};
 use crate::backend::cpu::PRIVATE_ROWS;
 use crate::kv::KvTypes;
 use crate::model::{Model, Weight};
@@ -11,7 +11,7 @@ use braise_kernels::ops::Numbers;
 /// What a forward pass must at least read and compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
-    /// Bytes of weights, keys and values.
+    /// Bytes of weights, keys, values and states.
     pub bytes: u64,
     /// Operations on int8 numbers, two for each multiply-add.
     pub int8_ops: u64,
@@ -20,52 +20,68 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Of `n` tokens, with a cache of the formats `kv`, from position `first` on, `n_logits` of which ask for logits.
-    pub fn of_pass(model: &Model, kv: KvTypes, first: u64, n: u64, n_logits: u64) -> Cost {
+    /// Of a pass, with a cache of the formats `kv`: weights are read once for all sequences.
+    pub fn of_pass(model: &Model, kv: KvTypes, pass: Pass) -> Cost {
+        let [n_seq, first, of_each, n_logits] =
+            [pass.n_seq, pass.first, pass.n, pass.n_logits].map(|n| n as u64);
+        let (n, n_logits) = (n_seq * of_each, n_seq * n_logits);
         let mut cost = Cost::default();
         for layer in &model.layers {
+            let mut read = Vec::new();
             for (weight, share) in layer.matrices() {
-                cost.add_matrix(weight, share, n);
+                cost.add_ops(weight, share, n);
+                // one matrix may serve twice, as that of keys does for values
+                let begin = model.data(weight).as_ptr();
+                if !read.contains(&begin) {
+                    cost.add_bytes(weight, share, n);
+                    read.push(begin);
+                }
             }
         }
         if let Some(inputs) = &model.layer_inputs {
-            cost.add_matrix(&inputs.projection, 1.0, n);
+            cost.add_ops(&inputs.projection, 1.0, n);
+            cost.add_bytes(&inputs.projection, 1.0, n);
             cost.bytes += n * inputs.table.row_bytes() as u64;
         }
         if n_logits > 0 {
-            cost.add_matrix(model.output(), 1.0, n_logits);
+            cost.add_ops(model.output(), 1.0, n_logits);
+            cost.add_bytes(model.output(), 1.0, n_logits);
         }
         if !std::ptr::eq(model.output(), &model.token_embd) {
             cost.bytes += n * model.token_embd.row_bytes() as u64;
         }
-        // the i-th token looks at first + i positions, itself included
-        let looks = n * first + n * (n + 1) / 2;
         for (layer, weights) in model.spec().layers.iter().zip(&model.layers) {
+            let states = layer.mixer.states().into_iter().map(|(rows, row_len)| rows * row_len);
+            cost.bytes += n_seq * (states.sum::<usize>() * size_of::<f32>()) as u64;
             let (Some(attention), Some(scores)) = (layer.mixer.attention(), weights.scores()) else {
                 continue;
             };
+            let (seen, looks) = attention.looks(first, of_each);
             let a = &attention.heads;
             let dims = (a.head_dim + a.head_dim_v) as u64;
-            cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(first + n);
-            let ops = 2 * a.n_head as u64 * dims * looks;
+            cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(n_seq * seen);
+            let ops = 2 * a.n_head as u64 * dims * n_seq * looks;
             match model.kernels().attends_in() {
                 _ if scores.exact => cost.f32_ops += ops,
-                Numbers::Tiles if n > PRIVATE_ROWS as u64 => cost.int8_ops += ops,
+                Numbers::Tiles if of_each > PRIVATE_ROWS as u64 => cost.int8_ops += ops,
                 // those of 16 bits take twice the time
-                Numbers::Integers if n > PRIVATE_ROWS as u64 => cost.int8_ops += 2 * ops,
+                Numbers::Integers if of_each > PRIVATE_ROWS as u64 => cost.int8_ops += 2 * ops,
                 _ => cost.f32_ops += ops,
             }
         }
         cost
     }
 
-    /// Adds the product of a matrix and `n` columns, each of which takes a `share` of its rows; all of them read no more
-    /// than the whole.
-    fn add_matrix(&mut self, weight: &Weight, share: f64, n: u64) {
-        let (rows, cols) = (weight.rows() as f64, weight.cols() as u64);
+    /// Adds the product of a matrix and `n` columns, each of which takes a `share` of its rows.
+    fn add_ops(&mut self, weight: &Weight, share: f64, n: u64) {
         let kind = if weight.matmul.takes_q8() { &mut self.int8_ops } else { &mut self.f32_ops };
-        *kind += 2 * (rows * share) as u64 * cols * n;
-        self.bytes += (rows * (share * n as f64).min(1.0)) as u64 * weight.row_bytes() as u64;
+        *kind += 2 * (weight.rows() as f64 * share) as u64 * weight.cols() as u64 * n;
+    }
+
+    /// Adds what that reads: all columns together no more than the whole.
+    fn add_bytes(&mut self, weight: &Weight, share: f64, n: u64) {
+        let rows = weight.rows() as f64 * (share * n as f64).min(1.0);
+        self.bytes += rows as u64 * weight.row_bytes() as u64;
     }
 }
 
@@ -88,8 +104,8 @@ impl Limit {
     /// Of one repetition of `test`, where the machine can do `peaks`.
     pub fn of(model: &Model, kv: KvTypes, test: &Test, peaks: &Peaks) -> Limit {
         let mut limit = Limit::default();
-        for (first, n, n_logits) in test.passes(default_chunk(model.spec())) {
-            limit.add(Cost::of_pass(model, kv, first as u64, n as u64, n_logits as u64), peaks);
+        for pass in test.passes(default_chunk(model.spec())) {
+            limit.add(Cost::of_pass(model, kv, pass), peaks);
         }
         limit
     }
@@ -117,6 +133,10 @@ mod tests {
         Model::new(gguf.expect("is made"), Isa::best()).expect("is a model")
     }
 
+    fn pass(first: usize, n: usize, n_logits: usize) -> Pass {
+        Pass { n_seq: 1, first, n, n_logits }
+    }
+
     // Shape::TINY: 2 layers, dim 256, ffn 512, 4 heads, 2 kv_heads, head_dim 64, vocab 320
     const LAYER: u64 = 2 * 256 * 256 + 2 * 256 * 128 + 3 * 256 * 512;
     const TABLE: u64 = 320 * 256;
@@ -125,27 +145,36 @@ mod tests {
     #[test]
     fn a_token_reads_all_weights_once_and_the_cache() {
         let bytes = |n: u64| n / 32 * 34; // Q8_0
-        let cost = Cost::of_pass(&model("Q8_0", true), KvTypes::default(), 9, 1, 1);
+        let cost = Cost::of_pass(&model("Q8_0", true), KvTypes::default(), pass(9, 1, 1));
         assert_eq!(cost.bytes, bytes(2 * LAYER + TABLE) + KV * 10);
         assert_eq!(cost.int8_ops, 2 * (2 * LAYER + TABLE));
         assert_eq!(cost.f32_ops, 2 * 2 * 4 * 128 * 10);
-        let untied = Cost::of_pass(&model("Q8_0", false), KvTypes::default(), 9, 1, 1);
+        let untied = Cost::of_pass(&model("Q8_0", false), KvTypes::default(), pass(9, 1, 1));
         assert_eq!(untied.bytes, cost.bytes + bytes(256), "one row of the embedding table more");
         assert_eq!(untied.int8_ops, cost.int8_ops);
     }
 
     #[test]
     fn a_prompt_reads_weights_once_and_multiplies_each_token() {
-        let cost = Cost::of_pass(&model("Q8_0", true), KvTypes::default(), 5, 3, 0);
+        let cost = Cost::of_pass(&model("Q8_0", true), KvTypes::default(), pass(5, 3, 0));
         assert_eq!(cost.bytes, 2 * LAYER / 32 * 34 + KV * 8);
         assert_eq!(cost.int8_ops, 2 * 3 * 2 * LAYER);
         assert_eq!(cost.f32_ops, 2 * 2 * 4 * 128 * (6 + 7 + 8));
     }
 
     #[test]
+    fn sequences_share_the_weights_and_nothing_else() {
+        let model = model("Q8_0", true);
+        let one = Cost::of_pass(&model, KvTypes::default(), pass(9, 1, 1));
+        let five = Cost::of_pass(&model, KvTypes::default(), Pass { n_seq: 5, ..pass(9, 1, 1) });
+        assert_eq!(five.bytes, one.bytes + 4 * KV * 10);
+        assert_eq!((five.int8_ops, five.f32_ops), (5 * one.int8_ops, 5 * one.f32_ops));
+    }
+
+    #[test]
     fn attention_of_a_prompt_counts_by_the_rate_of_its_numbers() {
         let model = model("Q8_0", true);
-        let cost = Cost::of_pass(&model, KvTypes::default(), 0, 16, 0);
+        let cost = Cost::of_pass(&model, KvTypes::default(), pass(0, 16, 0));
         let (matrices, attention) = (2 * 16 * 2 * LAYER, 2 * 2 * 4 * 128 * 136);
         let want = match model.kernels().attends_in() {
             Numbers::Floats => (matrices, attention),
@@ -159,7 +188,7 @@ mod tests {
     fn a_smaller_cache_is_fewer_bytes() {
         use braise_kernels::ops::KvType::{F16, Q8_0};
         let model = model("Q8_0", true);
-        let bytes = |k, v| Cost::of_pass(&model, KvTypes { k, v }, 99, 1, 0).bytes;
+        let bytes = |k, v| Cost::of_pass(&model, KvTypes { k, v }, pass(99, 1, 0)).bytes;
         // a head of 64 values in q8_0: 64 codes and two scales
         let saved = 2 * 2 * (128 - 68) * 100;
         assert_eq!(bytes(F16, F16) - bytes(Q8_0, F16), saved);
@@ -168,7 +197,7 @@ mod tests {
 
     #[test]
     fn float_weights_are_float_operations() {
-        let cost = Cost::of_pass(&model("F16", true), KvTypes::default(), 0, 1, 0);
+        let cost = Cost::of_pass(&model("F16", true), KvTypes::default(), pass(0, 1, 0));
         assert_eq!((cost.int8_ops, cost.bytes), (0, 2 * LAYER * 2 + KV));
         assert_eq!(cost.f32_ops, 2 * 2 * LAYER + 2 * 2 * 4 * 128);
     }
@@ -189,8 +218,8 @@ mod tests {
         let limit = |test, read, int8| {
             Limit::of(&model, KvTypes::default(), &test, &Peaks { read, int8, f32: 1e12 }).seconds
         };
-        let tg = Test { n_prompt: 0, n_gen: 4, n_depth: 0 };
-        let pp = Test { n_prompt: 64, n_gen: 0, n_depth: 0 };
+        let tg = Test { n_prompt: 0, n_gen: 4, n_depth: 0, n_parallel: 1 };
+        let pp = Test { n_prompt: 64, n_gen: 0, n_depth: 0, n_parallel: 1 };
         assert!((limit(tg, 1e9, 1e12) / limit(tg, 2e9, 1e12) - 2.0).abs() < 1e-9);
         assert!((limit(pp, 1e12, 1e9) / limit(pp, 1e12, 2e9) - 2.0).abs() < 1e-3);
     }

@@ -10,16 +10,22 @@
 //!       the weights of all layers, once
 //!     + the output matrix, if logits are asked for
 //!     + n rows of the embedding table, unless the output matrix is the same tensor
-//!     + keys and values: layers * n_head_kv * (bytes of a key + of a value) * (p + n)
+//!     + keys and values of each layer that attends: n_head_kv * (bytes of a key + of a value) * positions that are seen:
+//!       p + n, or with a window those from the first that the first token sees
+//!     + states of recurrent layers, once
 //! operations, two for each multiply-add:
 //!       2 n for each weight of the layers               int8, or f32 for the formats F32, F16 and BF16
 //!     + 2 for each weight of the output matrix and each token whose logits are asked for
-//!     + 2 layers * n_head * (head_dim + head_dim_v) * sum of (p + i) for i = 1..n      f32: attention; where that of
-//!                                                     a prompt is in 16-bit integers, twice as many of int8
+//!     + 2 n_head * (head_dim + head_dim_v) for each layer that attends and each position that a token sees
+//!                                                     f32; where attention of a prompt is in 16-bit integers, twice as
+//!                                                     many of int8
 //!
 //! time at the limit = max(bytes / read bandwidth, int8 operations / int8 peak + f32 operations / f32 peak)
 //! limit of a test   = its tokens / sum of the times of its passes
 //! ```
+//!
+//! Several sequences that generate together are a pass of one token of each: the weights are read once for all of them,
+//! and the rest of both sums is that of each sequence, added up.
 //!
 //! A token that is generated is a pass of one token, and bandwidth limits it; a prompt is read in passes of
 //! [`default_chunk`](crate::session::default_chunk) tokens, and the multipliers limit it. Int8 and f32 times add up
@@ -45,6 +51,7 @@ pub use gpu::GpuPeaks;
 pub use mix::Mix;
 pub use peaks::Peaks;
 pub use process::{Usage, peak_rss, reset_peak_rss};
-pub use run::{Runs, Test, run};
+pub use run::{Pass, Runs, Test, run};
 pub use stats::Stats;
+pub(crate) use synthetic::outline;
 pub use synthetic::{Shape, synthetic, synthetic_repeating};

@@ -36,7 +36,7 @@ pub struct Shape {
 impl Shape {
     /// For tests.
     #[cfg(test)]
-    pub(super) const TINY: Shape = Shape {
+    pub(crate) const TINY: Shape = Shape {
         layers: 2,
         dim: 256,
         ffn: 512,
@@ -75,6 +75,15 @@ impl Shape {
             let place = Place { part, layer, n_layers: layers, group: heads / kv_heads };
             Matrix { name, rows, cols, ty: mix.layer_type(place, cols) }
         })
+    }
+
+    /// The matrices of all layers that are `wanted`, and those outside of layers, with their names.
+    fn matrices(&self, mix: Mix, wanted: impl Fn(&usize) -> bool) -> Vec<(String, Matrix)> {
+        let in_layers = (0..self.layers).filter(wanted).flat_map(|layer| {
+            self.layer(mix, layer).map(|matrix| (format!("blk.{layer}.{}.weight", matrix.name), matrix))
+        });
+        let tables = self.tables(mix).into_iter();
+        tables.map(|matrix| (format!("{}.weight", matrix.name), matrix)).chain(in_layers).collect()
     }
 
     /// For each layer the one whose weights it gets, where about `distinct` layers have weights of their own. Both have
@@ -180,26 +189,13 @@ pub fn synthetic_repeating(name: &str, shape: &Shape, mix: Mix, distinct: usize)
     shape.check()?;
     let sources = shape.sources(mix, distinct);
     let is_own = |layer: &usize| sources[*layer] == *layer;
-    let in_layers = (0..shape.layers).filter(is_own).flat_map(|layer| {
-        shape.layer(mix, layer).map(|matrix| (format!("blk.{layer}.{}.weight", matrix.name), matrix))
-    });
-    let tables = shape.tables(mix).into_iter().map(|matrix| (format!("{}.weight", matrix.name), matrix));
-    let matrices: Vec<_> = tables.chain(in_layers).collect();
+    let matrices = shape.matrices(mix, is_own);
     let weights = random_weights();
     let mut patterns: HashMap<Type, Vec<u8>> = HashMap::new();
     for (_, Matrix { ty, .. }) in &matrices {
         patterns.entry(*ty).or_insert_with(|| quantized(*ty, &weights));
     }
-    let mut writer = metadata(name, shape, mix);
-    for (name, Matrix { rows, cols, ty, .. }) in &matrices {
-        writer = writer.repeating_tensor(name, &[*cols as u64, *rows as u64], *ty, &patterns[ty]);
-    }
-    let ones = 1_f32.to_le_bytes();
-    let norms = (0..shape.layers)
-        .flat_map(|i| [format!("blk.{i}.attn_norm.weight"), format!("blk.{i}.ffn_norm.weight")]);
-    for norm in norms.chain(["output_norm.weight".to_owned()]) {
-        writer = writer.repeating_tensor(&norm, &[shape.dim as u64], Type::F32, &ones);
-    }
+    let writer = writer(name, shape, mix, &matrices, &patterns);
     let mut gguf = Gguf::in_memory(name, &writer)?;
     for layer in (0..shape.layers).filter(|layer| !is_own(layer)) {
         for Matrix { name, .. } in shape.layer(mix, layer) {
@@ -210,6 +206,39 @@ pub fn synthetic_repeating(name: &str, shape: &Shape, mix: Mix, distinct: usize)
         }
     }
     Ok(gguf)
+}
+
+/// What is known of such a model before it is made, see [`Gguf::outline`].
+///
+/// # Errors
+/// [`ErrorKind::Input`] if no model has such a shape.
+pub(crate) fn outline(name: &str, shape: &Shape, mix: Mix) -> Result<Gguf> {
+    shape.check()?;
+    let matrices = shape.matrices(mix, |_| true);
+    let zeros = |ty: Type| (ty, vec![0; ty.bytes()]);
+    let patterns = matrices.iter().map(|(_, matrix)| zeros(matrix.ty)).collect();
+    Gguf::outline(name, &writer(name, shape, mix, &matrices, &patterns))
+}
+
+/// A file with these matrices, the weights of each type being a pattern over and over.
+fn writer<'a>(
+    name: &str,
+    shape: &Shape,
+    mix: Mix,
+    matrices: &[(String, Matrix)],
+    patterns: &'a HashMap<Type, Vec<u8>>,
+) -> Writer<'a> {
+    const ONES: [u8; 4] = 1_f32.to_le_bytes();
+    let mut writer: Writer<'a> = metadata(name, shape, mix);
+    for (name, Matrix { rows, cols, ty, .. }) in matrices {
+        writer = writer.repeating_tensor(name, &[*cols as u64, *rows as u64], *ty, &patterns[ty]);
+    }
+    let norms = (0..shape.layers)
+        .flat_map(|i| [format!("blk.{i}.attn_norm.weight"), format!("blk.{i}.ffn_norm.weight")]);
+    for norm in norms.chain(["output_norm.weight".to_owned()]) {
+        writer = writer.repeating_tensor(&norm, &[shape.dim as u64], Type::F32, &ONES);
+    }
+    writer
 }
 
 fn metadata(name: &str, shape: &Shape, mix: Mix) -> Writer<'static> {

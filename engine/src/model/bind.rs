@@ -491,25 +491,34 @@ impl Binder<'_> {
     }
 
     fn experts(&self, name: &dyn Fn(&str) -> String, e: &Experts, n_embd: usize) -> Result<ExpertsWeights> {
-        let (n, n_ff) = (e.n_expert, e.expert.n_ff);
+        let (n, n_ff, n_in) = (e.n_expert, e.expert.n_ff, e.latent.unwrap_or(n_embd));
         let matrix = |part: &str, rows: usize, cols: usize| {
             let extras = Extras { scales: n, scaled_bias: false };
             let weight = self.matrices(&name(part), n, rows, cols, extras)?;
             Ok::<_, Error>(ExpertMatrix { weight, stride: rows, first: 0 })
         };
         let (gate, up) = if self.gguf.tensor(&name("ffn_gate_up_exps.weight")).is_some() {
-            let both = || matrix("ffn_gate_up_exps", self.product(&[2, n_ff])?, n_embd);
+            let both = || matrix("ffn_gate_up_exps", self.product(&[2, n_ff])?, n_in);
             (Some(both()?), ExpertMatrix { first: n_ff, ..both()? })
         } else {
-            let gate = e.expert.gated.then(|| matrix("ffn_gate_exps", n_ff, n_embd)).transpose()?;
-            (gate, matrix("ffn_up_exps", n_ff, n_embd)?)
+            let gate = e.expert.gated.then(|| matrix("ffn_gate_exps", n_ff, n_in)).transpose()?;
+            (gate, matrix("ffn_up_exps", n_ff, n_in)?)
         };
         let shared = match &e.shared {
             None => None,
             Some((dense, gated)) => {
                 let gate = gated.then(|| self.weight(&name("ffn_gate_inp_shexp"), 1, n_embd)).transpose()?;
-                Some((self.dense(name, "_shexp", dense, n_embd)?, gate))
+                // Grok's is called like a dense network
+                let named = self.gguf.tensor(&name("ffn_up_shexp.weight")).is_some();
+                Some((self.dense(name, if named { "_shexp" } else { "" }, dense, n_embd)?, gate))
             }
+        };
+        let latent = match e.latent {
+            None => None,
+            Some(n) => Some([
+                self.weight(&name("ffn_latent_down"), n, n_embd)?,
+                self.weight(&name("ffn_latent_up"), n_embd, n)?,
+            ]),
         };
         // the first of these names is that of files today
         let bias = match self.optional(&name("exp_probs_b.bias"), &[n])? {
@@ -527,7 +536,8 @@ impl Binder<'_> {
             bias,
             gate,
             up,
-            down: matrix("ffn_down_exps", n_embd, n_ff)?,
+            down: matrix("ffn_down_exps", n_in, n_ff)?,
+            latent,
             shared,
             spec: e.clone(),
         })

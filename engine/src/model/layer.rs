@@ -239,6 +239,8 @@ pub struct ExpertsWeights {
     pub(crate) gate: Option<ExpertMatrix>,
     pub(crate) up: ExpertMatrix,
     pub(crate) down: ExpertMatrix,
+    /// To what the experts read, and from what they give, if that is of a size of its own.
+    pub(crate) latent: Option<[Weight; 2]>,
     /// Expert of all tokens, and its gate, a single row.
     pub(crate) shared: Option<(DenseWeights, Option<Weight>)>,
 }
@@ -321,7 +323,8 @@ impl ExpertsWeights {
         let gate = self.gate.iter().filter(move |_| !fused);
         let chosen = gate.chain([&self.up, &self.down]).map(move |matrix| (&matrix.weight, share));
         let shared = self.shared.iter().flat_map(|(shared, gate)| shared.matrices().chain(gate));
-        [&self.router].into_iter().chain(shared).map(|weight| (weight, 1.0)).chain(chosen)
+        let latent = self.latent.iter().flatten();
+        [&self.router].into_iter().chain(shared).chain(latent).map(|weight| (weight, 1.0)).chain(chosen)
     }
 }
 

@@ -165,6 +165,11 @@ impl Model {
         &all[weight.range.start * bytes..weight.range.end * bytes]
     }
 
+    /// Bytes of matrices that the file has in another order, and memory besides.
+    pub(crate) fn copied_bytes(&self) -> u64 {
+        self.weights().filter_map(|weight| weight.own.as_ref()).map(|own| own.len() as u64).sum()
+    }
+
     /// All matrices that tokens are multiplied with.
     pub(crate) fn weights(&self) -> impl Iterator<Item = &Weight> {
         let layers = self.layers.iter().flat_map(LayerWeights::matrices);

@@ -38,6 +38,39 @@ fn prefetch_after(w: &[u8]) {
     }
 }
 
+/// How a kernel for many tokens takes weights apart: a slab of each row after the other, all panels of rows in a slab. The
+/// processor sees no order in these short pieces of rows, so what comes next is fetched while the tokens meet a panel.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Panels<'a> {
+    w: &'a [u8],
+    row_bytes: usize,
+    /// Rows of a panel.
+    rows: usize,
+    /// Bytes of a row in a slab.
+    slab_bytes: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Panels<'_> {
+    /// Brings part `i` of `n` of what is unpacked after panel `panel` of slab `slab` to the second-level cache.
+    #[inline(always)]
+    fn fetch_next(&self, panel: usize, slab: usize, i: usize, n: usize) {
+        let panel_bytes = self.rows * self.row_bytes;
+        let (panel, slab) =
+            if (panel + 1) * panel_bytes < self.w.len() { (panel + 1, slab) } else { (0, slab + 1) };
+        let rows = self.w[panel * panel_bytes..].chunks_exact(self.row_bytes).take(self.rows);
+        let [from, to] = [i, i + 1].map(|i| i * self.rows / n);
+        let [start, end] = [slab, slab + 1].map(|slab| (slab * self.slab_bytes).min(self.row_bytes));
+        for row in rows.take(to).skip(from) {
+            for line in row[start..end].chunks(64) {
+                // SAFETY: as in `prefetch_after`.
+                unsafe { asm!("prefetcht1 [{}]", in(reg) line.as_ptr(), options(nostack, preserves_flags)) };
+            }
+        }
+    }
+}
+
 /// The eight 6-bit scales and eight 6-bit minimums of a Q4_K or Q5_K superblock, as bytes, from their 12-byte packing
 /// (drawn in `quant/q4_k.rs`): the low six bits of bytes 0-7 are scales 0-3 and minimums 0-3; the rest have their low
 /// four bits in bytes 8-11 and their high two in the top bits of bytes 0-7.

@@ -55,11 +55,18 @@ macro_rules! modules {
 
 modules! {
     75:
-        "attention" "elementwise" "experts" "heads" "norm" "peak" "rows" "sample" "matvec_float" "matvec_q4_0"
+        "attention" "convolve" "delta_net" "elementwise" "experts" "heads" "norm" "peak" "rows" "sample" "state_space" "matvec_float" "matvec_q4_0"
         "matvec_q4_1" "matvec_q5_0" "matvec_q5_1" "matvec_q8_0" "matvec_q2_k" "matvec_q3_k" "matvec_q4_k"
         "matvec_q5_k" "matvec_q6_k" "matvec_iq2_xxs" "matvec_iq2_xs" "matvec_iq3_xxs" "matvec_iq1_s"
         "matvec_iq4_nl" "matvec_iq3_s" "matvec_iq2_s" "matvec_iq4_xs" "matvec_iq1_m" "matvec_tq1_0"
-        "matvec_tq2_0" "matvec_mxfp4" "matvec_nvfp4";
+        "matvec_tq2_0" "matvec_mxfp4" "matvec_nvfp4"
+        "qkv_q4_0" "qkv_q4_1" "qkv_q5_0" "qkv_q5_1" "qkv_q8_0" "qkv_q2_k" "qkv_q3_k" "qkv_q4_k" "qkv_q5_k"
+        "qkv_q6_k" "qkv_iq2_xxs" "qkv_iq2_xs" "qkv_iq3_xxs" "qkv_iq1_s" "qkv_iq4_nl" "qkv_iq3_s" "qkv_iq2_s"
+        "qkv_iq4_xs" "qkv_iq1_m" "qkv_tq1_0" "qkv_tq2_0" "qkv_mxfp4" "qkv_nvfp4" "qkv_q2_k_q3_k"
+        "qkv_q2_k_q4_k" "qkv_q3_k_q4_k" "qkv_q3_k_q5_k" "qkv_q4_k_q5_k" "qkv_q4_k_q6_k" "qkv_q4_k_q8_0"
+        "qkv_q5_k_q6_k" "qkv_q5_k_q8_0" "qkv_iq1_s_q4_k" "qkv_iq1_m_q4_k" "qkv_iq2_xxs_q4_k"
+        "qkv_iq2_xs_q4_k" "qkv_iq2_s_q4_k" "qkv_iq3_xxs_q4_k" "qkv_iq3_s_q4_k" "qkv_iq4_nl_q5_k"
+        "qkv_iq4_xs_q5_k" "qkv_float";
     80:
         "flash" "peak_tensor" "matmul_q4_0" "matmul_q4_1" "matmul_q5_0" "matmul_q5_1" "matmul_q8_0" "matmul_q2_k"
         "matmul_q3_k" "matmul_q4_k" "matmul_q5_k" "matmul_q6_k" "matmul_iq2_xxs" "matmul_iq2_xs"

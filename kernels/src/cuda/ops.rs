@@ -6,8 +6,11 @@
 
 mod attention;
 mod experts;
+mod latent;
 mod matrix;
 mod peak;
+mod qkv;
+mod recurrent;
 mod rows;
 mod sample;
 
@@ -15,10 +18,15 @@ pub use attention::{
     Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Rotations, Scores, kv_row_bytes,
 };
 pub use experts::{Choose, OrderByExpert, Route, SumExperts};
+pub use latent::FinishLatent;
 pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
 pub use peak::{CopyWords, MultiplyTiles};
-pub use rows::{ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues};
-pub use sample::{Argmax, Draw, TopK};
+pub use qkv::Qkv;
+pub use recurrent::{Convolve, DeltaGates, DeltaNet, GateHeads, NormParts, Runs, StateSpace};
+pub use rows::{
+    ActivateRows, ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues, SumRows, WeighRows,
+};
+pub use sample::{Argmax, Draw, Penalize, Sample, SharedTopK, TopK};
 
 use super::{Address, Error};
 use crate::ops::Activation;
@@ -60,13 +68,14 @@ pub enum NormKind {
     Layer,
 }
 
-fn activation_number(activation: Activation) -> u32 {
+fn activation_number(activation: Activation) -> Result<u32, Error> {
     match activation {
-        Activation::Silu => 0,
-        Activation::Gelu => 1,
-        Activation::Relu => 2,
-        Activation::ReluSquared => 3,
-        Activation::Clamped => 4,
+        Activation::Silu => Ok(0),
+        Activation::Gelu => Ok(1),
+        Activation::Relu => Ok(2),
+        Activation::ReluSquared => Ok(3),
+        Activation::Clamped => Ok(4),
+        Activation::Xielu(_) => Err(Error::Operands("no kernel computes xIELU".to_owned())),
     }
 }
 

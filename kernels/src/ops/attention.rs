@@ -77,7 +77,7 @@ pub struct Attention<'a> {
     pub q: &'a [f32],
     /// Distance of the queries of a token from those of the next.
     pub q_stride: usize,
-    /// Keys of all positions that the last token sees.
+    /// Keys of all positions that some token sees.
     pub k: Cached<'a>,
     /// Values of these positions.
     pub v: Cached<'a>,
@@ -207,9 +207,8 @@ impl<'a> Attention<'a> {
             "attention: a number for each head"
         );
         assert!(self.both_ways.is_none_or(|n| n >= self.first + self.n_tokens), "a token sees itself");
-        let n = self.seen().end;
-        let (k, v) = (self.k.positions(), self.v.positions());
-        assert!(v >= n && k >= n.next_multiple_of(KEY_BLOCK), "attention: too few keys or values");
+        let seen = self.seen();
+        assert!(self.k.holds(&seen) && self.v.holds(&seen), "attention: too few keys or values");
     }
 }
 
@@ -256,15 +255,16 @@ impl FloatBlock {
         self.keys.resize(BLOCK / KEY_BLOCK * k_dim);
         self.values.resize(BLOCK * vectors);
         let n = BLOCK.min(end - first);
+        let (k_row, v_row) = (a.k.row(first), a.v.row(first));
         for (i, to) in self.keys.chunks_exact_mut(k_dim).take(n.div_ceil(KEY_BLOCK)).enumerate() {
             let (to, rest) = to.split_at_mut(a.k.dim);
-            a.k.keys::<L>(first + i * KEY_BLOCK, to);
+            a.k.keys::<L>(k_row + i * KEY_BLOCK, to);
             rest.fill([0.0; KEY_BLOCK]);
         }
         for (i, to) in self.values.chunks_exact_mut(vectors).enumerate() {
             if i < n {
                 let (to, rest) = to.as_flattened_mut().split_at_mut(a.v.dim);
-                a.v.values::<L>(first + i, to);
+                a.v.values::<L>(v_row + i, to);
                 rest.fill(0.0);
             } else {
                 to.fill([0.0; 16]);
@@ -321,14 +321,14 @@ impl<'a> Halves<'a> {
             && a.v.dim.is_multiple_of(16)
     }
 
-    /// The block that begins at `first`; shorter where the cache ends before it does.
+    /// The block that begins at `first`.
     #[inline(always)]
     fn new<L: Lanes>(a: &Attention<'a>, first: usize) -> Halves<'a> {
-        let part = |data: &'a [u8], dim: usize| {
-            let row = 2 * dim;
-            &data[first * row..data.len().min((first + BLOCK) * row)]
+        let part = |of: &Cached<'a>| {
+            let bytes = 2 * of.dim;
+            &of.data[of.row(first) * bytes..][..BLOCK * bytes]
         };
-        let (keys, values) = (part(a.k.data, a.k.dim), part(a.v.data, a.v.dim));
+        let (keys, values) = (part(&a.k), part(&a.v));
         L::prefetch_after(keys);
         L::prefetch_after(values);
         Halves { keys: keys.as_chunks().0.as_chunks().0, values: values.as_chunks().0 }
@@ -340,8 +340,7 @@ impl<'a, L: Lanes> Block<L> for Halves<'a> {
 
     #[inline(always)]
     fn keys(&self, step: usize) -> Self::Keys {
-        // beyond the end of the cache, where nobody sees anything, any keys will do
-        &self.keys[step.min(self.keys.len() - 1)]
+        &self.keys[step]
     }
 
     #[inline(always)]

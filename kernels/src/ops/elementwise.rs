@@ -50,7 +50,7 @@ pub fn layer_norm<L: Lanes>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y
 }
 
 /// What a feed-forward network does to each value between its matrices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x / (1 + e^-x)`.
     Silu,
@@ -62,6 +62,22 @@ pub enum Activation {
     ReluSquared,
     /// `x / (1 + e^(-1.702 x))` with x at most 7; what it gates is kept within 7 of 0, and 1 is added (gpt-oss).
     Clamped,
+    /// See [`Xielu`].
+    Xielu(Xielu),
+}
+
+/// The numbers of an activation that grows as a square (Huang and Schlag 2024, arXiv 2411.13010):
+/// `positive x^2 + linear x` where x is positive, else `negative (e^min(x, eps) - 1 - x) + linear x`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Xielu {
+    /// Factor on the right.
+    pub positive: f32,
+    /// Factor on the left.
+    pub negative: f32,
+    /// Slope at 0.
+    pub linear: f32,
+    /// Where exponents end.
+    pub eps: f32,
 }
 
 /// The largest number that [`Activation::Clamped`] lets through.
@@ -78,6 +94,14 @@ fn gelu<L: Lanes>(x: f32) -> f32 {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     // (1 + tanh z) / 2 = 1 / (1 + e^-2z)
     swish::<L>(x, 2.0 * SQRT_2_OVER_PI * L::mul_add(0.044_715 * x, x, 1.0))
+}
+
+#[inline(always)]
+fn xielu<L: Lanes>(x: f32, xielu: Xielu) -> f32 {
+    let Xielu { positive, negative, linear, eps } = xielu;
+    let right = positive * x * x;
+    let left = negative * (exp::<L>(at_most(x, eps)) - 1.0 - x);
+    L::mul_add(linear, x, if x > 0.0 { right } else { left })
 }
 
 /// Numbers below the limit, and NaN.
@@ -100,6 +124,7 @@ pub fn activate<L: Lanes>(activation: Activation, x: &mut [f32]) {
         Activation::Relu => each(x, relu),
         Activation::ReluSquared => each(x, |x| relu(x) * relu(x)),
         Activation::Clamped => each(x, |x| swish::<L>(at_most(x, LIMIT), 1.702)),
+        Activation::Xielu(numbers) => each(x, |x| xielu::<L>(x, numbers)),
     }
 }
 

@@ -12,6 +12,11 @@
 //!
 //! The numbers of q8_0 are those of the weight format of that name ([`crate::quant::q8_0`]); the last block of 32 may be
 //! shorter.
+//!
+//! A sequence's positions lie in pages of [`PAGE`], anywhere in the memory that many sequences share (Kwon et al. 2023,
+//! arXiv 2309.06180): its page table says where each page is.
+
+use std::ops::Range;
 
 use super::Lanes;
 use crate::quant::block::BlockFormat;
@@ -20,6 +25,15 @@ use half::f16;
 
 /// Positions in a block of keys.
 pub const KEY_BLOCK: usize = 16;
+
+/// Positions in a page: as many as the largest block that a kernel reads at a time, so that none needs two of them.
+pub const PAGE: usize = 256;
+
+/// The row of a head's memory that holds `position`, in a sequence with these pages.
+#[inline(always)]
+pub fn row_of(pages: &[u32], position: usize) -> usize {
+    pages[position / PAGE] as usize * PAGE + position % PAGE
+}
 
 /// Values with one scale in q8_0.
 const GROUP: usize = 32;
@@ -61,15 +75,17 @@ impl std::fmt::Display for KvType {
     }
 }
 
-/// Keys or values of one head, from position 0 on.
+/// Keys or values of one head of a sequence.
 #[derive(Debug, Clone, Copy)]
 pub struct Cached<'a> {
     /// Their format.
     pub ty: KvType,
     /// Values of a position.
     pub dim: usize,
-    /// All of them; the last block of keys is whole.
+    /// All rows of the head, those of other sequences too.
     pub data: &'a [u8],
+    /// Which page of `data` holds each [`PAGE`] positions of the sequence; those that nobody sees may be any.
+    pub pages: &'a [u32],
 }
 
 impl Cached<'_> {
@@ -78,12 +94,20 @@ impl Cached<'_> {
         self.ty.row_bytes(self.dim).expect("a position is in memory")
     }
 
-    /// Positions that there is room for.
-    pub(crate) fn positions(&self) -> usize {
-        self.data.len() / self.row_bytes()
+    /// Whether the pages of these positions are in memory.
+    pub(crate) fn holds(&self, seen: &Range<usize>) -> bool {
+        let there_are = self.data.len() / (PAGE * self.row_bytes());
+        let pages = self.pages.get(seen.start / PAGE..seen.end.div_ceil(PAGE));
+        pages.is_some_and(|pages| pages.iter().all(|page| (*page as usize) < there_are))
     }
 
-    /// Keys of the block that begins at position `first`: `to[i]` becomes value i of all sixteen.
+    /// The row that holds `position`; those of one page are neighbours.
+    #[inline(always)]
+    pub(crate) fn row(&self, position: usize) -> usize {
+        row_of(self.pages, position)
+    }
+
+    /// Keys of the block that begins at row `first`: `to[i]` becomes value i of all sixteen.
     #[inline(always)]
     pub(crate) fn keys<L: Lanes>(&self, first: usize, to: &mut [[f32; KEY_BLOCK]]) {
         let bytes = KEY_BLOCK * self.row_bytes();
@@ -110,11 +134,11 @@ impl Cached<'_> {
         }
     }
 
-    /// The values of one position.
+    /// The values of one row.
     #[inline(always)]
-    pub(crate) fn values<L: Lanes>(&self, position: usize, to: &mut [f32]) {
+    pub(crate) fn values<L: Lanes>(&self, row: usize, to: &mut [f32]) {
         let bytes = self.row_bytes();
-        let row = &self.data[position * bytes..][..bytes];
+        let row = &self.data[row * bytes..][..bytes];
         L::prefetch_after(row);
         match self.ty {
             KvType::F16 => {
@@ -141,12 +165,12 @@ impl Cached<'_> {
     }
 }
 
-/// Writes the key of one position into a head's keys.
-pub fn store_key(ty: KvType, keys: &mut [u8], position: usize, key: &[f32]) {
+/// Writes a key into a row of a head's keys, see [`row_of`].
+pub fn store_key(ty: KvType, keys: &mut [u8], row: usize, key: &[f32]) {
     let dim = key.len();
     let bytes = KEY_BLOCK * ty.row_bytes(dim).expect("a position is in memory");
-    let block = &mut keys[position / KEY_BLOCK * bytes..][..bytes];
-    let lane = position % KEY_BLOCK;
+    let block = &mut keys[row / KEY_BLOCK * bytes..][..bytes];
+    let lane = row % KEY_BLOCK;
     match ty {
         KvType::F16 => {
             for (lanes, x) in block.as_chunks_mut::<{ 2 * KEY_BLOCK }>().0.iter_mut().zip(key) {
@@ -168,11 +192,11 @@ pub fn store_key(ty: KvType, keys: &mut [u8], position: usize, key: &[f32]) {
     }
 }
 
-/// Writes the value of one position into a head's values.
-pub fn store_value(ty: KvType, values: &mut [u8], position: usize, value: &[f32]) {
+/// Writes a value into a row of a head's values, see [`row_of`].
+pub fn store_value(ty: KvType, values: &mut [u8], row: usize, value: &[f32]) {
     let dim = value.len();
     let bytes = ty.row_bytes(dim).expect("a position is in memory");
-    let row = &mut values[position * bytes..][..bytes];
+    let row = &mut values[row * bytes..][..bytes];
     match ty {
         KvType::F16 => {
             for (to, x) in row.as_chunks_mut().0.iter_mut().zip(value) {
@@ -223,7 +247,10 @@ mod tests {
                 }
                 let bound = if ty == KvType::F16 { 0.0 } else { 50.0 / 254.0 + 50.0 / 2048.0 };
                 let close = |a: f32, b: f32| (a - b).abs() <= bound;
-                let (keys, values) = (Cached { ty, dim, data: &keys }, Cached { ty, dim, data: &values });
+                let (keys, values) = (
+                    Cached { ty, dim, data: &keys, pages: &[] },
+                    Cached { ty, dim, data: &values, pages: &[] },
+                );
                 for (position, x) in x.iter().enumerate() {
                     let mut key = vec![[0.0; KEY_BLOCK]; dim];
                     keys.keys::<Portable>(position / KEY_BLOCK * KEY_BLOCK, &mut key);

@@ -15,9 +15,9 @@ pub use attention::{
 };
 pub(crate) use attention::{FloatBlock, LOWEST};
 pub use delta::{DELTA_VALUES, delta_rule};
-pub use elementwise::{Activation, activate, add, gated, layer_norm, rms_norm, rope};
+pub use elementwise::{Activation, Xielu, activate, add, gated, layer_norm, rms_norm, rope};
 pub use float_matmul::{matmul_bf16, matmul_f16, matmul_f32};
-pub use kv::{Cached, KEY_BLOCK, KvType, store_key, store_value};
+pub use kv::{Cached, KEY_BLOCK, KvType, PAGE, row_of, store_key, store_value};
 pub(crate) use lines::{Aligned, Lines};
 pub use state_space::state_space;
 

@@ -75,8 +75,8 @@ fn pack_block(
 ) {
     let mut put = |line: usize, word: u32| block[line * TILE + lane] = word;
     let scaled = |sum: i16| (d * f32::from(sum)).to_bits();
-    for (i, four) in q.as_chunks::<4>().0.iter().enumerate() {
-        put(i, u32::from_le_bytes(four.map(|q| q as u8 ^ 0x80)));
+    for (i, four) in bytemuck::cast::<_, [u32; BLOCK / 4]>(*q).into_iter().enumerate() {
+        put(i, u32::from_le(four) ^ 0x8080_8080);
     }
     put(ZERO, (i32::from(z) - 128) as u32 & 0xffff);
     put(SCALE, d.to_bits());

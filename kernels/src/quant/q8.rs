@@ -25,7 +25,7 @@ pub const BLOCK: usize = 32;
 pub const SUM_BLOCK: usize = 16;
 
 /// Steps between the smallest and the largest value of a block.
-const STEPS: f32 = 254.0;
+pub(crate) const STEPS: f32 = 254.0;
 
 /// One row of quantized activations; see the module's documentation for its arrays.
 #[derive(Debug, Clone, Copy, Default)]

@@ -17,8 +17,9 @@ import sys
 import llama_cpp as llama
 import numpy as np
 
-N_TOKENS = 96
 KEPT = [0, 40, 64, 95]
+# past the window of real models
+LONG = {"llama4-long": [0, 8191, 8192, 8299]}
 
 
 @llama.llama_log_callback
@@ -35,9 +36,10 @@ def load(path):
     return model
 
 
-def begin(model, pooling=None):
+def begin(model, pooling=None, n_tokens=KEPT[-1] + 1):
     params = llama.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = 256
+    params.n_ubatch = 256
+    params.n_ctx = params.n_batch = max(n_tokens, 256)
     params.flash_attn_type = 0
     params.type_k = params.type_v = 0  # f32
     params.n_threads = params.n_threads_batch = 1
@@ -45,9 +47,9 @@ def begin(model, pooling=None):
         params.embeddings, params.pooling_type = True, pooling
     context = llama.llama_init_from_model(model, params)
     n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
-    batch = llama.llama_batch_init(N_TOKENS, 0, 1)
-    batch.n_tokens = N_TOKENS
-    for i in range(N_TOKENS):
+    batch = llama.llama_batch_init(n_tokens, 0, 1)
+    batch.n_tokens = n_tokens
+    for i in range(n_tokens):
         batch.token[i] = (i * i * 31 + i * 7 + 3) % n_vocab
         batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = i, 1, 0, 1
     if llama.llama_decode(context, batch):
@@ -55,9 +57,9 @@ def begin(model, pooling=None):
     return context, n_vocab
 
 
-def logits(model):
-    context, n_vocab = begin(model)
-    rows = [np.ctypeslib.as_array(llama.llama_get_logits_ith(context, i), (n_vocab,)).copy() for i in KEPT]
+def logits(model, kept):
+    context, n_vocab = begin(model, n_tokens=kept[-1] + 1)
+    rows = [np.ctypeslib.as_array(llama.llama_get_logits_ith(context, i), (n_vocab,)).copy() for i in kept]
     llama.llama_free(context)
     return np.stack(rows)
 
@@ -81,7 +83,9 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.gguf")):
         continue
     model = load(path)
     recipe = (pathlib.Path(__file__).parent / f"{path.stem}.txt").read_text()
-    rows = (embeddings if ".pooling_type = " in recipe else logits)(model).astype("<f4")
+    pooled = ".pooling_type = " in recipe
+    rows = embeddings(model) if pooled else logits(model, LONG.get(path.stem, KEPT))
+    rows = rows.astype("<f4")
     llama.llama_model_free(model)
     assert np.isfinite(rows).all(), path
     rows.tofile(pathlib.Path(__file__).parent / f"{path.stem}.logits")

@@ -63,8 +63,16 @@ impl Report {
     }
 
     fn markdown(&self) -> String {
-        let header = ["model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share"];
-        let mut text = markdown(&header, &[1, 2, 4, 5, 6, 7, 8], self.rows.iter().map(cells));
+        // the rate of one sequence only where it is not that of all
+        let columns = if self.rows.iter().any(|row| row.n_parallel > 1) { 12 } else { 11 };
+        let header = [
+            "model", "size", "params", "backend", "threads", "test", "t/s", "limit", "share", "peak", "plan",
+            "t/s each",
+        ];
+        let rows = self.rows.iter().map(|row| cells(row)[..columns].to_vec());
+        let right: Vec<_> =
+            [1, 2, 4, 5, 6, 7, 8, 9, 10, 11].into_iter().filter(|column| *column < columns).collect();
+        let mut text = markdown(&header[..columns], &right, rows);
         if let Some(row) = self.rows.last() {
             let cache = match (row.type_k, row.type_v) {
                 ("f16", "f16") => String::new(),
@@ -79,9 +87,9 @@ impl Report {
     }
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &Row) -> [String; 12] {
     let file = Path::new(&row.model).file_name().and_then(|name| name.to_str()).unwrap_or(&row.model);
-    vec![
+    [
         file.to_owned(),
         BinaryBytes(row.model_size).to_string(),
         count(row.model_n_params),
@@ -91,7 +99,16 @@ fn cells(row: &Row) -> Vec<String> {
         format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
         format!("{:.1}", row.limit_ts),
         format!("{:.0}%", row.share_of_limit * 100.0),
+        row.peak_rss.map_or_else(String::new, |bytes| BinaryBytes(bytes).to_string()),
+        planned(row),
+        format!("{:.2}", row.sequence_ts),
     ]
+}
+
+/// The bytes that were planned, and how far that was from what was taken.
+fn planned(row: &Row) -> String {
+    let error = row.plan_error.map_or_else(String::new, |error| format!(" ({:+.1}%)", error * 100.0));
+    format!("{}{error}", BinaryBytes(row.plan_bytes))
 }
 
 /// What bounds a result, in a paragraph.
@@ -134,6 +151,16 @@ fn explanation(row: &Row) -> String {
     }
     if let Some(share) = row.cpu_wait_share {
         text += &format!("\n- the threads waited {:.1}% of their time for a CPU", share * 100.0);
+    }
+    let size = |bytes: u64| BinaryBytes(bytes).to_string();
+    text += &format!(
+        "\n- memory: {} planned, of which the cache {} and the batch {}",
+        planned(row),
+        size(row.plan_cache_bytes),
+        size(row.plan_batch_bytes)
+    );
+    if let Some(peak) = row.peak_rss {
+        text += &format!("; {} at the most", size(peak));
     }
     if let (Some(minor), Some(major)) = (row.minor_faults, row.major_faults) {
         text += &format!("\n- page faults: {minor} in memory, {major} from disk");
@@ -192,18 +219,23 @@ mod tests {
             n_prompt: 0,
             n_gen: 128,
             n_depth: 64,
+            n_parallel: 1,
             test_time: "2026-01-02T03:04:05Z".into(),
             avg_ns: 3_200_000_000,
             stddev_ns: 0,
             avg_ts: 40.0,
             stddev_ts: 0.5,
             median_ts: 40.0,
+            sequence_ts: 40.0,
             samples_ns: vec![3_200_000_000, 3_200_000_001],
             samples_ts: vec![40.0, 40.5],
             limit_ts: 50.0,
             share_of_limit: 0.8,
             peak_rss: None,
             plan_bytes: 900_000_000,
+            plan_cache_bytes: 30_000_000,
+            plan_batch_bytes: 20_000_000,
+            plan_error: None,
             load_ms: 10.0,
             ttft_ms: 25.0,
             isa: "avx512vnni",
@@ -223,14 +255,24 @@ mod tests {
 
     #[test]
     fn the_table_has_the_columns_of_llama_bench_and_the_limit() {
-        let report = Report { format: Format::Md, explain: false, rows: vec![row()] };
+        let measured = Row { peak_rss: Some(880_000_000), plan_error: Some(0.0227), ..row() };
+        let report = Report { format: Format::Md, explain: false, rows: vec![measured] };
         let text = report.markdown();
         let mut lines = text.lines();
-        let header = "| model  |       size | params | backend | threads |        test |          t/s | limit | share |";
+        let header = "| model  |       size | params | backend | threads |        test |          t/s | limit | share \
+                      |       peak |               plan |";
         assert_eq!(lines.next(), Some(header));
-        let row = "| x.gguf | 763.79 MiB | 1.24 B | CPU     |       2 | tg128 @ d64 | 40.00 ± 0.50 |  50.0 |   80% |";
+        let row = "| x.gguf | 763.79 MiB | 1.24 B | CPU     |       2 | tg128 @ d64 | 40.00 ± 0.50 |  50.0 |   80% \
+                   | 839.23 MiB | 858.31 MiB (+2.3%) |";
         assert_eq!(lines.nth(1), Some(row));
         assert!(text.ends_with("\nA \"fast\" CPU, avx512vnni, braise abc\n"), "{text}");
+        let four = Row { n_parallel: 4, sequence_ts: 10.0, ..super::tests::row() };
+        let text = Report { format: Format::Md, explain: false, rows: vec![four] }.markdown();
+        assert!(
+            text.contains("       plan | t/s each |") && text.contains(" 4 x tg128 @ d64 | 40.00 ± 0.50 |"),
+            "{text}"
+        );
+        assert!(text.contains("|   80% |      | 858.31 MiB |    10.00 |"), "{text}");
     }
 
     #[test]
@@ -246,6 +288,7 @@ mod tests {
             "Q4_K on avx512vnni, Q6_K on avx2 (slow: there is none for avx512vnni yet)",
             "waited 1.2% of their time",
             "3 in memory, 0 from disk",
+            "- memory: 858.31 MiB planned, of which the cache 28.61 MiB and the batch 19.07 MiB\n",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -261,7 +304,7 @@ mod tests {
         let line = csv_line(fields.values().map(csv_value));
         assert!(line.starts_with("\"abc\",\"A \"\"fast\"\" CPU\",\"CPU\","), "{line}");
         assert!(
-            line.contains(",\"3200000000 3200000001\",\"40.0 40.5\",\"50.0\",\"0.8\",\"\",\"900000000\","),
+            line.contains(",\"3200000000 3200000001\",\"40.0 40.5\",\"50.0\",\"0.8\",\"\",\"900000000\",\"30000000\",\"20000000\",\"\","),
             "{line}"
         );
         assert_eq!(header.matches("\",\"").count(), line.matches("\",\"").count(), "{line}");

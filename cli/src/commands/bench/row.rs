@@ -32,6 +32,8 @@ pub struct Row {
     pub n_prompt: usize,
     pub n_gen: usize,
     pub n_depth: usize,
+    /// Sequences that generate together; rates are those of all of them.
+    pub n_parallel: usize,
     pub test_time: String,
     pub avg_ns: u64,
     pub stddev_ns: u64,
@@ -39,6 +41,8 @@ pub struct Row {
     pub stddev_ts: f64,
     /// Tokens per second of the median repetition.
     pub median_ts: f64,
+    /// `avg_ts / n_parallel`: tokens per second of one sequence.
+    pub sequence_ts: f64,
     pub samples_ns: Vec<u64>,
     pub samples_ts: Vec<f64>,
     /// Tokens per second that the limits of this machine allow.
@@ -47,8 +51,14 @@ pub struct Row {
     pub share_of_limit: f64,
     /// Most physical memory of the process in this test, in bytes; nothing where the system does not tell.
     pub peak_rss: Option<u64>,
-    /// Bytes of the model's file, the key/value cache and the activations.
+    /// What the process was planned to have at most: weights, cache, what a batch needs, and the program.
     pub plan_bytes: u64,
+    /// Of these, the key/value cache and states.
+    pub plan_cache_bytes: u64,
+    /// Of these, what the workers need for a batch.
+    pub plan_batch_bytes: u64,
+    /// `plan_bytes / peak_rss - 1`.
+    pub plan_error: Option<f64>,
     /// Milliseconds to open the model and get a context ready.
     pub load_ms: f64,
     /// Milliseconds to the first logits: after the prompt, or after one token where there is no prompt.
@@ -99,6 +109,8 @@ impl Row {
     pub fn new(m: &Measured<'_>) -> Row {
         let (model, test) = (&m.loaded.model, m.test);
         let gguf = model.gguf();
+        // a bench makes no tokenizer
+        let (plan, plan_bytes) = (&m.runs.plan, m.runs.plan.without_tokenizer());
         let limit_ts = test.n_tokens() as f64 / m.limit.seconds;
         let kernels: Vec<_> = model.formats().iter().map(|(ty, isa)| format!("{ty}:{isa}")).collect();
         let Stats { samples_ns, samples_ts, avg_ns, stddev_ns, avg_ts, stddev_ts, median_ts } =
@@ -120,18 +132,23 @@ impl Row {
             n_prompt: test.n_prompt,
             n_gen: test.n_gen,
             n_depth: test.n_depth,
+            n_parallel: test.n_parallel,
             test_time: m.time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             avg_ns,
             stddev_ns,
             avg_ts,
             stddev_ts,
             median_ts,
+            sequence_ts: avg_ts / test.n_parallel as f64,
             samples_ns,
             samples_ts,
             limit_ts,
             share_of_limit: avg_ts / limit_ts,
             peak_rss: m.peak_rss,
-            plan_bytes: gguf.bytes().saturating_add(m.runs.session_bytes),
+            plan_bytes,
+            plan_cache_bytes: plan.keys_and_values().saturating_add(plan.states()),
+            plan_batch_bytes: plan.activations.saturating_add(plan.scratch),
+            plan_error: m.peak_rss.filter(|peak| *peak > 0).map(|peak| plan_bytes as f64 / peak as f64 - 1.0),
             load_ms: (m.loaded.load + m.runs.start).as_secs_f64() * 1e3,
             ttft_ms: m.runs.first_token.as_secs_f64() * 1e3,
             isa: model.kernels().isa().name(),
@@ -151,7 +168,12 @@ impl Row {
 
     /// The test, as llama-bench names it.
     pub fn test(&self) -> Test {
-        Test { n_prompt: self.n_prompt, n_gen: self.n_gen, n_depth: self.n_depth }
+        Test {
+            n_prompt: self.n_prompt,
+            n_gen: self.n_gen,
+            n_depth: self.n_depth,
+            n_parallel: self.n_parallel,
+        }
     }
 }
 

@@ -146,7 +146,7 @@ const BUFFER: u64 = 1 << 30;
 
 fn peaks(part: Part, isa: Isa) -> Result<()> {
     let threads = default_threads();
-    let most = braise_engine::memory::total().map_or(BUFFER, |bytes| bytes / 8);
+    let most = braise_engine::memory::now().map_or(BUFFER, |memory| memory.total / 8);
     let peaks = Peaks::measure(Kernels::new(isa)?, threads, BUFFER, most)?;
     let on = if threads == 1 { "1 thread".to_owned() } else { format!("{threads} threads") };
     let numbers = if isa == Isa::Amx { "bf16" } else { "int8" };

@@ -96,7 +96,7 @@ fn absurd_sizes() {
         let error = refused(&home, &[&run[..], &[flag, value]].concat(), code);
         assert!(error.contains(value), "{flag} {value}: {error}");
         if flag == "--ctx" && code == 1 {
-            assert!(error.contains("not enough memory") && error.contains(" in all; choose"), "{error}");
+            assert!(error.contains("not enough memory") && error.contains(" are free; choose"), "{error}");
         }
         if flag == "--threads" {
             let error = refused(&home, &[&logits[..], &[flag, value]].concat(), code);

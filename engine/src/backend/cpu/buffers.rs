@@ -1,14 +1,14 @@
 //! What the workers share: the values of a batch between operations.
 
 use braise_kernels::quant::q8::{BLOCK, SUM_BLOCK};
-use braise_kernels::sync::{Shared, Team};
-use braise_kernels::table::MatMul;
+use braise_kernels::sync::Shared;
+use braise_kernels::table::{Kernels, MatMul, Packing};
 
 use super::attention::AttentionBuffers;
-use super::{PRIVATE_ROWS, UNIT, input_tokens};
+use super::{Allocator, PRIVATE_ROWS, UNIT, input_tokens};
 use crate::backend::Residual;
 use crate::block::{Attention, DeltaNet, DeltaNetKind, Experts, Mixer, Mlp, NormPlace, Pairs, Rope, Spec};
-use crate::model::Model;
+use crate::kv::Room;
 
 /// What the workers share.
 #[derive(Debug)]
@@ -158,6 +158,8 @@ impl Widest {
         self.n_ff = self.n_ff.max(e.shared.map_or(0, |(dense, _)| dense.n_ff));
         self.n_ff_expert = self.n_ff_expert.max(e.expert.n_ff);
         self.scores = self.scores.max(e.n_expert + 1);
+        self.work = self.work.max(e.latent.unwrap_or(0).checked_next_multiple_of(UNIT)?);
+        self.work_2 = self.work_2.max(e.latent.unwrap_or(0));
         // each expert's tokens are whole tiles
         let filled = e.n_expert.checked_mul(tile - 1)?;
         self.positions = self.positions.max(n_batch.checked_mul(e.n_used)?.checked_add(filled)?);
@@ -177,33 +179,62 @@ impl Widest {
     }
 }
 
+/// What matrix products take of their inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Operands {
+    pub(super) packing: Option<&'static Packing>,
+    /// Values in the longest row.
+    pub(super) row_len: usize,
+    /// Whether some are in floats, and some quantized row by row.
+    floats: bool,
+    q8: bool,
+}
+
+impl Operands {
+    /// Of some matrices: the kernel of each, and values in a row.
+    pub fn new(kernels: Kernels, matrices: impl Iterator<Item = (MatMul, usize)>) -> Operands {
+        let mut all = Operands { packing: kernels.packing(), row_len: 0, floats: false, q8: false };
+        for (matmul, cols) in matrices {
+            all.row_len = all.row_len.max(cols);
+            all.floats |= !matmul.takes_q8();
+            all.q8 |= matmul.takes_q8() && matmul.packing().is_none();
+        }
+        all
+    }
+}
+
 impl Buffers {
-    /// Room for batches of `n_batch` tokens, `n_logits` of which may ask for logits at a time, in a context of `n_ctx`.
-    /// `None` if there is not that much memory.
-    pub fn new(team: &Team, model: &Model, n_batch: usize, n_logits: usize, n_ctx: usize) -> Option<Buffers> {
-        let spec = model.spec();
-        let packing = model.kernels().packing();
+    /// Room for batches of `room.chunk` tokens, `n_logits` of which may ask for logits at a time. `None` if there is not
+    /// that much memory.
+    pub fn new(
+        allocator: &Allocator<'_>,
+        spec: &Spec,
+        operands: &Operands,
+        room: Room,
+        n_logits: usize,
+    ) -> Option<Buffers> {
+        let Room { n_seq, n_ctx, chunk: n_batch, .. } = room;
+        let packing = operands.packing;
         let tokens = input_tokens(packing);
         let widest = Widest::new(spec, n_batch, tokens)?;
         let tiles = n_batch.div_ceil(tokens);
         // the most values of all inputs, those of experts being more rows
-        let values = model.layers.iter().flat_map(|layer| layer.matrices()).map(|(weight, _)| weight.cols());
-        let widest_row = values.max().unwrap_or(0).max(spec.n_embd).next_multiple_of(BLOCK);
+        let widest_row = operands.row_len.max(spec.n_embd).next_multiple_of(BLOCK);
         let expert_row = match widest.positions {
             0 => 0,
             _ => spec.n_embd.max(widest.n_ff_expert).next_multiple_of(BLOCK),
         };
         let expert_tiles = widest.positions.div_ceil(tokens);
         // of each form only what some matrix takes
-        let room = |needed: fn(&MatMul) -> bool| match model.weights().any(|w| needed(&w.matmul)) {
+        let values = |needed: bool| match needed {
             true => {
                 let rows = tiles.checked_mul(tokens)?.checked_mul(widest_row)?;
                 Some(rows.max(expert_tiles.checked_mul(tokens)?.checked_mul(expert_row)?))
             }
             false => Some(0),
         };
-        let floats = room(|matmul| !matmul.takes_q8())?;
-        let q8 = room(|matmul| matmul.takes_q8() && matmul.packing().is_none())?;
+        let floats = values(operands.floats)?;
+        let q8 = values(operands.q8)?;
         let words = match packing {
             None => 0,
             Some(packing) => {
@@ -213,7 +244,7 @@ impl Buffers {
         };
         let rotations = rotations(&spec.ropes, n_ctx);
         let n_pairs = rotations.iter().map(|rotation| rotation.frequencies.len()).sum();
-        let large = |row_len: usize| Shared::zeroed_in_large_pages(team, n_batch, row_len);
+        let large = |row_len: usize| allocator.zeroed_in_large_pages(n_batch, row_len);
         Some(Buffers {
             x: large(spec.n_embd)?,
             y: large(if widest.normed { spec.n_embd } else { 0 })?,
@@ -224,47 +255,26 @@ impl Buffers {
             work: large(widest.work)?,
             work_2: large(widest.work_2)?,
             work_3: large(widest.work_3)?,
-            attention: AttentionBuffers::new(team, spec, n_batch, n_ctx)?,
+            attention: AttentionBuffers::new(allocator, spec, n_batch, (n_seq, n_ctx))?,
             h: large(widest.n_ff)?,
-            h_experts: Shared::zeroed_in_large_pages(team, widest.positions, widest.n_ff_expert)?,
-            router: Shared::zeroed(team, n_batch, widest.scores)?,
+            h_experts: allocator.zeroed_in_large_pages(widest.positions, widest.n_ff_expert)?,
+            router: allocator.zeroed(n_batch, widest.scores)?,
             rotations,
-            cos: Shared::zeroed(team, n_batch, n_pairs)?,
-            sin: Shared::zeroed(team, n_batch, n_pairs)?,
-            input: Shared::zeroed_in_large_pages(team, floats, 1)?,
-            input_q: Shared::zeroed_in_large_pages(team, q8, 1)?,
-            input_z: Shared::zeroed(team, q8 / BLOCK, 1)?,
-            input_d: Shared::zeroed(team, q8 / BLOCK, 1)?,
-            input_sum: Shared::zeroed(team, q8 / SUM_BLOCK, 1)?,
-            input_packed: Shared::zeroed_in_large_pages(team, words, 1)?,
-            logits: Shared::zeroed(team, n_logits, spec.n_vocab)?,
+            cos: allocator.zeroed(n_batch, n_pairs)?,
+            sin: allocator.zeroed(n_batch, n_pairs)?,
+            input: allocator.zeroed_in_large_pages(floats, 1)?,
+            input_q: allocator.zeroed_in_large_pages(q8, 1)?,
+            input_z: allocator.zeroed(q8 / BLOCK, 1)?,
+            input_d: allocator.zeroed(q8 / BLOCK, 1)?,
+            input_sum: allocator.zeroed(q8 / SUM_BLOCK, 1)?,
+            input_packed: allocator.zeroed_in_large_pages(words, 1)?,
+            logits: allocator.zeroed(n_logits, spec.n_vocab)?,
         })
     }
 
-    /// Bytes of all buffers.
-    pub fn bytes(&self) -> usize {
-        let floats = [
-            &self.x,
-            &self.y,
-            &self.branches,
-            &self.layer_inputs,
-            &self.q,
-            &self.gates,
-            &self.work,
-            &self.work_2,
-            &self.work_3,
-            &self.h,
-            &self.h_experts,
-            &self.router,
-            &self.cos,
-            &self.sin,
-            &self.input,
-            &self.input_d,
-            &self.logits,
-        ];
-        let quantized = self.input_q.bytes() + self.input_z.bytes() + self.input_sum.bytes();
-        let floats: usize = floats.iter().map(|buffer| buffer.bytes()).sum();
-        floats + quantized + self.attention.bytes() + self.input_packed.bytes()
+    /// Tokens whose logits there is room for.
+    pub(crate) fn n_logits(&self) -> usize {
+        self.logits.bytes() / (self.logits.row_len() * size_of::<f32>())
     }
 
     /// Values of a token that are in use at a time in the widest layer, for [`crate::session::default_chunk`].

@@ -4,16 +4,16 @@ use std::ops::Range;
 
 use braise_kernels::sync::Columns;
 
+use super::Run;
+
 /// A convolution of a batch.
 pub(super) struct Conv<'a> {
     /// (width, channels), the last token's row last.
     pub(super) kernel: &'a [f32],
     pub(super) width: usize,
     pub(super) channels: usize,
-    /// Tokens of the batch.
-    pub(super) n: usize,
-    /// Whether there are tokens before it.
-    pub(super) continues: bool,
+    /// The batch.
+    pub(super) runs: &'a [Run],
 }
 
 impl Conv<'_> {
@@ -31,26 +31,31 @@ impl Conv<'_> {
         ring.clear();
         ring.resize((width + 1) * len, 0.0);
         let (ring, y) = ring.split_at_mut(width * len);
-        if self.continues {
+        for run in self.runs {
+            let remembered = run.seq * (width - 1);
             for (j, row) in ring.chunks_exact_mut(len).take(width - 1).enumerate() {
-                row.copy_from_slice(&past.row(j)[..len]);
-            }
-        }
-        for t in 0..self.n {
-            let now = (t + width - 1) % width;
-            read(t, &mut ring[now * len..(now + 1) * len]);
-            y.fill(0.0);
-            for j in 0..width {
-                let row = &ring[(t + j) % width * len..][..len];
-                let kernel = &self.kernel[j * self.channels..][mine.clone()];
-                for ((y, x), k) in y.iter_mut().zip(row).zip(kernel) {
-                    *y += x * k;
+                match run.first {
+                    0 => row.fill(0.0),
+                    _ => row.copy_from_slice(&past.row(remembered + j)[..len]),
                 }
             }
-            write(t, y);
-        }
-        for j in 0..width - 1 {
-            past.row(j)[..len].copy_from_slice(&ring[(self.n + j) % width * len..][..len]);
+            for (i, t) in run.tokens.clone().enumerate() {
+                let now = (i + width - 1) % width;
+                read(t, &mut ring[now * len..(now + 1) * len]);
+                y.fill(0.0);
+                for j in 0..width {
+                    let row = &ring[(i + j) % width * len..][..len];
+                    let kernel = &self.kernel[j * self.channels..][mine.clone()];
+                    for ((y, x), k) in y.iter_mut().zip(row).zip(kernel) {
+                        *y += x * k;
+                    }
+                }
+                write(t, y);
+            }
+            for j in 0..width - 1 {
+                let row = &ring[(run.tokens.len() + j) % width * len..][..len];
+                past.row(remembered + j)[..len].copy_from_slice(row);
+            }
         }
     }
 }

@@ -7,11 +7,11 @@
 use std::ops::Range;
 
 use braise_kernels::ops::Activation;
-use braise_kernels::sync::{Units, Worker};
+use braise_kernels::sync::{Columns, Units, Worker};
 
 use super::conv::Conv;
 use super::inputs::{PrivateInputs, Ready, Rows, Source, Values, multiply, normalize};
-use super::{Buffers, CpuWorker, UNIT, chunks};
+use super::{Buffers, CpuWorker, Scratch, UNIT, chunks};
 use crate::block::{DeltaNet, DeltaNetKind};
 use crate::model::{DeltaNetWeights, Model, NormWeights, Weight};
 
@@ -37,10 +37,10 @@ impl CpuWorker<'_, '_> {
 
     /// `work_3 = ` q and k, as long as they should be, and `work_2 = ` v. A unit is a head.
     fn convolve_heads(&mut self, layer: usize, weights: &DeltaNetWeights) {
-        let (n, buffers, kernels) = (self.batch.tokens.len(), self.buffers, self.model.kernels());
+        let (buffers, kernels) = (self.buffers, self.model.kernels());
         let DeltaNetWeights { spec, kernel, .. } = weights;
         let (dim, width, channels) = (spec.head_dim, spec.width, spec.conv_channels());
-        let conv = Conv { kernel, width, channels, n, continues: self.batch.first > 0 };
+        let conv = Conv { kernel, width, channels, runs: self.batch.runs };
         let units = |offset: usize| Units { total: channels / dim, offset, unit: dim };
         let room = &mut self.scratch.tile_2;
         let of = chunks(self.worker, units(0).total);
@@ -74,45 +74,24 @@ impl CpuWorker<'_, '_> {
 
     /// `work_2 = norm(y)`, gated by z, from v in it. A unit is a head, of which some values' states stay in cache.
     fn apply_delta_rule(&mut self, layer: usize, weights: &DeltaNetWeights) {
-        let (n, spec, buffers, kernels) =
-            (self.batch.tokens.len(), &weights.spec, self.buffers, self.model.kernels());
+        let (spec, buffers) = (&weights.spec, self.buffers);
         let (dim, s) = (spec.head_dim, &mut *self.scratch);
+        let all_states = &self.kv.states(layer)[1];
         let of = chunks(self.worker, spec.n_head);
         while let Some(chunk) = self.worker.claim(of) {
             let mut y = buffers.work_2.columns(&chunk, Units::all(spec.n_head, dim));
-            let states = self.kv.states(layer)[1].rows(&chunk, Units::all(spec.n_head, 1));
-            if self.batch.first == 0 {
-                states.fill(0.0);
-            }
-            let (keys, keys_len) = (buffers.work_3.read(self.worker), buffers.work_3.row_len());
+            let states = all_states.rows(&chunk, Units::all(spec.n_head, 1));
             let gates = Gates { worker: self.worker, model: self.model, buffers, weights };
-            let heads = chunk.range(spec.n_head).zip(states.chunks_exact_mut(dim * dim));
-            for (i, (head, state)) in heads.enumerate() {
-                let key = spec.key_head(head) * dim;
-                for start in (0..n).step_by(TOKENS) {
-                    let tokens = start..n.min(start + TOKENS);
-                    gates.betas(head, tokens.clone(), &mut s.tile);
-                    gates.decays(head, tokens.clone(), &mut s.inputs, &mut s.tile_2);
-                    for (j, state) in state.chunks_exact_mut(dim * DeltaNet::UNIT).enumerate() {
-                        let decays = s.tile_2.chunks_exact(dim);
-                        for ((t, beta), decay) in tokens.clone().zip(&s.tile).zip(decays) {
-                            let q = &keys[t * keys_len + key..][..dim];
-                            let k = &keys[t * keys_len + spec.keys() + key..][..dim];
-                            let v = &mut y.row(t)[i * dim + j * DeltaNet::UNIT..][..DeltaNet::UNIT];
-                            kernels.delta_rule(state, q, k, decay, *beta, v);
-                        }
+            let heads = chunk.range(spec.n_head).zip(states.chunks_exact_mut(all_states.row_len()));
+            for (i, (head, states)) in heads.enumerate() {
+                for run in self.batch.runs {
+                    let state = &mut states[run.seq * dim * dim..][..dim * dim];
+                    if run.first == 0 {
+                        state.fill(0.0);
                     }
-                    gates.outputs(head, tokens.clone(), &mut s.inputs, &mut s.tile_2);
-                    s.tile.resize(dim, 0.0);
-                    for (t, z) in tokens.zip(s.tile_2.chunks_exact(dim)) {
-                        let y = &mut y.row(t)[i * dim..][..dim];
-                        normalize(kernels, &weights.norm, y, &mut s.tile);
-                        if weights.fine.is_none() {
-                            kernels.gated(Activation::Silu, z, &s.tile, y);
-                        } else {
-                            let results = s.tile.iter().zip(z).map(|(y, z)| y * sigmoid(*z));
-                            y.iter_mut().zip(results).for_each(|(y, result)| *y = result);
-                        }
+                    for start in run.tokens.clone().step_by(TOKENS) {
+                        let tokens = start..run.tokens.end.min(start + TOKENS);
+                        gates.apply((head, i * dim), tokens, state, &mut y, s);
                     }
                 }
             }
@@ -130,6 +109,43 @@ struct Gates<'a, 't> {
 }
 
 impl Gates<'_, '_> {
+    /// Turns the values of some tokens of one sequence into results, which lie in the columns of `y` from `first` on.
+    fn apply(
+        &self,
+        (head, first): (usize, usize),
+        tokens: Range<usize>,
+        state: &mut [f32],
+        y: &mut Columns<'_, f32>,
+        s: &mut Scratch,
+    ) {
+        let (spec, weights, kernels) = (&self.weights.spec, self.weights, self.model.kernels());
+        let (dim, key) = (spec.head_dim, spec.key_head(head) * spec.head_dim);
+        let (keys, keys_len) = (self.buffers.work_3.read(self.worker), self.buffers.work_3.row_len());
+        self.betas(head, tokens.clone(), &mut s.tile);
+        self.decays(head, tokens.clone(), &mut s.inputs, &mut s.tile_2);
+        for (j, state) in state.chunks_exact_mut(dim * DeltaNet::UNIT).enumerate() {
+            let decays = s.tile_2.chunks_exact(dim);
+            for ((t, beta), decay) in tokens.clone().zip(&s.tile).zip(decays) {
+                let q = &keys[t * keys_len + key..][..dim];
+                let k = &keys[t * keys_len + spec.keys() + key..][..dim];
+                let v = &mut y.row(t)[first + j * DeltaNet::UNIT..][..DeltaNet::UNIT];
+                kernels.delta_rule(state, q, k, decay, *beta, v);
+            }
+        }
+        self.outputs(head, tokens.clone(), &mut s.inputs, &mut s.tile_2);
+        s.tile.resize(dim, 0.0);
+        for (t, z) in tokens.zip(s.tile_2.chunks_exact(dim)) {
+            let y = &mut y.row(t)[first..][..dim];
+            normalize(kernels, &weights.norm, y, &mut s.tile);
+            if weights.fine.is_none() {
+                kernels.gated(Activation::Silu, z, &s.tile, y);
+            } else {
+                let results = s.tile.iter().zip(z).map(|(y, z)| y * sigmoid(*z));
+                y.iter_mut().zip(results).for_each(|(y, result)| *y = result);
+            }
+        }
+    }
+
     /// The betas of some tokens.
     fn betas(&self, head: usize, tokens: Range<usize>, to: &mut Vec<f32>) {
         let spec = &self.weights.spec;
@@ -184,7 +200,7 @@ impl Gates<'_, '_> {
         let (dim, n) = (self.weights.spec.head_dim, tokens.len());
         let rows = Rows::Values(Values { first, ..Values::of(&self.buffers.work) });
         let source = Source { rows, row_len: weight.cols(), tokens };
-        let ready = Ready::prepare_alone(self.worker, self.model, room, &source, &[weight]);
+        let ready = Ready::prepare_own(self.worker, self.model, room, &source, weight);
         let inputs = ready.read(self.worker, self.buffers, room);
         multiply(self.model, weight, head * dim..(head + 1) * dim, inputs, n, to);
     }

@@ -34,7 +34,7 @@ impl CpuWorker<'_, '_> {
             let cos = buffers.cos.rows(&chunk, units);
             let sin = buffers.sin.rows(&chunk, units);
             for (i, t) in chunk.range(n).enumerate() {
-                let (position, x) = (batch.first + t, &mut x[i * n_embd..(i + 1) * n_embd]);
+                let (position, x) = (batch.position(t), &mut x[i * n_embd..(i + 1) * n_embd]);
                 dequantize_row(model, table, batch.tokens[t] as usize, x);
                 if scale != 1.0 {
                     x.iter_mut().for_each(|x| *x *= scale);
@@ -198,10 +198,11 @@ impl CpuWorker<'_, '_> {
     }
 
     pub(super) fn output_logits(&mut self, model: &Model) {
-        let (tokens, spec) = (self.batch.logits.clone(), &model.spec().output);
-        let (n, output) = (tokens.len(), model.output());
-        let rows = Rows::Values(Values { norm: model.output_norm.as_ref(), ..Values::of(&self.buffers.x) });
-        let source = Source { rows, row_len: output.cols(), tokens };
+        let (order, spec) = (self.batch.logits, &model.spec().output);
+        let (n, output) = (order.len(), model.output());
+        let (norm, order) = (model.output_norm.as_ref(), Some(order));
+        let rows = Rows::Values(Values { norm, order, ..Values::of(&self.buffers.x) });
+        let source = Source { rows, row_len: output.cols(), tokens: 0..n };
         let s = &mut *self.scratch;
         let ready = Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &[output]);
         let inputs = ready.read(self.worker, self.buffers, &s.inputs);

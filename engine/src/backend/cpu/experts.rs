@@ -134,7 +134,11 @@ impl CpuWorker<'_, '_> {
         // few tokens are prepared once for all their experts
         let order = (!few).then_some(&s.routed.tokens[..]);
         let tokens = order.map_or(0..n, |order| 0..order.len());
-        let rows = Rows::Values(Values { norm, order, ..Values::of(&self.buffers.x) });
+        let (buffer, norm) = match weights.latent {
+            Some(_) => (&self.buffers.work, None),
+            None => (&self.buffers.x, norm),
+        };
+        let rows = Rows::Values(Values { norm, order, ..Values::of(buffer) });
         let source = Source { rows, row_len: up.cols(), tokens };
         let ready = Ready::prepare(self.worker, self.model, self.buffers, &mut s.inputs, &source, &both);
         let inputs = ready.read(self.worker, self.buffers, &s.inputs);
@@ -183,7 +187,8 @@ impl CpuWorker<'_, '_> {
         self.worker.barrier();
     }
 
-    /// Adds the weighted sums of the chosen experts' results: `x += scale * sum`; where results are normalized, `y = sum`.
+    /// Adds the weighted sums of the chosen experts' results: `x += scale * sum`; where results are normalized, `y = sum`,
+    /// and where they are of a size of their own, `work_2 = sum`.
     pub(super) fn down_of_experts(&mut self, weights: &ExpertsWeights, residual: Residual<'_>) {
         let few = self.batch.tokens.len() <= PRIVATE_ROWS;
         let s = &mut *self.scratch;
@@ -197,14 +202,17 @@ impl CpuWorker<'_, '_> {
             false => Ready::prepare(self.worker, self.model, self.buffers, inputs, &source, &[down]),
         };
         let inputs = ready.read(self.worker, self.buffers, &s.inputs);
-        let (into, scale) = self.buffers.target(residual);
-        let n_embd = self.buffers.x.row_len();
-        let units = Units::all(n_embd.div_ceil(UNIT), UNIT);
+        let (into, scale) = match weights.latent {
+            Some(_) => (&self.buffers.work_2, 1.0),
+            None => self.buffers.target(residual),
+        };
+        let width = weights.spec.latent.unwrap_or(self.buffers.x.row_len());
+        let units = Units::all(width.div_ceil(UNIT), UNIT);
         let of = chunks(self.worker, units.total);
         while let Some(chunk) = self.worker.claim(of) {
             let mut x = into.columns(&chunk, units);
-            let all = x.range();
-            if residual.norm.is_some() {
+            let all = x.range().start..x.range().end.min(width);
+            if residual.norm.is_some() || weights.latent.is_some() {
                 (0..self.batch.tokens.len()).for_each(|t| x.row(t).fill(0.0));
             }
             for Run { expert, positions } in &s.routed.runs {

@@ -5,11 +5,11 @@ use std::ops::Range;
 use braise_kernels::sync::Units;
 use braise_kernels::table::Kernels;
 
-use super::attention::{self, Results};
+use super::attention::{Attend, Results};
 use super::buffers::Buffers;
 use super::dense::Sum;
 use super::inputs::{Inputs, Ready, Rows, Source, Values, multiply, normalize};
-use super::{CpuWorker, TILE_RESULTS, chunks};
+use super::{Batch, CpuWorker, Scratch, TILE_RESULTS, chunks};
 use crate::backend::Residual;
 use crate::block::{self, Attention, NormKind, NormPlace, QkNorm};
 use crate::model::{AttentionWeights, HeadScores, Model, NormWeights, Weight};
@@ -58,8 +58,7 @@ struct Steps<'a> {
     kernels: Kernels,
     spec: &'a Attention,
     rotator: Option<Rotator<'a>>,
-    /// Position of the first token.
-    first: usize,
+    batch: Batch<'a>,
 }
 
 impl Steps<'_> {
@@ -81,7 +80,7 @@ impl Steps<'_> {
             normalize(head);
         }
         if let Some(temperature) = self.spec.temperature.filter(|_| is_query) {
-            let factor = temperature.factor(self.first + t);
+            let factor = temperature.factor(self.batch.position(t));
             head.iter_mut().for_each(|x| *x *= factor);
         }
     }
@@ -113,7 +112,7 @@ impl CpuWorker<'_, '_> {
 
         let kernels = self.model.kernels();
         let rotator = Rotator::new(self.worker, kernels, self.buffers, spec.rope);
-        let steps = Steps { kernels, spec, rotator, first: self.batch.first };
+        let steps = Steps { kernels, spec, rotator, batch: self.batch };
         let heads = spec.heads;
         let (d_k, d_v) = (heads.head_dim, heads.head_dim_v);
         let q_rows = if spec.gated { 2 * d_k } else { d_k };
@@ -164,7 +163,7 @@ impl CpuWorker<'_, '_> {
                         }
                     }
                     if let Some(keys) = &mut keys {
-                        keys.store_keys(self.batch.first, &s.tile);
+                        keys.store_keys(self.batch.runs, &s.tile);
                     }
                 } else if let Some(values) = &mut values {
                     let first = heads.n_head + n_head_kv;
@@ -177,7 +176,7 @@ impl CpuWorker<'_, '_> {
                             normalize(kernels, norm, &s.tile_2, y);
                         }
                     }
-                    values.store_values(self.batch.first, &s.tile);
+                    values.store_values(self.batch.runs, &s.tile);
                 }
             }
         }
@@ -192,7 +191,7 @@ impl CpuWorker<'_, '_> {
         let (n, spec, s) = (self.batch.tokens.len(), &weights.spec, &mut *self.scratch);
         let kernels = self.model.kernels();
         let rotator = Rotator::new(self.worker, kernels, self.buffers, spec.rope);
-        let steps = Steps { kernels, spec, rotator, first: self.batch.first };
+        let steps = Steps { kernels, spec, rotator, batch: self.batch };
         let (heads, d) = (spec.heads, spec.heads.head_dim);
         let (work, row_len) = (self.buffers.work.read(self.worker), self.buffers.work.row_len());
         let total = heads.n_head + heads.n_head_kv;
@@ -227,7 +226,7 @@ impl CpuWorker<'_, '_> {
                         }
                     }
                     if !is_query {
-                        keys.store_keys(self.batch.first, &s.tile);
+                        keys.store_keys(self.batch.runs, &s.tile);
                     }
                 }
             }
@@ -240,29 +239,25 @@ impl CpuWorker<'_, '_> {
             block::Source::Layer(of) => of,
             block::Source::Own | block::Source::Keys => layer,
         };
-        let (q, kv) = (&self.buffers.q, self.kv);
-        let (buffers, scratch) = (&self.buffers.attention, &mut self.scratch.attention);
-        attention::attend(
-            self.worker,
-            self.model,
-            &self.batch,
-            (layer, spec, scores),
-            (q, kv),
-            buffers,
-            scratch,
-        );
+        let Scratch { attention: scratch, cut, .. } = &mut *self.scratch;
+        cut.plan(self.batch.runs, spec, &self.buffers.attention);
+        let attend = Attend { model: self.model, batch: self.batch, layer, spec, scores, kv: self.kv, cut };
+        attend.run(self.worker, &self.buffers.q, &self.buffers.attention, scratch);
     }
 
     pub(super) fn add_attention(&mut self, weights: &AttentionWeights, residual: Residual<'_>) {
-        let (buffers, batch) = (self.buffers, self.batch.clone());
+        let buffers = self.buffers;
+        let cut = std::mem::take(&mut self.scratch.cut);
         let results = Results {
             buffers: &buffers.attention,
-            batch: &batch,
+            batch: self.batch,
+            cut: &cut,
             spec: &weights.spec,
             scores: &weights.scores,
             gates: weights.spec.gated.then_some(&buffers.gates),
         };
         self.add_product(&weights.output, Rows::Attention(&results), Sum::ALONE, residual);
+        self.scratch.cut = cut;
         self.finish(residual);
     }
 }

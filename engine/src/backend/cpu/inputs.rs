@@ -10,7 +10,7 @@ use braise_kernels::sync::{Chunk, Shared, Units, Worker};
 use braise_kernels::table::{Acts, F32Mat, Kernels, MatMul, PackedMat};
 
 use super::attention::Results;
-use super::{Buffers, PRIVATE_ROWS, chunks, input_tokens};
+use super::{Buffers, Operands, PRIVATE_ROWS, chunks, input_tokens};
 use crate::block::NormKind;
 use crate::model::{Model, NormWeights, Weight};
 
@@ -122,6 +122,17 @@ pub(super) struct PrivateInputs {
     /// As floats; of many tokens, only the one that is being prepared.
     f32: Vec<f32>,
     q8: Q8Buf,
+    /// Of many tokens, in tiles.
+    packed: Vec<u32>,
+}
+
+impl PrivateInputs {
+    /// About so many bytes they have after batches of `n` tokens.
+    pub(super) fn bytes(operands: &Operands, n: usize) -> usize {
+        let tokens = n.min(input_tokens(operands.packing)).max(PRIVATE_ROWS);
+        // as floats, and a code and a share of scale, zero point and sums
+        tokens.saturating_mul(operands.row_len).saturating_mul(size_of::<f32>() + 2)
+    }
 }
 
 /// A matrix product's inputs in all forms; only those that were prepared may be used.
@@ -252,6 +263,29 @@ impl Ready {
         ready
     }
 
+    /// Prepares the inputs of `weight` for this worker alone, where each worker multiplies something else, such as a
+    /// head: many of them in tiles.
+    pub(super) fn prepare_own(
+        worker: &Worker<'_>,
+        model: &Model,
+        private: &mut PrivateInputs,
+        source: &Source<'_>,
+        weight: &Weight,
+    ) -> Ready {
+        let (n, k) = (source.tokens.len(), source.row_len);
+        let Some(packing) = weight.matmul.packing().filter(|_| n > PRIVATE_ROWS) else {
+            return Ready::prepare_alone(worker, model, private, source, &[weight]);
+        };
+        let (tile, words) = (packing.tile(), packing.words(k));
+        let PrivateInputs { f32, packed, .. } = private;
+        packed.resize(packed.len().max(n.div_ceil(tile) * words), 0);
+        for (first, tiles) in (0..n).step_by(tile).zip(packed.chunks_exact_mut(words)) {
+            let x = source.block(worker, model, first..n.min(first + tile), f32);
+            weight.matmul.pack(x, k, tiles);
+        }
+        Ready { n, k, shared: false, floats: false, q8: false, packed: Some(weight.matmul) }
+    }
+
     /// Tokens that are prepared together.
     fn tokens(&self) -> usize {
         input_tokens(self.packed.as_ref().and_then(MatMul::packing))
@@ -326,7 +360,8 @@ impl Ready {
         let packing = packed.and_then(|matmul| matmul.packing());
         let tile = packing.map_or((1, 0), |packing| (packing.tile(), packing.words(k)));
         let packed = packing.map(|_| {
-            let tiles = &buffers.input_packed.read(worker)[..n.div_ceil(tile.0) * tile.1];
+            let all = if shared { buffers.input_packed.read(worker) } else { &private.packed };
+            let tiles = &all[..n.div_ceil(tile.0) * tile.1];
             PackedMat { row_len: k, cols: n, tiles }
         });
         Inputs { f32: F32Mat { row_len: k, all: f32 }, q8: Q8Mat { row_len: k, all: row }, packed, tile }

@@ -88,15 +88,15 @@ impl CpuWorker<'_, '_> {
                         }
                         s.tile_2.extend_from_slice(c);
                     }
-                    keys.store_keys(self.batch.first, &s.tile);
-                    values.store_values(self.batch.first, &s.tile_2);
+                    keys.store_keys(self.batch.runs, &s.tile);
+                    values.store_values(self.batch.runs, &s.tile_2);
                     continue;
                 }
                 let first = head * spec.query_dim();
                 let rows = Rows::Values(Values { first, ..Values::of(queries) });
                 let source = Source { rows, row_len: spec.nope_dim, tokens: 0..n };
                 let (inputs, k_b) = (&mut s.inputs, &weights.k_b);
-                let ready = Ready::prepare_alone(self.worker, self.model, inputs, &source, &[k_b]);
+                let ready = Ready::prepare_own(self.worker, self.model, inputs, &source, k_b);
                 let inputs = ready.read(self.worker, buffers, &s.inputs);
                 multiply(self.model, k_b, head * rank..(head + 1) * rank, inputs, n, &mut s.tile);
                 let all = queries.read(self.worker);
@@ -109,7 +109,7 @@ impl CpuWorker<'_, '_> {
                         rotator.rotate(t, q_rope);
                     }
                     if let Some(temperature) = &spec.attention.temperature {
-                        let factor = temperature.factor(self.batch.first + t);
+                        let factor = temperature.factor(self.batch.position(t));
                         q.iter_mut().for_each(|x| *x *= factor);
                     }
                 }
@@ -120,18 +120,18 @@ impl CpuWorker<'_, '_> {
 
     /// `work = ` the heads' results from those of the cache.
     pub(super) fn map_results(&mut self, weights: &LatentWeights) {
-        let (n, spec, buffers, batch) =
-            (self.batch.tokens.len(), &weights.spec, self.buffers, self.batch.clone());
+        let (n, spec, buffers) = (self.batch.tokens.len(), &weights.spec, self.buffers);
         let attention = &spec.attention;
+        let s = &mut *self.scratch;
         let results = Results {
             buffers: &buffers.attention,
-            batch: &batch,
+            batch: self.batch,
+            cut: &s.cut,
             spec: attention,
             scores: &weights.scores,
             gates: None,
         };
         let (n_head, v_dim) = (attention.heads.n_head, spec.v_dim);
-        let s = &mut *self.scratch;
         let units = Units::all(n_head, v_dim);
         let of = chunks(self.worker, n_head);
         while let Some(chunk) = self.worker.claim(of) {
@@ -141,7 +141,7 @@ impl CpuWorker<'_, '_> {
                 let rows = Rows::Head(&results, head);
                 let source = Source { rows, row_len: attention.heads.head_dim_v, tokens: 0..n };
                 let (inputs, v_b) = (&mut s.inputs, &weights.v_b);
-                let ready = Ready::prepare_alone(self.worker, self.model, inputs, &source, &[v_b]);
+                let ready = Ready::prepare_own(self.worker, self.model, inputs, &source, v_b);
                 let inputs = ready.read(self.worker, buffers, &s.inputs);
                 multiply(self.model, v_b, head * v_dim..(head + 1) * v_dim, inputs, n, &mut s.tile);
                 for (t, y) in s.tile.chunks_exact(v_dim).enumerate() {

@@ -7,6 +7,7 @@
 //!
 //! A mixture of experts puts the router's phase before the last two; a normalization of a result takes one more.
 
+mod allocator;
 mod attention;
 mod buffers;
 mod conv;
@@ -22,14 +23,16 @@ mod state_space;
 
 use std::ops::Range;
 
-use braise_kernels::ops;
+use braise_kernels::ops::{self, BLOCK as ATTENTION_BLOCK};
 use braise_kernels::sync::Worker;
 use braise_kernels::table::Packing;
 
-pub use buffers::Buffers;
+pub use allocator::Allocator;
+pub use buffers::{Buffers, Operands};
 pub(crate) use inputs::normalize;
 
 use super::{Backend, Residual, Target};
+use crate::block::{Attention, Spec};
 use crate::kv::KvCache;
 use crate::model::{
     AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,
@@ -67,19 +70,76 @@ pub struct Scratch {
     /// Results for several heads, before each has its own.
     heads: Vec<f32>,
     attention: ops::Scratch,
+    /// How the layer's attention is cut.
+    cut: attention::Cut,
     /// Which experts the batch's tokens take, from the router to the last matrix.
     routed: experts::Routed,
 }
 
+impl Scratch {
+    /// About so many bytes it has after batches of `n` tokens. It grows as it is used, so that nothing is more exact.
+    pub(crate) fn bytes(spec: &Spec, operands: &Operands, n: usize) -> usize {
+        let product = |factors: &[usize]| factors.iter().fold(size_of::<f32>(), |x, y| x.saturating_mul(*y));
+        let of_attention = |a: &Attention| {
+            let heads = &a.heads;
+            let dims = heads.head_dim.saturating_add(heads.head_dim_v);
+            let q_rows = heads.head_dim.saturating_mul(1 + usize::from(a.gated));
+            // what several heads make of all tokens, and attention's queries, results, and keys and values of some blocks
+            let of_heads =
+                product(&[n, q_rows]).max(product(&[TILE_RESULTS])).min(product(&[n, heads.n_head, q_rows]));
+            of_heads.saturating_add(product(&[
+                dims,
+                attention::rows(heads, n).saturating_add(4 * ATTENTION_BLOCK),
+            ]))
+        };
+        let attention = spec.layers.iter().filter_map(|layer| layer.mixer.attention()).map(of_attention);
+        let tile = product(&[n, tile_rows(n)]);
+        [inputs::PrivateInputs::bytes(operands, n), tile, tile, attention.max().unwrap_or(0)]
+            .into_iter()
+            .fold(0, usize::saturating_add)
+    }
+}
+
 /// The tokens of one forward pass.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// Their ids.
     pub tokens: &'a [u32],
-    /// Position of the first.
-    pub first: usize,
+    /// Whose they are, in order, each sequence once.
+    pub runs: &'a [Run],
     /// Those of them whose logits are asked for.
-    pub logits: Range<usize>,
+    pub logits: &'a [u32],
+}
+
+/// Tokens of a batch that are neighbours in one sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// The sequence's place in the cache.
+    pub seq: usize,
+    /// Which of the batch's tokens.
+    pub tokens: Range<usize>,
+    /// Position of the first in its sequence.
+    pub first: usize,
+}
+
+impl Run {
+    /// Position after the last.
+    pub(crate) fn end(&self) -> usize {
+        self.first + self.tokens.len()
+    }
+}
+
+impl Batch<'_> {
+    /// Which run a token belongs to.
+    fn run_of(&self, token: usize) -> usize {
+        self.runs.partition_point(|run| run.tokens.end <= token)
+    }
+
+    /// The position of a token in its sequence.
+    pub(crate) fn position(&self, token: usize) -> usize {
+        let run = &self.runs[self.run_of(token)];
+        run.first + token - run.tokens.start
+    }
 }
 
 /// One worker's view of the backend.
@@ -106,8 +166,13 @@ fn chunks(worker: &Worker<'_>, units: usize) -> usize {
 
 /// Pieces of some rows, which suit `n` tokens.
 fn tiles(rows: Range<usize>, n: usize) -> impl Iterator<Item = Range<usize>> {
-    let step = (TILE_RESULTS / n.max(1)).clamp(64, 1024);
+    let step = tile_rows(n);
     rows.clone().step_by(step).map(move |start| start..rows.end.min(start + step))
+}
+
+/// Rows of such a piece.
+fn tile_rows(n: usize) -> usize {
+    (TILE_RESULTS / n.max(1)).clamp(64, 1024)
 }
 
 impl Backend for CpuWorker<'_, '_> {
@@ -205,6 +270,10 @@ impl Backend for CpuWorker<'_, '_> {
     }
 
     fn experts_up(&mut self, weights: &ExpertsWeights, norm: Option<&NormWeights>) {
+        if let Some([down, _]) = &weights.latent {
+            let rows = inputs::Rows::Values(inputs::Values { norm, ..inputs::Values::of(&self.buffers.x) });
+            self.project(rows, &[down], &self.buffers.work);
+        }
         self.up_of_experts(weights, norm);
         if let Some((shared, _)) = &weights.shared {
             self.gate_and_up(shared, norm);
@@ -213,6 +282,10 @@ impl Backend for CpuWorker<'_, '_> {
 
     fn experts_down(&mut self, weights: &ExpertsWeights, residual: Residual<'_>) {
         self.down_of_experts(weights, residual);
+        if let Some([_, up]) = &weights.latent {
+            let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.work_2));
+            self.add_product(up, rows, dense::Sum::ALONE, residual);
+        }
         if let Some((shared, gate)) = &weights.shared {
             let rows = inputs::Rows::Values(inputs::Values::of(&self.buffers.h));
             let factor = gate.as_ref().map(|_| weights.spec.n_expert);

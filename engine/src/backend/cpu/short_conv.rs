@@ -10,15 +10,14 @@ use crate::model::{NormWeights, ShortConvWeights};
 impl CpuWorker<'_, '_> {
     /// `work_2 = ` the gated convolution of `x`. A token at a time, channels side by side.
     pub(super) fn convolve(&mut self, layer: usize, weights: &ShortConvWeights, norm: Option<&NormWeights>) {
-        let (n, buffers) = (self.batch.tokens.len(), self.buffers);
+        let buffers = self.buffers;
         self.project(
             Rows::Values(Values { norm, ..Values::of(&buffers.x) }),
             &[&weights.input],
             &buffers.work,
         );
         let (channels, width) = (weights.spec.channels, weights.spec.width);
-        let continues = self.batch.first > 0;
-        let conv = Conv { kernel: &weights.kernel, width, channels, n, continues };
+        let conv = Conv { kernel: &weights.kernel, width, channels, runs: self.batch.runs };
         let units = Units::all(channels.div_ceil(UNIT), UNIT);
         let of = chunks(self.worker, units.total);
         while let Some(chunk) = self.worker.claim(of) {

@@ -38,10 +38,10 @@ impl CpuWorker<'_, '_> {
 
     /// `work_2 = ` x, and `work_3 = ` B and C, where they go through the convolution.
     fn convolve_inputs(&mut self, layer: usize, weights: &StateSpaceWeights) {
-        let (n, buffers, kernels) = (self.batch.tokens.len(), self.buffers, self.model.kernels());
+        let (buffers, kernels) = (self.buffers, self.model.kernels());
         let StateSpaceWeights { spec, kernel, conv_bias, .. } = weights;
         let (channels, first) = (spec.conv_channels(), spec.conv_and_gate().0);
-        let conv = Conv { kernel, width: spec.width, channels, n, continues: self.batch.first > 0 };
+        let conv = Conv { kernel, width: spec.width, channels, runs: self.batch.runs };
         let total = channels.div_ceil(UNIT);
         let units = |offset: usize| Units { total, offset, unit: UNIT };
         let of = chunks(self.worker, total);
@@ -83,30 +83,35 @@ impl CpuWorker<'_, '_> {
         let inputs = ready.as_ref().map(|ready| ready.read(self.worker, buffers, &s.inputs));
         let (head_dim, gate) = (spec.head_dim(), spec.conv_and_gate().1);
         let (heads_a_unit, a_len) = ((UNIT / head_dim).max(1), weights.a.len() / spec.n_head);
-        let units = Units::all(spec.n_head.div_ceil(heads_a_unit), heads_a_unit * head_dim);
-        let of = chunks(self.worker, units.total);
+        let units = |of_head: usize| Units::all(spec.n_head.div_ceil(heads_a_unit), heads_a_unit * of_head);
+        let (total, all_states) = (units(1).total, &self.kv.states(layer)[1]);
+        let (state_len, states_len) = (head_dim * spec.d_state, all_states.row_len());
+        let of = chunks(self.worker, total);
         while let Some(chunk) = self.worker.claim(of) {
-            let mut y = buffers.work_2.columns(&chunk, units);
-            let states = self.kv.states(layer)[1].rows(&chunk, units);
-            if self.batch.first == 0 {
-                states.fill(0.0);
-            }
+            let mut y = buffers.work_2.columns(&chunk, units(head_dim));
+            let states = all_states.rows(&chunk, units(1));
             let (work, work_len) = (buffers.work.read(self.worker), buffers.work.row_len());
             let selected =
                 Selected { spec, all: buffers.work_3.read(self.worker), row_len: buffers.work_3.row_len() };
-            let (mine, first) = (chunk.range(units.total), y.range().start);
+            let (mine, first) = (chunk.range(total), y.range().start);
             let heads = mine.start * heads_a_unit..spec.n_head.min(mine.end * heads_a_unit);
             for heads in tiles(heads, n) {
                 time_steps(self.model, weights, heads.clone(), inputs, (work, work_len), n, &mut s.tile);
                 for (i, head) in heads.clone().enumerate() {
                     let at = head * head_dim - first;
-                    let states = &mut states[at * spec.d_state..][..head_dim * spec.d_state];
+                    let states = &mut states[(head - mine.start * heads_a_unit) * states_len..][..states_len];
                     let a = &weights.a[head * a_len..][..a_len];
-                    for t in 0..n {
-                        let dt = s.tile[t * heads.len() + i];
-                        let (b, c) = selected.of(t, head);
-                        let x = &mut y.row(t)[at..at + head_dim];
-                        kernels.state_space(states, x, dt, a, b, c, weights.d[head]);
+                    for run in self.batch.runs {
+                        let state = &mut states[run.seq * state_len..][..state_len];
+                        if run.first == 0 {
+                            state.fill(0.0);
+                        }
+                        for t in run.tokens.clone() {
+                            let dt = s.tile[t * heads.len() + i];
+                            let (b, c) = selected.of(t, head);
+                            let x = &mut y.row(t)[at..at + head_dim];
+                            kernels.state_space(state, x, dt, a, b, c, weights.d[head]);
+                        }
                     }
                 }
                 let channels = heads.start * head_dim..heads.end * head_dim;

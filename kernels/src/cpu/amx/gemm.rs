@@ -7,6 +7,7 @@ use std::cell::RefCell;
 
 use super::pack::{TILE, bf16};
 use super::*;
+use crate::cpu::Panels;
 use crate::cpu::avx512vnni::{Scales, transpose};
 use crate::ops::{Aligned, Lines};
 
@@ -53,6 +54,7 @@ pub(super) fn matmul(dequantize: Dequantize, w: &[u8], x: PackedMat<'_>, y: &mut
         let tiles = unsafe { Tiles::new() };
         let rows = y.len() / x.cols;
         let row_bytes = w.len() / rows;
+        let order = Panels { w, row_bytes, rows: ROWS, slab_bytes: row_bytes * SLAB / x.row_len };
         let (panels, pairs) = (rows.div_ceil(ROWS), x.cols.div_ceil(2 * TILE));
         sums.resize(panels * pairs);
         let tiles_of_row = x.row_len / TILE_VALUES;
@@ -70,6 +72,7 @@ pub(super) fn matmul(dequantize: Dequantize, w: &[u8], x: PackedMat<'_>, y: &mut
             for (p, (w, sums)) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(pairs)).enumerate() {
                 unpack(dequantize, w, row_bytes, slab, &mut panel.0);
                 for (i, sums) in sums.iter_mut().enumerate() {
+                    order.fetch_next(p, slab, i, pairs);
                     // each panel fetches a part of the next slab
                     for next in pair(i).map(|tile| tokens(tile, slab + 1)) {
                         fetch(&next[next.len() * p / panels..next.len() * (p + 1) / panels]);

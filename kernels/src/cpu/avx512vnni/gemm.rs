@@ -17,8 +17,9 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::cpu::Panels;
 use crate::quant::float::MAGIC;
-use crate::quant::packed::{HALF_SUM, LINES, SCALE, SUM, TILE, ZERO, tile_words};
+use crate::quant::packed::{TILE, tile_words};
 use crate::quant::q8::BLOCK;
 
 /// Rows of weights in a panel: two vectors of lanes.
@@ -27,29 +28,40 @@ const ROWS: usize = 2 * LANES;
 const LANES: usize = 16;
 
 /// Tokens that meet a panel at a time: with two vectors of rows, their integer and float sums fill the registers.
-const COLS: usize = 6;
+pub(super) const COLS: usize = 6;
 
 /// Weights of a row in a panel.
 const SLAB: usize = 2 * GROUP * BLOCK;
 
 /// A vector of lanes for each half of a panel's rows.
-type Pair<T> = [Line<T>; 2];
+pub(super) type Pair<T> = [Line<T>; 2];
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line<T>([T; LANES]);
+pub(super) struct Line<T>([T; LANES]);
 
-/// Weights taken apart.
-struct Panel {
+/// A block of each row of a panel, taken apart.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Block {
     /// (k / 4, row): four codes.
-    codes: [Pair<u32>; SLAB / 4],
-    /// (group, row): the scale, and the same times -[`MAGIC`].
-    scales: [(Pair<f32>, Pair<f32>); SLAB / BLOCK * 2],
-    /// (group, row)
-    offsets: [Pair<f32>; SLAB / BLOCK * 2],
-    /// (group, row): the sum of the codes.
-    sums: [Pair<u32>; SLAB / BLOCK * 2],
+    pub(super) codes: [Pair<u32>; BLOCK / 4],
+    /// What shares a scale: all of it, or each half.
+    pub(super) groups: [Group; 2],
 }
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Group {
+    pub(super) scale: Pair<f32>,
+    /// The scale times -[`MAGIC`].
+    pub(super) magic: Pair<f32>,
+    pub(super) offset: Pair<f32>,
+    /// Sum of the codes.
+    pub(super) sum: Pair<u32>,
+}
+
+pub(super) type Panel = [Block; SLAB / BLOCK];
 
 struct Scratch {
     panel: Panel,
@@ -68,23 +80,14 @@ const ZEROS: Pair<f32> = [Line([0.0; LANES]); 2];
 
 impl Scratch {
     fn new() -> Box<Scratch> {
+        let words = [Line([0; LANES]); 2];
+        let group = Group { scale: ZEROS, magic: ZEROS, offset: ZEROS, sum: words };
         Box::new(Scratch {
-            panel: Panel {
-                codes: [[Line([0; LANES]); 2]; SLAB / 4],
-                scales: [(ZEROS, ZEROS); SLAB / BLOCK * 2],
-                offsets: [ZEROS; SLAB / BLOCK * 2],
-                sums: [[Line([0; LANES]); 2]; SLAB / BLOCK * 2],
-            },
+            panel: [Block { codes: [words; BLOCK / 4], groups: [group; 2] }; SLAB / BLOCK],
             rows: Default::default(),
             y: Vec::new(),
         })
     }
-}
-
-/// See [`crate::quant::packed::pack`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(crate) fn pack(x: &[f32], k: usize, tile: &mut [u32]) {
-    crate::quant::packed::pack(x, k, tile)
 }
 
 /// All rows of weights times all tokens (see `table::MatMul`).
@@ -96,31 +99,39 @@ pub(super) fn matmul(format: &Format, w: &[u8], x: PackedMat<'_>, y: &mut [f32])
         let row_bytes = w.len() / rows;
         let blocks = x.row_len / BLOCK;
         let tokens = x.cols.next_multiple_of(COLS);
-        sums.clear();
-        sums.resize(rows.div_ceil(ROWS) * tokens, ZEROS);
+        let order = Panels { w, row_bytes, rows: ROWS, slab_bytes: row_bytes * SLAB / x.row_len };
+        sums.resize(sums.len().max(rows.div_ceil(ROWS) * tokens), ZEROS);
         // the tokens' part of a slab stays in the second-level cache for all panels
         for start in (0..blocks).step_by(SLAB / BLOCK) {
             let slab = start..blocks.min(start + SLAB / BLOCK);
-            for (w, sums) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(tokens)) {
+            for (p, (w, sums)) in w.chunks(ROWS * row_bytes).zip(sums.chunks_exact_mut(tokens)).enumerate() {
                 unpack(format, w, row_bytes, slab.clone(), panel, unpacked);
                 for (c, y) in sums.as_chunks_mut::<COLS>().0.iter_mut().enumerate() {
+                    order.fetch_next(p, start * BLOCK / SLAB, c, tokens / COLS);
                     let (tile, half) = (c / (TILE / COLS), c % (TILE / COLS));
                     let x = x.tiles[tile * tile_words(x.row_len)..][..tile_words(x.row_len)].as_chunks().0;
                     let x = &x[slab.clone()];
+                    if start == 0 {
+                        *y = [ZEROS; COLS];
+                    }
                     match (format.halves, format.shift) {
-                        (false, Some(_)) => multiply::<false, false>(panel, x, half, y),
-                        (false, None) => multiply::<false, true>(panel, x, half, y),
-                        (true, Some(_)) => multiply::<true, false>(panel, x, half, y),
-                        (true, None) => multiply::<true, true>(panel, x, half, y),
+                        (false, Some(_)) => gemm_step::add_products::<false, false>(panel, x, half, y),
+                        (false, None) => gemm_step::add_products::<false, true>(panel, x, half, y),
+                        (true, Some(_)) => gemm_step::add_products::<true, false>(panel, x, half, y),
+                        (true, None) => gemm_step::add_products::<true, true>(panel, x, half, y),
                     }
                 }
             }
         }
         for (first, sums) in (0..rows).step_by(ROWS).zip(sums.chunks_exact(tokens)) {
-            for (from, to) in sums.iter().zip(y.chunks_exact_mut(rows)) {
-                let to = &mut to[first..rows.min(first + ROWS)];
-                for (from, to) in from.iter().zip(to.chunks_mut(LANES)) {
-                    to.copy_from_slice(&from.0[..to.len()]);
+            for ([low, high], y) in sums.iter().zip(y.chunks_exact_mut(rows)) {
+                match y[first..].first_chunk_mut::<ROWS>() {
+                    Some(y) => *y = bytemuck::cast([low.0, high.0]),
+                    None => {
+                        for (y, sum) in y[first..].iter_mut().zip(low.0.iter().chain(&high.0)) {
+                            *y = *sum;
+                        }
+                    }
                 }
             }
         }
@@ -153,7 +164,10 @@ fn unpack(
                 for (codes, row) in codes.iter_mut().zip(&*rows) {
                     *codes = _mm512_sub_epi8(load_512(bytemuck::cast_ref(&row.bytes[p])), shift);
                 }
-                for (line, codes) in to.codes[(4 * i + p) * LANES..].iter_mut().zip(transpose(codes)) {
+                // each part of a group has two blocks
+                let blocks = &mut to[i * GROUP + 2 * p..][..2];
+                let lines = blocks.iter_mut().flat_map(|block| &mut block.codes);
+                for (line, codes) in lines.zip(transpose(codes)) {
                     store_words(codes, &mut line[v].0);
                 }
             }
@@ -163,75 +177,22 @@ fn unpack(
                 offsets[r] = load_words(bytemuck::cast_ref(&row.scales.offsets));
             }
             let (scales, offsets) = (transpose(scales), transpose(offsets));
+            let in_block = scales_in_group / GROUP;
             for j in 0..scales_in_group {
-                let at = i * scales_in_group + j;
+                let Block { codes, groups } = &mut to[i * GROUP + j / in_block];
+                let (h, group) = (j % in_block, &mut groups[j % in_block]);
                 let (scale, offset) = (_mm512_castsi512_ps(scales[j]), _mm512_castsi512_ps(offsets[j]));
-                store_floats(scale, &mut to.scales[at].0[v].0);
-                store_floats(_mm512_mul_ps(scale, _mm512_set1_ps(-MAGIC)), &mut to.scales[at].1[v].0);
-                store_floats(offset, &mut to.offsets[at][v].0);
-            }
-            let lines = &to.codes[i * GROUP * 8..];
-            let sums = &mut to.sums[i * scales_in_group..][..scales_in_group];
-            for (lines, sum) in lines.chunks_exact(GROUP * 8 / scales_in_group).zip(sums) {
-                let codes = lines.iter().fold(_mm512_setzero_si512(), |sum, codes| {
+                store_floats(scale, &mut group.scale[v].0);
+                store_floats(_mm512_mul_ps(scale, _mm512_set1_ps(-MAGIC)), &mut group.magic[v].0);
+                store_floats(offset, &mut group.offset[v].0);
+                let lines = codes.chunks_exact(BLOCK / 4 / in_block).nth(h).expect("a half of the block");
+                let sum = lines.iter().fold(_mm512_setzero_si512(), |sum, codes| {
                     _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), load_words(&codes[v].0))
                 });
                 // as the low one of two i16
-                store_words(_mm512_and_si512(codes, _mm512_set1_epi32(0xffff)), &mut sum[v].0);
+                store_words(_mm512_and_si512(sum, _mm512_set1_epi32(0xffff)), &mut group.sum[v].0);
             }
         }
-    }
-}
-
-/// A panel times the six tokens of part `half` of a tile, added to y.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn multiply<const HALVES: bool, const OFFSETS: bool>(
-    panel: &Panel,
-    x: &[[u32; LINES * TILE]],
-    half: usize,
-    y: &mut [Pair<f32>; COLS],
-) {
-    let per_block = if HALVES { 2 } else { 1 };
-    let mut acc = [[_mm512_setzero_ps(); 2]; COLS];
-    for (acc, y) in acc.iter_mut().zip(&*y) {
-        *acc = [load_floats(&y[0].0), load_floats(&y[1].0)];
-    }
-    for (b, (codes, x)) in panel.codes.as_chunks::<8>().0.iter().zip(x).enumerate() {
-        let lines: &[[[u32; COLS]; TILE / COLS]] = x.as_chunks().0.as_chunks().0;
-        let x: &[_; LINES] = lines.try_into().expect("a block of a tile");
-        let float = |line: usize, c: usize| _mm512_set1_ps(f32::from_bits(x[line][half][c]));
-        for (h, codes) in codes.chunks_exact(8 / per_block).enumerate() {
-            let mut sums = [[_mm512_castps_si512(_mm512_set1_ps(MAGIC)); 2]; COLS];
-            for (codes, x) in codes.iter().zip(&x[h * 4..]) {
-                let codes = [load_words(&codes[0].0), load_words(&codes[1].0)];
-                for (sums, u) in sums.iter_mut().zip(x[half]) {
-                    let u = _mm512_set1_epi32(u as i32);
-                    for v in 0..2 {
-                        sums[v] = _mm512_dpbusd_epi32(sums[v], u, codes[v]);
-                    }
-                }
-            }
-            let (scale, magic) = &panel.scales[b * per_block + h];
-            let (offset, codes) = (&panel.offsets[b * per_block + h], &panel.sums[b * per_block + h]);
-            let offset_sum = if HALVES { HALF_SUM + h } else { SUM };
-            for v in 0..2 {
-                let (scale, magic) = (load_floats(&scale[v].0), load_floats(&magic[v].0));
-                let (offset, codes) = (load_floats(&offset[v].0), load_words(&codes[v].0));
-                for c in 0..COLS {
-                    let z = _mm512_set1_epi32(x[ZERO][half][c] as i32);
-                    let sum = _mm512_castsi512_ps(_mm512_dpwssd_epi32(sums[c][v], codes, z));
-                    let scaled = _mm512_fmadd_ps(sum, scale, magic);
-                    if OFFSETS {
-                        acc[c][v] = _mm512_fmadd_ps(offset, float(offset_sum, c), acc[c][v]);
-                    }
-                    acc[c][v] = _mm512_fmadd_ps(scaled, float(SCALE, c), acc[c][v]);
-                }
-            }
-        }
-    }
-    for (acc, y) in acc.iter().zip(y) {
-        store_floats(acc[0], &mut y[0].0);
-        store_floats(acc[1], &mut y[1].0);
     }
 }
 

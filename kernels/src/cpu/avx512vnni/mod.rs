@@ -4,6 +4,7 @@ pub(crate) mod attention;
 mod codebook;
 mod dot;
 pub(crate) mod gemm;
+mod gemm_step;
 pub(crate) mod iq1_m;
 pub(crate) mod iq1_s;
 pub(crate) mod iq2_s;
@@ -27,6 +28,7 @@ pub(crate) mod q5_1;
 pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
+pub(crate) mod quantize;
 pub(crate) mod tq1_0;
 pub(crate) mod tq2_0;
 

@@ -84,4 +84,4 @@ fn attention(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stri
 }
 
 /// This level's float operations.
-pub(crate) const OPS: FloatOps = FloatOps { attention, ..loops::OPS };
+pub(crate) const OPS: FloatOps = FloatOps { attention, quantize_q8: super::quantize::quantize, ..loops::OPS };

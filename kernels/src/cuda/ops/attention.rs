@@ -1,6 +1,6 @@
 //! Attention, what comes before it, and the cache that it reads.
 
-use super::{NormKind, check};
+use super::{Norm, NormKind, check};
 use crate::cuda::{Address, Arg, Error, Launch};
 use crate::ops::KvType;
 
@@ -59,7 +59,7 @@ pub struct Cache {
     pub max_pages: u32,
 }
 
-fn type_number(ty: KvType) -> Arg {
+pub(super) fn type_number(ty: KvType) -> Arg {
     Arg::U32(match ty {
         KvType::F16 => 0,
         KvType::Q8_0 => 1,
@@ -140,7 +140,7 @@ pub struct FinishHeads {
     pub q_stride: u32,
     /// Distance of heads.
     pub q_head_stride: u32,
-    /// f32 (tokens, k_stride).
+    /// f32 (tokens, k_stride); [`Address::NONE`] where keys and values are those of another layer.
     pub k: Address,
     /// Distance of tokens.
     pub k_stride: u32,
@@ -174,16 +174,30 @@ impl FinishHeads {
     /// # Errors
     /// Sizes that do not fit each other.
     pub fn launch(&self) -> Result<Launch, Error> {
+        let args = self.args(Norm::default())?;
+        let n_head_kv = self.heads.n_head_kv;
+        let others = if self.k == Address::NONE { 0 } else { 2 * n_head_kv };
+        let grid = [n_head_kv * self.heads.group + others, self.tokens, 1];
+        Launch::new("finish_heads", grid, 128, self.shared(), &args)
+    }
+
+    /// Bytes that a head takes.
+    pub(super) fn shared(&self) -> u32 {
+        4 * self.heads.dim_k.max(self.heads.dim_v)
+    }
+
+    /// Its parameters, of which `v_norm` normalizes values by their root mean square.
+    pub(super) fn args(&self, v_norm: Norm) -> Result<Vec<Arg>, Error> {
         self.heads.check()?;
         let Heads { n_head_kv, group, dim_k, dim_v } = self.heads;
-        check(2 * self.n_pairs <= dim_k, || format!("{} pairs of {dim_k} values", self.n_pairs))?;
+        check(self.n_pairs <= dim_k / 2, || format!("{} pairs of {dim_k} values", self.n_pairs))?;
         let (place, norm) = match self.norm {
             None => (0, [Arg::U32(0), Arg::F32(0.0)]),
             Some(norm) => (1 + norm.place as u32, [Arg::U32(norm.kind as u32), norm.eps.into()]),
         };
         let of_norm = |f: fn(&HeadNorm) -> Arg, none: Arg| self.norm.as_ref().map_or(none, f);
         let (temperature, every) = self.temperature.unwrap_or((0.0, 0));
-        let args = [
+        Ok(vec![
             self.q.into(),
             self.q_stride.into(),
             self.q_head_stride.into(),
@@ -202,6 +216,8 @@ impl FinishHeads {
             of_norm(|norm| norm.q.into(), Address::NONE.into()),
             of_norm(|norm| norm.k.into(), Address::NONE.into()),
             of_norm(|norm| norm.stride.into(), Arg::U32(0)),
+            v_norm.weight.into(),
+            v_norm.eps.into(),
             self.cosines.into(),
             self.sines.into(),
             self.n_pairs.into(),
@@ -216,9 +232,7 @@ impl FinishHeads {
             self.cache.values.into(),
             type_number(self.cache.types.0),
             type_number(self.cache.types.1),
-        ];
-        let grid = [n_head_kv * (group + 2), self.tokens, 1];
-        Launch::new("finish_heads", grid, 128, 4 * dim_k.max(dim_v), &args)
+        ])
     }
 }
 
@@ -284,6 +298,15 @@ impl Attend {
     /// # Errors
     /// Sizes that do not fit each other.
     pub fn launch(&self) -> Result<Launch, Error> {
+        self.launch_both_ways(0)
+    }
+
+    /// The same where tokens see those behind them as well: all are of one sequence with this many positions, and half of a
+    /// window is on each side.
+    ///
+    /// # Errors
+    /// Those of [`Attend::launch`].
+    pub fn launch_both_ways(&self, positions: u32) -> Result<Launch, Error> {
         self.heads.check()?;
         let Heads { n_head_kv, group, dim_k, dim_v } = self.heads;
         check(self.q8 == Address::NONE || dim_v.is_multiple_of(32), || {
@@ -312,6 +335,7 @@ impl Attend {
             self.scores.scale.into(),
             self.scores.softcap.unwrap_or(0.0).into(),
             self.scores.window.unwrap_or(0).into(),
+            positions.into(),
             self.scores.slopes.into(),
             self.scores.sinks.into(),
             self.gates.into(),
@@ -329,7 +353,7 @@ impl Attend {
 }
 
 /// Attention of many tokens of one sequence at neighbouring positions, on tensor cores: queries, weights and values are
-/// rounded to half precision. Keys and values have the same size, one of [`Flash::DIMS`].
+/// rounded to half precision. For sizes of heads see [`Flash::room`].
 #[derive(Debug, Clone, Copy)]
 pub struct Flash {
     /// Numbers and sizes.
@@ -357,8 +381,27 @@ pub struct Flash {
 }
 
 impl Flash {
-    /// Sizes of heads that there are kernels for.
-    pub const DIMS: [u32; 5] = [64, 80, 96, 128, 256];
+    /// Sizes of keys and values for which any GPU with tensor cores has the memory.
+    pub const DIMS: [u32; 6] = [32, 64, 80, 96, 128, 256];
+
+    /// Bytes of shared memory that heads of these sizes take, to be compared with [`super::super::Properties::shared_bytes`];
+    /// `None`: there is no kernel for them.
+    pub fn room(dim_k: u32, dim_v: u32) -> Option<u32> {
+        let (_, part) = Flash::kernel(dim_k, dim_v)?;
+        // 64 queries, and as many keys and values as the kernel takes at a time, 8 numbers longer than they are
+        let positions = if dim_k <= 128 { 64 } else { 32 };
+        Some(((64 + positions) * (dim_k + 8) + positions * (part + 8)) * 2)
+    }
+
+    /// The kernel for these sizes, and how many numbers of a value a block gives.
+    fn kernel(dim_k: u32, dim_v: u32) -> Option<(String, u32)> {
+        match (dim_k, dim_v) {
+            (512, 512) => Some(("flash_512".to_owned(), 256)),
+            (576, 512) => Some(("flash_576_512".to_owned(), 256)),
+            _ if dim_k == dim_v && Flash::DIMS.contains(&dim_k) => Some((format!("flash_{dim_k}"), dim_v)),
+            _ => None,
+        }
+    }
 
     /// Its launch.
     ///
@@ -366,9 +409,13 @@ impl Flash {
     /// Sizes that there is no kernel for.
     pub fn launch(&self) -> Result<Launch, Error> {
         self.heads.check()?;
-        let Heads { n_head_kv, group, dim_k: dim, dim_v } = self.heads;
-        check(dim == dim_v && Flash::DIMS.contains(&dim), || format!("heads of {dim} and {dim_v} values"))?;
+        let Heads { n_head_kv, group, dim_k, dim_v } = self.heads;
+        let kernel = Flash::kernel(dim_k, dim_v).zip(Flash::room(dim_k, dim_v));
+        let Some(((name, part), room)) = kernel else {
+            return Err(Error::Operands(format!("heads of {dim_k} and {dim_v} values")));
+        };
         check(self.scores.window != Some(0), || "attention of nothing".to_owned())?;
+        check(dim_k == dim_v || self.gates == Address::NONE, || "gates of another size".to_owned())?;
         let args = [
             self.q.into(),
             self.q_stride.into(),
@@ -394,9 +441,7 @@ impl Flash {
             self.y.into(),
             self.bf16.into(),
         ];
-        // 64 queries, and as many keys and values as the kernel takes at a time, 8 numbers longer than they are
-        let rows = 64 + 2 * if dim <= 128 { 64 } else { 32 };
-        let grid = [self.tokens.div_ceil(64), n_head_kv * group, 1];
-        Launch::new(&format!("flash_{dim}"), grid, 128, rows * (dim + 8) * 2, &args)
+        let grid = [self.tokens.div_ceil(64), n_head_kv * group, dim_v / part];
+        Launch::new(&name, grid, 128, room, &args)
     }
 }

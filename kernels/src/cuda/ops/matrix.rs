@@ -110,8 +110,8 @@ impl Matvec {
         let (epilogue, activation, factor) = match self.epilogue {
             Epilogue::Store => (0, 0, 1.0),
             Epilogue::Add(factor) => (1, 0, factor),
-            Epilogue::Activate(activation) => (2, activation_number(activation), 1.0),
-            Epilogue::Gated(activation) => (3, activation_number(activation), 1.0),
+            Epilogue::Activate(activation) => (2, activation_number(activation)?, 1.0),
+            Epilogue::Gated(activation) => (3, activation_number(activation)?, 1.0),
         };
         let [a, b] = self.w;
         let none = ExpertsOf { ids: Address::NONE, rows: 0, share: 1 };
@@ -203,6 +203,14 @@ impl Matmul {
     /// # Errors
     /// There is no kernel for the type or the epilogue, or rows are not whole blocks.
     pub fn launch(&self) -> Result<Launch, Error> {
+        self.launch_of(self.columns)
+    }
+
+    /// The same where no matrix takes more than `most` of the columns: fewer blocks find nothing to do.
+    ///
+    /// # Errors
+    /// Those of [`Matmul::launch`].
+    pub fn launch_of(&self, most: u32) -> Result<Launch, Error> {
         let Matmul { ty, k, rows, columns, .. } = *self;
         let row_bytes = ty.row_bytes(k as usize).map(|bytes| bytes as u64);
         let Some(row_bytes) = row_bytes.filter(|_| k > 0 && k.is_multiple_of(32)) else {
@@ -234,7 +242,8 @@ impl Matmul {
             self.y_stride.into(),
         ];
         let name = format!("matmul_{}", ty.name().to_lowercase());
-        let grid = [columns.div_ceil(Matmul::TILE), rows.div_ceil(Matmul::TILE), experts.experts];
+        let most = if self.experts.is_some() { most } else { columns };
+        let grid = [most.div_ceil(Matmul::TILE), rows.div_ceil(Matmul::TILE), experts.experts];
         Launch::new(&name, grid, 256, Matmul::SHARED, &args)
     }
 }

@@ -135,12 +135,131 @@ impl ActivateValues {
             self.gate.into(),
             self.up.into(),
             self.n.into(),
-            activation_number(self.activation).into(),
+            activation_number(self.activation)?.into(),
             self.y.into(),
             self.q8.into(),
             self.bf16.into(),
         ];
         Launch::new("activate_values", [blocks(self.n, 256)?, 1, 1], 256, 0, &args)
+    }
+}
+
+/// The same of rows that lie apart: parts of longer ones.
+#[derive(Debug, Clone, Copy)]
+pub struct ActivateRows {
+    /// f32 (rows, gate_stride).
+    pub gate: Address,
+    /// Distance of rows.
+    pub gate_stride: u32,
+    /// f32 (rows, up_stride), optional.
+    pub up: Address,
+    /// Distance of rows.
+    pub up_stride: u32,
+    /// How many rows, up to 65,535.
+    pub rows: u32,
+    /// Values of a row; a multiple of 32 where they are quantized.
+    pub n: u32,
+    /// The activation.
+    pub activation: Activation,
+    /// f32 (rows, n), optional.
+    pub y: Address,
+    /// Quantized, optional.
+    pub q8: Address,
+    /// As bf16, optional.
+    pub bf16: Address,
+}
+
+impl ActivateRows {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Too many rows, or a number that cannot be quantized.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        check(self.q8 == Address::NONE || self.n.is_multiple_of(32), || {
+            format!("{} values cannot be quantized", self.n)
+        })?;
+        let args = [
+            self.gate.into(),
+            self.gate_stride.into(),
+            self.up.into(),
+            self.up_stride.into(),
+            self.n.into(),
+            activation_number(self.activation)?.into(),
+            self.y.into(),
+            self.q8.into(),
+            self.bf16.into(),
+        ];
+        Launch::new("activate_rows", [self.n.div_ceil(256), self.rows, 1], 256, 0, &args)
+    }
+}
+
+/// Rows times a weight each, for experts that take weighted inputs: row r is `weights[r]` times row `r / share` of x.
+#[derive(Debug, Clone, Copy)]
+pub struct WeighRows {
+    /// f32 (rows / share, n).
+    pub x: Address,
+    /// Values of a row; a multiple of 32 where they are quantized.
+    pub n: u32,
+    /// How many rows, up to 65,535.
+    pub rows: u32,
+    /// Neighbours that are made of one row.
+    pub share: u32,
+    /// f32 (rows).
+    pub weights: Address,
+    /// f32 (rows, n), optional.
+    pub y: Address,
+    /// Quantized, optional.
+    pub q8: Address,
+    /// As bf16, optional.
+    pub bf16: Address,
+}
+
+impl WeighRows {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Too many rows, or a number that cannot be quantized.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        check(self.q8 == Address::NONE || self.n.is_multiple_of(32), || {
+            format!("{} values cannot be quantized", self.n)
+        })?;
+        check(self.share > 0, || "rows of nothing".to_owned())?;
+        let args = [
+            self.x.into(),
+            self.n.into(),
+            self.share.into(),
+            self.weights.into(),
+            self.y.into(),
+            self.q8.into(),
+            self.bf16.into(),
+        ];
+        Launch::new("weigh_rows", [self.n.div_ceil(256), self.rows, 1], 256, 0, &args)
+    }
+}
+
+/// `y += ` the sum of rows, in double precision: what a text's embedding is pooled from.
+#[derive(Debug, Clone, Copy)]
+pub struct SumRows {
+    /// f32 (rows, stride).
+    pub x: Address,
+    /// Distance of rows.
+    pub stride: u32,
+    /// How many.
+    pub rows: u32,
+    /// Values of a row.
+    pub n: u32,
+    /// f64 (n).
+    pub y: Address,
+}
+
+impl SumRows {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Nothing to do.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        let args = [self.x.into(), self.stride.into(), self.rows.into(), self.n.into(), self.y.into()];
+        Launch::new("sum_rows", [self.n.div_ceil(128), 1, 1], 128, 0, &args)
     }
 }
 

@@ -62,11 +62,53 @@ impl TopK {
     /// A k that is too small or too large.
     pub fn launch(&self) -> Result<Launch, Error> {
         let TopK { n, k, .. } = *self;
-        super::check((1..=TopK::MOST.min(n)).contains(&k), || format!("the {k} largest of {n}"))?;
-        let size = k.next_power_of_two().max(2);
+        let size = self.size()?;
         let args =
             [self.logits.into(), n.into(), k.into(), size.into(), self.places.into(), self.values.into()];
         Launch::new("top_k", [self.rows, 1, 1], 1024, 8 * size, &args)
+    }
+
+    /// Keys that are sorted.
+    fn size(&self) -> Result<u32, Error> {
+        let TopK { n, k, .. } = *self;
+        super::check((1..=TopK::MOST.min(n)).contains(&k), || format!("the {k} largest of {n}"))?;
+        Ok(k.next_power_of_two().max(2))
+    }
+}
+
+/// [`TopK`] by several blocks a row, as large vocabularies want it.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedTopK {
+    /// What is wanted.
+    pub of: TopK,
+    /// u64 (rows, [`SharedTopK::BLOCKS`], k): room.
+    pub room: Address,
+    /// u32 (rows), 0; they are 0 afterwards.
+    pub counters: Address,
+}
+
+impl SharedTopK {
+    /// Blocks that share a row.
+    pub const BLOCKS: u32 = 32;
+
+    /// Its launch.
+    ///
+    /// # Errors
+    /// A k that is too small or too large.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        let TopK { logits, n, rows, k, places, values } = self.of;
+        let size = self.of.size()?;
+        let args = [
+            logits.into(),
+            n.into(),
+            k.into(),
+            size.into(),
+            self.room.into(),
+            self.counters.into(),
+            places.into(),
+            values.into(),
+        ];
+        Launch::new("top_k_of_shares", [SharedTopK::BLOCKS, rows, 1], 1024, 8 * size, &args)
     }
 }
 
@@ -108,5 +150,75 @@ impl Draw {
             self.tokens.into(),
         ];
         Launch::new("draw", [self.rows, 1, 1], 32, 0, &args)
+    }
+}
+
+/// The same of the candidates that top-p and min-p leave. All that differs from row to row and from step to step lies in
+/// memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// Of [`TopK`].
+    pub places: Address,
+    /// Of [`TopK`].
+    pub values: Address,
+    /// Candidates of a row.
+    pub k: u32,
+    /// How many rows.
+    pub rows: u32,
+    /// f32 (rows, 4): temperature (0: the best candidate); the probability that the best ones are left to reach together
+    /// (1: all are left); how many times as likely as the best one others must be; a random number of [0, 1).
+    pub options: Address,
+    /// u32 (rows).
+    pub tokens: Address,
+}
+
+impl Sample {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// No candidates.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        super::check(self.k > 0, || "no candidates".to_owned())?;
+        let args =
+            [self.places.into(), self.values.into(), self.k.into(), self.options.into(), self.tokens.into()];
+        Launch::new("sample", [self.rows, 1, 1], 32, 0, &args)
+    }
+}
+
+/// Logits of tokens seen lately become smaller.
+#[derive(Debug, Clone, Copy)]
+pub struct Penalize {
+    /// f32 (rows, n).
+    pub logits: Address,
+    /// Logits of a row.
+    pub n: u32,
+    /// How many rows.
+    pub rows: u32,
+    /// u32 (rows, room): tokens, in any order.
+    pub history: Address,
+    /// Most tokens of a row.
+    pub room: u32,
+    /// u32 (rows): how many of them count.
+    pub lengths: Address,
+    /// f32 (rows, 3): what positive logits are divided by and others multiplied with; what is taken from a token; what is
+    /// taken from it for each time.
+    pub options: Address,
+}
+
+impl Penalize {
+    /// Its launch.
+    ///
+    /// # Errors
+    /// Nothing to do.
+    pub fn launch(&self) -> Result<Launch, Error> {
+        let args = [
+            self.logits.into(),
+            self.n.into(),
+            self.history.into(),
+            self.room.into(),
+            self.lengths.into(),
+            self.options.into(),
+        ];
+        Launch::new("penalize", [self.rows, 1, 1], 128, 0, &args)
     }
 }

@@ -1,0 +1,556 @@
+//! Several sequences of tokens that are read and continued together, step by step (Yu et al. 2022, "Orca").
+//!
+//! A step reads tokens of any of them: the whole or a part of one's prompt beside single tokens of others. Weights are
+//! read once for all; what looks at other tokens goes sequence by sequence. So what a sequence gets does not depend on
+//! which others share its steps, to the bit, except in how the kernels of few and of many tokens round differently:
+//!
+//! - matrices: that of few where a step has up to 8 tokens in all;
+//! - attention: that of few where the sequence has up to 8 tokens in the step;
+//! - logits: that of few where up to 8 tokens ask for them, or there is no room for more than 8 sequences.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::{Mutex, PoisonError};
+
+use braise_kernels::ops::PAGE;
+use braise_kernels::sync::Team;
+
+use crate::backend::cpu::{Allocator, Batch, Buffers, CpuWorker, PRIVATE_ROWS, Run, Scratch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::forward;
+use crate::kv::{KvCache, Room};
+use crate::memory::{self, Promise};
+use crate::model::Model;
+use crate::plan::{self, Outline, Plan, Request};
+use crate::session::{DEFAULT_CTX, Logits, SessionOptions};
+use crate::threads;
+
+/// Most sequences that there can be at a time.
+pub const MAX_SEQUENCES: usize = 64;
+
+/// Most threads that are started: beyond, something is wrong with the number.
+const MAX_THREADS: usize = 1024;
+
+/// How many sequences there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Sequences at a time, 1 to [`MAX_SEQUENCES`].
+    pub sequences: usize,
+    /// Tokens of all of them together, each sequence's rounded up to whole pages of 256; `None`: all can be as long as
+    /// the context is.
+    pub tokens: Option<usize>,
+}
+
+/// Names a sequence; no other one of the same [`Sequences`] ever has the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SequenceId(u64);
+
+/// What a step does for one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Work<'a> {
+    /// Which one.
+    pub sequence: SequenceId,
+    /// What it reads.
+    pub tokens: &'a [u32],
+    /// Which of these tokens' logits are wanted.
+    pub logits: Logits,
+}
+
+/// Logits of one token of a step.
+#[derive(Debug)]
+pub struct Row<'a> {
+    /// Which of the step's works asked for them.
+    pub work: usize,
+    /// The token's position in its sequence.
+    pub position: usize,
+    /// `n_vocab` numbers; or the error that one of them is not finite.
+    pub logits: Result<&'a [f32]>,
+}
+
+/// Several sequences of tokens, with the model's memory of them.
+#[derive(Debug)]
+pub struct Sequences<'m> {
+    model: &'m Model,
+    room: Room,
+    pool: rayon::ThreadPool,
+    team: Team,
+    pub(crate) buffers: Buffers,
+    kv: KvCache,
+    plan: Plan,
+    /// Of what the plan says; held for as long as the sequences live.
+    _promise: Promise,
+    warning: Option<String>,
+    scratch: Vec<Mutex<Scratch>>,
+    /// By their places in the cache.
+    sequences: Vec<Option<Sequence>>,
+    next_id: u64,
+    step: Step,
+}
+
+#[derive(Debug)]
+struct Sequence {
+    id: SequenceId,
+    tokens: Vec<u32>,
+    /// Whether layers remember tokens that were forgotten: those before them have to be read again.
+    stale: bool,
+}
+
+/// The tokens of a step; kept, so that steps take no memory.
+#[derive(Debug, Default)]
+struct Step {
+    tokens: Vec<u32>,
+    runs: Vec<Run>,
+    /// Those whose logits are wanted, and which work wants them.
+    wanted: Vec<u32>,
+    wanted_by: Vec<usize>,
+}
+
+impl<'m> Sequences<'m> {
+    /// Room for sequences, of which there are none yet. [`SessionOptions::n_ctx`] is that of each.
+    ///
+    /// # Errors
+    /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
+    pub fn new(model: &'m Model, capacity: Capacity, options: &SessionOptions) -> Result<Sequences<'m>> {
+        let n_threads = options.threads.unwrap_or_else(threads::default_threads);
+        let request = request(model, capacity, options, n_threads)?;
+        let room = request.room(model.spec());
+        if !(1..=MAX_THREADS).contains(&n_threads) {
+            let what = format!("{n_threads} threads");
+            return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n_threads)
+            .thread_name(|i| format!("braise-{i}"))
+            .build()
+            .map_err(|e| {
+                let what = format!("cannot start {n_threads} threads: {e}");
+                Error::new(ErrorKind::Io, what).next("choose fewer")
+            })?;
+        // the system promises more than it has: what can never be filled must not be begun
+        let (outline, memory) = (Outline::of(model), memory::now());
+        let plan = outline.admit(&request, memory).map_err(|e| e.file(model.gguf().path()))?;
+        let no_memory = || outline.refusal(&request, Some(&plan), memory).file(model.gguf().path());
+        let team = Team::new(n_threads);
+        let allocator = Allocator::real(&team);
+        let buffers = Buffers::new(&allocator, model.spec(), outline.operands(), room, n_logits(room));
+        let kv = KvCache::new(&team, model.spec(), room, options.kv);
+        Ok(Sequences {
+            model,
+            room,
+            pool,
+            buffers: buffers.ok_or_else(no_memory)?,
+            kv: kv.ok_or_else(no_memory)?,
+            scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
+            sequences: (0..room.n_seq).map(|_| None).collect(),
+            next_id: 0,
+            step: Step::default(),
+            warning: memory.and_then(|memory| plan::warning(&plan, model.gguf().droppable_bytes(), memory)),
+            _promise: Promise::of(plan.session()),
+            plan,
+            team,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Tokens that a sequence can hold.
+    pub fn n_ctx(&self) -> usize {
+        self.room.n_ctx
+    }
+
+    /// Tokens that a step can read.
+    pub fn max_step(&self) -> usize {
+        self.room.chunk
+    }
+
+    /// Worker threads.
+    pub fn threads(&self) -> usize {
+        self.team.size()
+    }
+
+    /// What is taken of the memory when the cache is full.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What a user should know of the memory that was found: nothing, if all fits.
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
+    /// Bytes that were taken for keys, values and states.
+    pub fn cache_bytes(&self) -> u64 {
+        self.kv.taken() as u64
+    }
+
+    /// Tokens that there is memory for beside those of all sequences, in whole pages.
+    pub fn free_tokens(&self) -> usize {
+        self.kv.free_pages() * PAGE
+    }
+
+    /// Begins a sequence without tokens.
+    ///
+    /// # Errors
+    /// There are as many as there is room for, or no memory is left for its first token.
+    pub fn add(&mut self) -> Result<SequenceId> {
+        let seq = self.free_place()?;
+        self.check_pages(1)?;
+        Ok(self.place(seq, Vec::new(), false))
+    }
+
+    /// Ends a sequence: others can have its memory.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn remove(&mut self, id: SequenceId) -> Result<()> {
+        let seq = self.find(id)?;
+        self.kv.truncate(seq, 0);
+        self.sequences[seq] = None;
+        Ok(())
+    }
+
+    /// The tokens that a sequence has read.
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn tokens(&self, id: SequenceId) -> Result<&[u32]> {
+        Ok(&self.sequence(self.find(id)?).tokens)
+    }
+
+    /// Begins a sequence with the first `n` tokens of another, and with what it knows of them: they are not read again,
+    /// unless [`Sequences::truncate`] would make that necessary, and take no more memory until either goes on.
+    ///
+    /// # Errors
+    /// There is no such sequence, it has not so many tokens, or there are as many as there is room for.
+    pub fn fork(&mut self, id: SequenceId, n: usize) -> Result<SequenceId> {
+        let from = self.find(id)?;
+        let n_tokens = self.sequence(from).tokens.len();
+        if n > n_tokens {
+            let what = format!("the sequence has {n_tokens} tokens, and {n} are to be taken over");
+            return Err(Error::new(ErrorKind::Input, what).next("take fewer"));
+        }
+        let to = self.free_place()?;
+        let again = self.sequence(from).stale || (n < n_tokens && !self.keeps(from, n));
+        if !again {
+            self.kv.share(from, to, n);
+        }
+        let tokens = self.sequence(from).tokens[..n].to_vec();
+        Ok(self.place(to, tokens, again))
+    }
+
+    /// Forgets all tokens of a sequence from position `n` on. Where layers are recurrent, or see windows that the cache no
+    /// longer holds, those before are read again by its next step, or by [`Sequences::settle`].
+    ///
+    /// # Errors
+    /// There is no such sequence.
+    pub fn truncate(&mut self, id: SequenceId, n: usize) -> Result<()> {
+        let seq = self.find(id)?;
+        if n < self.sequence(seq).tokens.len() {
+            let again = self.sequence(seq).stale || !self.keeps(seq, n);
+            self.kv.truncate(seq, if again { 0 } else { n });
+            let sequence = self.sequence_mut(seq);
+            sequence.stale = again;
+            sequence.tokens.truncate(n);
+        }
+        Ok(())
+    }
+
+    /// Reads again what [`Sequences::truncate`] made it necessary to.
+    ///
+    /// # Errors
+    /// There is no such sequence, or others have taken the room that it had ([`ErrorKind::CacheFull`]).
+    pub fn settle(&mut self, id: SequenceId) -> Result<()> {
+        let seq = self.find(id)?;
+        self.check_pages(self.kv.lacking(&[self.run_of(seq, 0)]))?;
+        self.settle_at(seq);
+        Ok(())
+    }
+
+    /// Reads the tokens of all `work` in one pass, and gives the logits that are asked for to `sink`, in order. `sink` may
+    /// break off; the tokens are read all the same.
+    ///
+    /// # Errors
+    /// Nothing was read, and no sequence has changed: there is no such sequence, or one has two works; a work has no tokens
+    /// or one that is not in the vocabulary; they are more than [`Sequences::max_step`] or do not fit a sequence's context;
+    /// the cache has no room for them ([`ErrorKind::CacheFull`]); or the model is an encoder.
+    pub fn step(
+        &mut self,
+        work: &[Work<'_>],
+        sink: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if self.model.spec().is_encoder() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the model is an encoder, which continues no text",
+            )
+            .file(self.model.gguf().path())
+            .next("ask it for embeddings"));
+        }
+        self.check_step(work)?;
+        if work.is_empty() {
+            return Ok(());
+        }
+        for work in work {
+            self.settle_at(self.find(work.sequence)?);
+        }
+        self.step.clear();
+        for (index, work) in work.iter().enumerate() {
+            let rows = self.push(self.find(work.sequence)?, work.tokens);
+            let wanted = match work.logits {
+                Logits::None => rows.end..rows.end,
+                Logits::Last => rows.end - 1..rows.end,
+                Logits::All => rows,
+            };
+            self.step.wanted_by.resize(self.step.wanted_by.len() + wanted.len(), index);
+            self.step.wanted.extend(wanted.map(|row| row as u32));
+        }
+        // whoever breaks off knows it
+        let _ = self.pass(sink);
+        Ok(())
+    }
+
+    /// Whether `tokens` can follow those of a sequence, as far as its context and the vocabulary go.
+    pub(crate) fn check(&self, id: SequenceId, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::new(ErrorKind::Input, "there are no tokens to read").next("give a prompt"));
+        }
+        let n_vocab = self.model.spec().n_vocab;
+        if let Some(token) = tokens.iter().find(|t| **t as usize >= n_vocab) {
+            return Err(Error::new(ErrorKind::Input, format!("the token {token} is not in the vocabulary"))
+                .file(self.model.gguf().path())
+                .next(format!("ids are 0 to {}", n_vocab - 1)));
+        }
+        let (taken, n_ctx) = (self.tokens(id)?.len(), self.n_ctx());
+        if tokens.len() > n_ctx - taken {
+            let n = tokens.len();
+            let what =
+                format!("{n} tokens do not fit the context: it holds {n_ctx}, of which {taken} are taken");
+            let made_for = self.model.spec().n_ctx;
+            return Err(Error::new(ErrorKind::ContextFull, what).next(match n_ctx < made_for {
+                true => {
+                    format!("shorten the prompt or raise the context (the model was made for {made_for})")
+                }
+                false => format!("shorten it: the model was made for texts of {made_for} tokens"),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Reads `tokens`, no more than a step can, without logits; what they became is in `buffers.x`.
+    pub(crate) fn read(&mut self, id: SequenceId, tokens: &[u32]) -> Result<()> {
+        let seq = self.find(id)?;
+        self.step.clear();
+        self.push(seq, tokens);
+        self.run(0..0, |worker, model| forward::forward(worker, model));
+        Ok(())
+    }
+
+    /// Whether there is nothing wrong with the step.
+    fn check_step(&mut self, work: &[Work<'_>]) -> Result<()> {
+        self.step.clear();
+        let mut n_tokens = 0;
+        for (i, Work { sequence, tokens, .. }) in work.iter().enumerate() {
+            self.check(*sequence, tokens)?;
+            if work[..i].iter().any(|other| other.sequence == *sequence) {
+                let what = "a sequence has two works in one step";
+                return Err(Error::new(ErrorKind::Input, what).next("join their tokens"));
+            }
+            n_tokens += tokens.len();
+            let run = self.run_of(self.find(*sequence)?, tokens.len());
+            self.step.runs.push(run);
+        }
+        if n_tokens > self.max_step() {
+            let what = format!("a step of {n_tokens} tokens, but there is room for {}", self.max_step());
+            return Err(Error::new(ErrorKind::Input, what).next("read them in several"));
+        }
+        self.check_pages(self.kv.lacking(&self.step.runs))
+    }
+
+    /// What a sequence has to read for `n` more tokens: of a stale one all.
+    fn run_of(&self, seq: usize, n: usize) -> Run {
+        let Sequence { tokens, stale, .. } = self.sequence(seq);
+        let first = if *stale { 0 } else { tokens.len() };
+        Run { seq, tokens: 0..tokens.len() + n - first, first }
+    }
+
+    fn check_pages(&self, lacking: usize) -> Result<()> {
+        let free = self.kv.free_pages();
+        if lacking > free {
+            let what = format!(
+                "the cache is full: it holds {} pages of {PAGE} tokens, of which {free} are free, and {lacking} more are \
+                 needed",
+                self.room.n_pages
+            );
+            return Err(Error::new(ErrorKind::CacheFull, what).next("wait until a sequence ends"));
+        }
+        Ok(())
+    }
+
+    /// A place that no sequence has.
+    fn free_place(&self) -> Result<usize> {
+        self.sequences.iter().position(Option::is_none).ok_or_else(|| {
+            let what = format!("there are {} sequences, and there is no room for more", self.sequences.len());
+            Error::new(ErrorKind::CacheFull, what).next("wait until one of them ends")
+        })
+    }
+
+    fn place(&mut self, seq: usize, tokens: Vec<u32>, stale: bool) -> SequenceId {
+        let id = SequenceId(self.next_id);
+        self.next_id += 1;
+        self.sequences[seq] = Some(Sequence { id, tokens, stale });
+        id
+    }
+
+    /// Whether a sequence that forgets what is behind position `n` still has what comes before.
+    fn keeps(&self, seq: usize, n: usize) -> bool {
+        !self.model.spec().is_recurrent() && self.kv.holds(seq, n)
+    }
+
+    /// A sequence's place.
+    fn find(&self, id: SequenceId) -> Result<usize> {
+        let place = self.sequences.iter().position(|s| s.as_ref().is_some_and(|s| s.id == id));
+        place.ok_or_else(|| {
+            Error::new(ErrorKind::Input, "there is no such sequence").next("it was removed: add another")
+        })
+    }
+
+    fn sequence(&self, seq: usize) -> &Sequence {
+        self.sequences[seq].as_ref().expect("a sequence at this place")
+    }
+
+    fn sequence_mut(&mut self, seq: usize) -> &mut Sequence {
+        self.sequences[seq].as_mut().expect("a sequence at this place")
+    }
+
+    fn settle_at(&mut self, seq: usize) {
+        let sequence = self.sequence_mut(seq);
+        if std::mem::take(&mut sequence.stale) {
+            let known = std::mem::take(&mut sequence.tokens);
+            for tokens in known.chunks(self.room.chunk) {
+                self.step.clear();
+                self.push(seq, tokens);
+                self.run(0..0, |worker, model| forward::forward(worker, model));
+            }
+        }
+    }
+
+    /// Adds tokens to the step and to their sequence, which has pages for them or finds them free; which tokens of the
+    /// step they are.
+    fn push(&mut self, seq: usize, tokens: &[u32]) -> Range<usize> {
+        let read = &mut self.sequences[seq].as_mut().expect("a sequence at this place").tokens;
+        let first = read.len();
+        read.extend(tokens);
+        self.kv.make_room(seq, first, tokens.len());
+        let step = &mut self.step;
+        step.tokens.extend(tokens);
+        let tokens = step.tokens.len() - tokens.len()..step.tokens.len();
+        step.runs.push(Run { seq, tokens: tokens.clone(), first });
+        tokens
+    }
+
+    /// Runs the step, and gives the logits to `sink`.
+    fn pass(&mut self, sink: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+        // parts of about one size: not more than 8 tokens by one kernel, and the rest by the other
+        let wanted = self.step.wanted.len();
+        let parts = wanted.div_ceil(self.buffers.n_logits()).max(1);
+        for part in 0..parts {
+            let rows = wanted * part / parts..wanted * (part + 1) / parts;
+            match part {
+                0 => self.run(rows.clone(), |worker, model| forward::forward(worker, model)),
+                _ => self.run(rows.clone(), |worker, model| forward::logits(worker, model)),
+            }
+            self.hand_out(rows, sink)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Gives some of the logits that the step asks for to `sink`.
+    fn hand_out(
+        &mut self,
+        wanted: Range<usize>,
+        sink: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
+        let batch = self.step.batch(wanted.clone());
+        for ((row, token), work) in rows.zip(batch.logits).zip(&self.step.wanted_by[wanted]) {
+            let position = batch.position(*token as usize);
+            // without an early end the test of a chunk takes an instruction for several logits
+            let finite = row.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite()));
+            let logits = match finite {
+                true => Ok(row),
+                false => {
+                    let what = format!("the logits after token {position} are not finite numbers");
+                    Err(Error::new(ErrorKind::Numeric, what).file(self.model.gguf().path()).next(
+                        "the file has weights that are no numbers or absurdly large: download it again",
+                    ))
+                }
+            };
+            sink(Row { work: *work, position, logits })?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Runs `program` on all workers, with some of the logits that the step asks for.
+    fn run(&self, wanted: Range<usize>, program: fn(&mut CpuWorker<'_, '_>, &Model)) {
+        let batch = self.step.batch(wanted);
+        self.pool.broadcast(|context| {
+            let index = context.index();
+            // a panic in an earlier run cannot have left anything in the scratch memory that is read again
+            let mut scratch = self.scratch[index].lock().unwrap_or_else(PoisonError::into_inner);
+            self.team.join(index, |worker| {
+                let mut worker = CpuWorker {
+                    worker,
+                    model: self.model,
+                    batch,
+                    buffers: &self.buffers,
+                    kv: &self.kv,
+                    scratch: &mut scratch,
+                };
+                program(&mut worker, self.model);
+            });
+        });
+    }
+}
+
+impl Step {
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.runs.clear();
+        self.wanted.clear();
+        self.wanted_by.clear();
+    }
+
+    /// With some of the logits that are wanted.
+    fn batch(&self, wanted: Range<usize>) -> Batch<'_> {
+        Batch { tokens: &self.tokens, runs: &self.runs, logits: &self.wanted[wanted] }
+    }
+}
+
+/// Tokens whose logits are computed at a time: as many as can be without changing a bit of them, or one of each sequence.
+pub(crate) fn n_logits(room: Room) -> usize {
+    if room.n_seq <= PRIVATE_ROWS { PRIVATE_ROWS } else { MAX_SEQUENCES }
+}
+
+/// What options ask for.
+fn request(model: &Model, capacity: Capacity, options: &SessionOptions, threads: usize) -> Result<Request> {
+    let spec = model.spec();
+    let Capacity { sequences: n_seq, tokens } = capacity;
+    if !(1..=MAX_SEQUENCES).contains(&n_seq) {
+        return Err(Error::new(ErrorKind::Input, format!("{n_seq} sequences"))
+            .next(format!("choose 1 to {MAX_SEQUENCES}")));
+    }
+    let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
+    if n_ctx == 0 || options.chunk == Some(0) || tokens == Some(0) {
+        return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
+            .next("choose 1 or more"));
+    }
+    if (spec.embedding.positions || spec.is_encoder()) && n_ctx > spec.n_ctx {
+        let what = format!("a context of {n_ctx} tokens, but the model has learned {} positions", spec.n_ctx);
+        return Err(Error::new(ErrorKind::Input, what)
+            .file(model.gguf().path())
+            .next(format!("choose at most {}", spec.n_ctx)));
+    }
+    Ok(Request { n_ctx, n_seq, tokens, chunk: options.chunk, kv: options.kv, threads })
+}
