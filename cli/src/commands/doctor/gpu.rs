@@ -176,7 +176,7 @@ impl Surroundings {
                 "nothing, unless there should be one: then see whether it is plugged in, or given to this virtual machine",
             ),
             (n, _) if no_driver => {
-                (format!("this machine has {n} NVIDIA GPUs"), "install NVIDIA driver 525 or newer")
+                (format!("NVIDIA GPUs on the PCI bus: {n}"), "install NVIDIA driver 525 or newer")
             }
             _ => (
                 String::new(),
@@ -232,7 +232,7 @@ mod tests {
             (
                 Surroundings { cards: 2, ..none() },
                 Some(Error::NoDriver),
-                "has 2 NVIDIA GPUs; install NVIDIA driver 525",
+                "on the PCI bus: 2; install NVIDIA driver 525",
             ),
             (
                 Surroundings { container: true, ..none() },

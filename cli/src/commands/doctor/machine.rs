@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread::available_parallelism;
 
 use anyhow::Result;
+use braise_engine::memory::Memory;
 use braise_engine::threads::{allowed_cpus, default_threads};
 use braise_kernels::isa::Isa;
 use indicatif::DecimalBytes;
@@ -58,16 +59,17 @@ fn cores() -> Check {
 }
 
 fn memory(system: &System) -> Check {
-    let (total, mut available) = (system.total_memory(), system.available_memory());
-    let mut detail = format!("{}, {} available", DecimalBytes(total), DecimalBytes(available));
-    match system.cgroup_limits().filter(|limits| limits.total_memory > 0 && limits.total_memory < total) {
-        Some(limits) => {
-            available = available.min(limits.free_memory);
-            let (limit, free) = (DecimalBytes(limits.total_memory), DecimalBytes(limits.free_memory));
-            detail += &format!("; the control group may use {limit}, {free} of it are free");
+    let total = system.total_memory();
+    let now = braise_engine::memory::now();
+    let now = now.unwrap_or(Memory { total, available: system.available_memory() });
+    let (all, available) = (DecimalBytes(now.total), DecimalBytes(now.available));
+    let detail = match now.total < total {
+        true => {
+            format!("{}, of which control groups may use {all}; {available} available", DecimalBytes(total))
         }
-        None => detail += ", no lower limit of a control group",
-    }
+        false => format!("{all}, {available} available, no lower limit of a control group"),
+    };
+    let available = now.available;
     let check =
         |status| Check { value: Some(available as f64), ..Check::new(GROUP, "memory", status, detail) };
     if available < LITTLE {
