@@ -13,6 +13,8 @@ mod qkv;
 mod recurrent;
 mod rows;
 mod sample;
+#[cfg(test)]
+mod tests;
 
 pub use attention::{
     Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Rotations, Scores, kv_row_bytes,
