@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::num::NonZeroUsize;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use braise_engine::block::Pooling;
 use braise_engine::gguf::Gguf;
 use braise_engine::model::Model;
@@ -98,6 +98,9 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
         )
     })?;
     let tokens: Vec<_> = texts.iter().map(|text| tokenizer.encode_prompt(text, Special::AsText)).collect();
+    if let Some(at) = tokens.iter().position(Vec::is_empty) {
+        bail!("text {} has no tokens; leave it out", at + 1);
+    }
     let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
     let options = SessionOptions {
         n_ctx: Some(longest.clamp(1, model.spec().n_ctx.max(1))),
@@ -106,6 +109,10 @@ pub fn run(args: &EmbedArgs) -> Result<()> {
     };
     place(&mut model, &args.compute, &options, false)?;
     let mut session = begin(&model, &options)?;
+    // what does not fit is told before anything is written
+    if let Some(at) = tokens.iter().position(|tokens| tokens.len() > session.n_ctx()) {
+        session.embed(&tokens[at], pooling).with_context(|| format!("text {} of {}", at + 1, texts.len()))?;
+    }
     let mut out = stdout();
     for (text, tokens) in texts.iter().zip(&tokens) {
         let embedding = session.embed(tokens, pooling)?;

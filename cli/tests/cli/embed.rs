@@ -114,6 +114,8 @@ fn what_cannot_be_embedded_is_refused() {
     write_model(&home, Some(1));
     let error = failed(&home.braise(&["embed", &model(&home), "a a a a a a a"]), 1);
     assert!(error.contains("9 tokens do not fit the context: it holds 8"), "{error}");
+    let error = failed(&home.braise(&["embed", &model(&home), "a", "a a a a a a a"]), 1);
+    assert!(error.contains("text 2 of 2: 9 tokens do not fit"), "{error}");
     assert!(error.ends_with("; shorten it: the model was made for texts of 8 tokens"), "{error}");
     let error = failed(&home.braise(&["run", &model(&home), "--raw", "a"]), 1);
     let instead = format!("`braise embed {} TEXT`", model(&home));
