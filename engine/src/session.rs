@@ -14,7 +14,7 @@ use crate::sequences::{Capacity, SequenceId, Sequences, Work};
 pub struct SessionOptions {
     /// Tokens that it can hold; `None`: what the model was made for, at most [`DEFAULT_CTX`].
     pub n_ctx: Option<usize>,
-    /// Worker threads; `None`: [`threads::default_threads`].
+    /// Worker threads; `None`: [`default_threads`](crate::threads::default_threads).
     pub threads: Option<usize>,
     /// Tokens that are read at a time; `None`: [`default_chunk`]. Encoders read a whole text at a time.
     pub chunk: Option<usize>,
