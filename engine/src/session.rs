@@ -20,7 +20,7 @@ use on_device::OnDevice;
 pub struct SessionOptions {
     /// Tokens that it can hold; `None`: what the model was made for, at most [`DEFAULT_CTX`].
     pub n_ctx: Option<usize>,
-    /// Worker threads; `None`: [`crate::threads::default_threads`].
+    /// Worker threads; `None`: [`default_threads`](crate::threads::default_threads).
     pub threads: Option<usize>,
     /// Tokens that are read at a time; `None`: [`default_chunk`]. Encoders read a whole text at a time.
     pub chunk: Option<usize>,

@@ -114,7 +114,7 @@ pub struct Runs {
 /// `reps` times on `n_threads` threads, with random tokens. Logits are computed of the last token alone, as generation needs them.
 ///
 /// # Errors
-/// As [`Sequences::new`] and [`Sequences::step`].
+/// As [`Sequences::new`] and [`Sequences::step`]; or a logit is not a finite number.
 pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usize) -> Result<Runs> {
     let begin = Instant::now();
     let chunk = Some(test.longest_pass(default_chunk(model.spec())));
