@@ -46,8 +46,9 @@ const CPU_ONLY: &[(&str, &str)] = &[
     ("deepseek2-yarn-plain", "latent attention"),
     ("gemma4", "what layers get of each token besides"),
     ("kimi-linear", "latent attention"),
-    ("llama4", "experts whose inputs are weighed"),
+    ("llama4", "attention within chunks"),
     ("mistral4", "latent attention"),
+    ("qwen35moe", "delta nets with heads of 96 values"),
 ];
 
 fn options(chunk: usize) -> SessionOptions {
