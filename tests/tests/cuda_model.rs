@@ -188,10 +188,11 @@ fn check_recipe(name: &str, many: bool) -> Option<String> {
         return None;
     }
     let few = error(model, false);
-    let many = if many { error(recipe(name, true), true) } else { 0.0 };
-    println!("{name}: {few:.1e} of few tokens, {many:.1e} of many");
-    let fine = few <= FEW && many <= MANY;
-    (!fine).then(|| format!("{name}: NMSE {few:.1e} of few tokens, {many:.1e} of many"))
+    let many = many.then(|| error(recipe(name, true), true));
+    let of_many = many.map_or("not run of many".to_owned(), |many| format!("{many:.1e} of many"));
+    println!("{name}: {few:.1e} of few tokens, {of_many}");
+    let fine = few <= FEW && many.is_none_or(|many| many <= MANY);
+    (!fine).then(|| format!("{name}: NMSE {few:.1e} of few tokens, {of_many}"))
 }
 
 /// Few tokens of all; many of those that have something which none before them has.
