@@ -140,7 +140,7 @@ fn check(
     options: &SessionOptions,
 ) -> std::result::Result<(), String> {
     let properties = device.properties().clone();
-    if let Some(what) = cuda::unsupported(model.spec(), properties.compute) {
+    if let Some(what) = cuda::unsupported(model, properties.compute) {
         return Err(format!("there are no GPU kernels for {what}"));
     }
     let free = device.memory().map_err(|e| e.to_string())?.free;

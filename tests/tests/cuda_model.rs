@@ -9,6 +9,7 @@
 use std::collections::HashSet;
 use std::mem::discriminant;
 use std::ops::ControlFlow;
+use std::panic::catch_unwind;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,12 +27,19 @@ use braise_tests::interpreter::Interpreter;
 use braise_tests::tiny;
 use tempfile::NamedTempFile;
 
-/// Largest error (NMSE) of few tokens, whose keys and values are in half precision on both sides.
-const FEW: f64 = 1e-7;
+/// Largest error (NMSE) of few tokens in a model of four layers, whose keys and values are in half precision on both sides:
+/// numbers between two halves may be rounded to either. If all were, that is 2^-22 / 3 = 8e-8 of the mean square for each of
+/// four layers' keys and values.
+const FEW: f64 = 6.4e-7;
 
-/// Largest error of many tokens, and of those that see their keys and values: sixteen products make 4e-5, see above, and a
-/// mixture whose router divides what it reads ten times that.
+/// Largest error of many tokens, and of those that see their keys and values: sixteen products of four layers make 4e-5, see
+/// above, and a mixture whose router divides what it reads ten times that.
 const MANY: f64 = 1e-3;
+
+/// How many times as much a model may be off that has more layers than four.
+fn depth(spec: &Spec) -> f64 {
+    (spec.layers.len() as f64 / 4.0).max(1.0)
+}
 
 /// Largest error of few tokens where weights are quantized: activations that lie between two steps of their eight bits may
 /// be rounded to either, and then are off by 1/254 of their block's range.
@@ -39,15 +47,22 @@ const QUANTIZED: f64 = 1e-6;
 
 /// The recipes of models that do not run on a GPU, and why.
 const CPU_ONLY: &[(&str, &str)] = &[
+    ("afmoe", "gates of attention with a matrix of their own"),
+    ("apertus", "the activation xIELU"),
     ("deepseek2", "latent attention"),
     ("deepseek2-fused", "latent attention"),
+    ("deepseek2-fused-q8_0", "latent attention"),
     ("deepseek2-lite", "latent attention"),
     ("deepseek2-yarn", "latent attention"),
     ("deepseek2-yarn-plain", "latent attention"),
     ("gemma4", "what layers get of each token besides"),
     ("kimi-linear", "latent attention"),
     ("llama4", "attention within chunks"),
+    ("llama4-long", "attention within chunks"),
+    ("minicpm3", "latent attention"),
     ("mistral4", "latent attention"),
+    ("nemotron_h_moe-latent", "experts that read less than the layer"),
+    ("plm", "latent attention"),
     ("qwen35moe", "delta nets with heads of 96 values"),
 ];
 
@@ -178,7 +193,7 @@ fn recipe(name: &str, all_experts: bool) -> Model {
 /// Checks a recipe, with many tokens too if `many` says so; what is wrong, if something is.
 fn check_recipe(name: &str, many: bool) -> Option<String> {
     let model = recipe(name, false);
-    let why = cuda::unsupported(model.spec(), (8, 0));
+    let why = cuda::unsupported(&model, (8, 0));
     let want = CPU_ONLY.iter().find(|(of, _)| *of == name).map(|(_, why)| (*why).to_owned());
     if why != want {
         return Some(format!("{name}: no kernels for {why:?}, but the table says {want:?}"));
@@ -187,11 +202,12 @@ fn check_recipe(name: &str, many: bool) -> Option<String> {
         println!("{name}: on the CPU, no {why}");
         return None;
     }
+    let depth = depth(model.spec());
     let few = error(model, false);
     let many = many.then(|| error(recipe(name, true), true));
     let of_many = many.map_or("not run of many".to_owned(), |many| format!("{many:.1e} of many"));
     println!("{name}: {few:.1e} of few tokens, {of_many}");
-    let fine = few <= FEW && many.is_none_or(|many| many <= MANY);
+    let fine = few <= FEW * depth && many.is_none_or(|many| many <= MANY * depth);
     (!fine).then(|| format!("{name}: NMSE {few:.1e} of few tokens, {of_many}"))
 }
 
@@ -211,7 +227,8 @@ fn every_family_agrees_with_the_cpu() {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some((name, many)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let wrong = check_recipe(name, *many);
+                    let wrong = catch_unwind(|| check_recipe(name, *many));
+                    let wrong = wrong.unwrap_or_else(|_| Some(format!("{name}: its check panicked")));
                     failed.lock().expect("no check panicked").extend(wrong);
                 }
             });
@@ -350,7 +367,7 @@ fn windows_that_forget_change_nothing() {
         |n: usize| KvCache::bytes(model.spec(), Room::of_one(n, n), KvTypes::default()).expect("few bytes");
     let on_device = |n| session(&model, &of(n, 64)).cache_bytes();
     let grown = on_device(8 * N) - on_device(4 * N);
-    assert!(grown < (kv(8 * N) - kv(4 * N)) as u64 / 2, "{grown} bytes for a longer context");
+    assert!(grown <= (kv(8 * N) - kv(4 * N)) as u64 / 2, "{grown} bytes for a longer context");
     let (mut whole, mut short) = (session(&model, &of(N, N)), session(&model, &of(4 * N, 64)));
     let read = |session: &mut Session<'_>, from: usize| {
         tokens[from..].chunks(64).fold(Vec::new(), |_, tokens| bits(eval(session, tokens, Logits::Last)))

@@ -57,7 +57,7 @@ impl Loaded {
     /// # Errors
     /// The device cannot run the model ([`unsupported`]), has too little memory, or was lost.
     pub fn new(model: &Model, mut device: Box<dyn Device + Send>) -> Result<Loaded> {
-        if let Some(what) = unsupported(model.spec(), device.properties().compute) {
+        if let Some(what) = unsupported(model, device.properties().compute) {
             let what = format!("there are no GPU kernels for {what}");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .file(model.gguf().path())

@@ -5,7 +5,10 @@ use braise_kernels::ops::Window;
 
 use super::TENSOR_CORES;
 use super::attention::has_flash;
-use crate::block::{Attention, Experts, Mixer, Mlp, NormPlace, Spec, StateSpace, StateSpaceKind};
+use crate::block::{
+    Activation, Attention, Dense, Experts, Mixer, Mlp, NormPlace, Spec, StateSpace, StateSpaceKind,
+};
+use crate::model::{MixerWeights, Model};
 
 /// Most experts of a mixture, most values of a head, and most tokens that a convolution covers.
 const MAX_EXPERTS: usize = 2048;
@@ -13,9 +16,17 @@ const MAX_HEAD_DIM: usize = 1024;
 const MAX_WIDTH: usize = 32;
 
 /// What of a model there are no kernels for on a device of this compute capability, if there is such.
-pub fn unsupported(spec: &Spec, compute: (u32, u32)) -> Option<String> {
+pub fn unsupported(model: &Model, compute: (u32, u32)) -> Option<String> {
+    let spec = model.spec();
     if spec.layer_inputs.is_some() {
         return Some("what layers get of each token besides".into());
+    }
+    let own_gates = model.layers.iter().any(|layer| match &layer.mixer {
+        MixerWeights::Attention(a) | MixerWeights::Both(a, _) => a.gate.is_some(),
+        _ => false,
+    });
+    if own_gates {
+        return Some("gates of attention with a matrix of their own".into());
     }
     let mut layers = spec.layers.iter();
     layers.find_map(|layer| of_mixer(&layer.mixer, compute).or_else(|| of_mlp(&layer.mlp)))
@@ -91,18 +102,25 @@ fn of_attention(a: &Attention, compute: (u32, u32)) -> Option<String> {
 fn of_mlp(mlp: &Mlp) -> Option<String> {
     match mlp {
         Mlp::Experts(experts) => of_experts(experts),
-        Mlp::Both(both) => of_experts(&both.experts),
-        Mlp::Dense(_) | Mlp::Nothing => None,
+        Mlp::Both(both) => of_dense(&both.dense).or_else(|| of_experts(&both.experts)),
+        Mlp::Dense(dense) => of_dense(dense),
+        Mlp::Nothing => None,
     }
+}
+
+fn of_dense(dense: &Dense) -> Option<String> {
+    matches!(dense.activation, Activation::Xielu(_)).then(|| "the activation xIELU".into())
 }
 
 fn of_experts(experts: &Experts) -> Option<String> {
     if experts.weigh_inputs {
         Some("experts whose inputs are weighed".into())
+    } else if experts.latent.is_some() {
+        Some("experts that read less than the layer".into())
     } else if experts.n_expert > MAX_EXPERTS {
         Some(format!("{} experts", experts.n_expert))
     } else {
-        None
+        of_dense(&experts.expert)
     }
 }
 
