@@ -248,16 +248,17 @@ fn pack_pairs(rows: &[[f32; TILE]], stride: usize, tile: &mut Tile) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
 #[inline]
 fn interleaved(even: __m512, odd: __m512) -> __m512i {
-    const ORDER: [u16; 2 * TILE] = {
-        let mut order = [0; 2 * TILE];
+    // the places of two numbers in a word: i of the low half, and i of the high one
+    const ORDER: [u32; TILE] = {
+        let mut order = [0; TILE];
         let mut i = 0;
-        while i < 2 * TILE {
-            order[i] = (i / 2 + i % 2 * TILE) as u16;
+        while i < TILE {
+            order[i] = (i | (i + TILE) << 16) as u32;
             i += 1;
         }
         order
     };
-    _mm512_permutexvar_epi16(load(bytemuck::cast_ref(&ORDER)), bf16(even, odd))
+    _mm512_permutexvar_epi16(load(&ORDER), bf16(even, odd))
 }
 
 /// Turns the scores of half of a group into weights, for some pieces from position `first` on. Returns what the results
