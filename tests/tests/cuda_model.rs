@@ -61,6 +61,7 @@ const CPU_ONLY: &[(&str, &str)] = &[
     ("llama4-long", "attention within chunks"),
     ("minicpm3", "latent attention"),
     ("mistral4", "latent attention"),
+    ("mpt-scales", "networks with divisors"),
     ("nemotron_h_moe-latent", "experts that read less than the layer"),
     ("plm", "latent attention"),
     ("qwen35moe", "delta nets with heads of 96 values"),

@@ -106,7 +106,7 @@ impl Model {
     pub fn new(gguf: Gguf, isa: Isa) -> Result<Model> {
         let kernels = Kernels::new(isa).map_err(|e| Error::new(ErrorKind::Input, e.to_string()))?;
         let spec = arch::spec(&gguf)?;
-        let binder = Binder { gguf: &gguf, kernels };
+        let binder = Binder { gguf: &gguf, arch: &spec.arch, kernels };
         let n_embd = spec.n_embd;
         let token_embd = binder.weight("token_embd", spec.n_vocab, n_embd)?;
         let position_embd = match spec.embedding.positions {

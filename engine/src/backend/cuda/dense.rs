@@ -56,7 +56,7 @@ impl Pass<'_> {
         weights: &DenseWeights,
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
-        let DenseWeights { spec, gate, up, down } = weights;
+        let DenseWeights { spec, gate, up, down, .. } = weights;
         let n = self.n;
         let forms = self.forms(gate.iter().chain([up]));
         let acts = self.input(norm, forms)?;

@@ -109,6 +109,9 @@ fn of_mlp(mlp: &Mlp) -> Option<String> {
 }
 
 fn of_dense(dense: &Dense) -> Option<String> {
+    if dense.divided {
+        return Some("networks with divisors".into());
+    }
     matches!(dense.activation, Activation::Xielu(_)).then(|| "the activation xIELU".into())
 }
 
