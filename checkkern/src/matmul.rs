@@ -108,7 +108,10 @@ impl Problem {
                         (Dot::Q8(dot), Acts::Q8(x)) => dot(self.row(r), x.row(0)),
                         _ => unreachable!("activations are made for the type"),
                     };
-                    Want::NotFinite { nan: scalar.is_nan() }
+                    // infinite products of both signs may meet before or after they are added up
+                    let infinite =
+                        weights.iter().any(|w| w.is_infinite()) || x.iter().any(|x| x.is_infinite());
+                    Want::NotFinite { nan: scalar.is_nan() && !infinite }
                 });
             }
         }

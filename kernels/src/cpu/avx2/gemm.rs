@@ -42,7 +42,9 @@ struct Block<const PARTS: usize> {
     codes: [[__m256i; PARTS]; 8],
     /// (group)
     scales: [__m256; 2],
-    /// (group): the sum of the codes.
+    /// (group): the whole number that the scale is a multiple of, twice as an i16, where `scales` has but the unit.
+    factors: [__m256i; 2],
+    /// (group): the sum of the codes; with factors, that of all multiples of codes.
     sums: [__m256; 2],
     /// (group)
     offsets: [__m256; 2],
@@ -53,7 +55,13 @@ impl<const PARTS: usize> Block<PARTS> {
     #[inline]
     fn new() -> Self {
         let (words, floats) = (_mm256_setzero_si256(), _mm256_setzero_ps());
-        Block { codes: [[words; PARTS]; 8], scales: [floats; 2], sums: [floats; 2], offsets: [floats; 2] }
+        Block {
+            codes: [[words; PARTS]; 8],
+            scales: [floats; 2],
+            factors: [words; 2],
+            sums: [floats; 2],
+            offsets: [floats; 2],
+        }
     }
 }
 
@@ -110,8 +118,8 @@ pub(super) fn pairs<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
         }
     };
     match chain(CENTER as usize) {
-        8 => matmul::<BYTES, 1, 6, 8, false, OFFSETS>(w, x, y, unpack),
-        _ => matmul::<BYTES, 1, 6, 4, false, OFFSETS>(w, x, y, unpack),
+        8 => matmul::<BYTES, 1, 6, 8, false, false, OFFSETS>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 6, 4, false, false, OFFSETS>(w, x, y, unpack),
     }
 }
 
@@ -128,18 +136,22 @@ pub(super) fn halves<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
 ) {
     let center = _mm256_set1_epi8(CENTER);
     let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
-        let mut scale = [[_mm256_setzero_ps(); ROWS]; 2]; // of the first and the last eight groups
-        let mut offset = scale;
+        let mut unit = [_mm256_setzero_ps(); ROWS];
+        let mut factor = [[_mm256_setzero_si256(); ROWS]; 2]; // of the first and the last eight groups
+        let mut offset = [unit; 2];
         for r in 0..ROWS {
             let of = scales(rows[r]);
-            for (i, scale) in scale.iter_mut().enumerate() {
-                scale[r] = _mm256_mul_ps(of.d, eight_floats(of.scales, i));
+            unit[r] = of.d;
+            for (i, factor) in factor.iter_mut().enumerate() {
+                factor[r] = eight_words(of.scales, i);
             }
             for (i, offset) in offset.iter_mut().enumerate().filter(|_| OFFSETS) {
                 offset[r] = _mm256_mul_ps(of.m, eight_floats(of.offsets, i));
             }
         }
-        let [scale, offset] = [scale, offset].map(|of| of.map(|eight| transposed_ps(eight)));
+        let unit = transposed_ps(unit)[0];
+        let factor = factor.map(|eight| transposed(eight));
+        let offset = offset.map(|eight| transposed_ps(eight));
         for (b, to) in to.iter_mut().enumerate() {
             let mut all = [_mm256_setzero_si256(); ROWS];
             for r in 0..ROWS {
@@ -147,14 +159,21 @@ pub(super) fn halves<const BYTES: usize, const CENTER: i8, const OFFSETS: bool>(
             }
             to.codes = transposed(all).map(|codes| [codes]);
             let groups = 2 * (b % 4)..2 * (b % 4) + 2;
-            to.scales.copy_from_slice(&scale[b / 4][groups.clone()]);
+            let factors = &factor[b / 4][groups.clone()];
+            to.scales[0] = unit;
             to.offsets.copy_from_slice(&offset[b / 4][groups]);
-            to.sums = sums_of::<true>(&to.codes);
+            let sums = sums_of::<true>(&to.codes);
+            let [first, second] = [_mm256_cvtepi32_ps(factors[0]), _mm256_cvtepi32_ps(factors[1])];
+            to.sums[0] = _mm256_fmadd_ps(sums[0], first, _mm256_mul_ps(sums[1], second));
+            for (to, factor) in to.factors.iter_mut().zip(factors) {
+                let low = _mm256_and_si256(*factor, _mm256_set1_epi32(0xffff));
+                *to = _mm256_or_si256(low, _mm256_slli_epi32::<16>(*factor));
+            }
         }
     };
     match chain(CENTER as usize) {
-        2 => matmul::<BYTES, 1, 6, 2, true, OFFSETS>(w, x, y, unpack),
-        _ => matmul::<BYTES, 1, 6, 4, true, OFFSETS>(w, x, y, unpack),
+        2 => matmul::<BYTES, 1, 6, 2, true, true, OFFSETS>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 6, 4, true, true, OFFSETS>(w, x, y, unpack),
     }
 }
 
@@ -173,19 +192,19 @@ pub(super) fn wide<const BYTES: usize, const MOST: usize>(
             let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
                 unpack_wide(rows, to, &scales, &codes, |codes| [codes]);
             };
-            matmul::<BYTES, 1, 6, 4, false, false>(w, x, y, unpack);
+            matmul::<BYTES, 1, 6, 4, false, false, false>(w, x, y, unpack);
         }
         16..64 => {
             let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<1>]| {
                 unpack_wide(rows, to, &scales, &codes, |codes| [codes]);
             };
-            matmul::<BYTES, 1, 6, 1, false, false>(w, x, y, unpack);
+            matmul::<BYTES, 1, 6, 1, false, false, false>(w, x, y, unpack);
         }
         _ => {
             let unpack = |rows: [&[u8]; ROWS], to: &mut [Block<2>]| {
                 unpack_wide(rows, to, &scales, &codes, |codes| low_and_high(codes));
             };
-            matmul::<BYTES, 2, 4, 8, false, false>(w, x, y, unpack);
+            matmul::<BYTES, 2, 4, 8, false, false, false>(w, x, y, unpack);
         }
     }
 }
@@ -244,8 +263,8 @@ pub(super) fn wide_halves<const BYTES: usize, const MOST: usize>(
         }
     };
     match chain(MOST) {
-        1 => matmul::<BYTES, 1, 6, 1, true, false>(w, x, y, unpack),
-        _ => matmul::<BYTES, 1, 6, 4, true, false>(w, x, y, unpack),
+        1 => matmul::<BYTES, 1, 6, 1, true, false, false>(w, x, y, unpack),
+        _ => matmul::<BYTES, 1, 6, 4, true, false, false>(w, x, y, unpack),
     }
 }
 
@@ -262,12 +281,18 @@ fn low_and_high(codes: __m256i) -> [__m256i; 2] {
     [nibble(codes), _mm256_add_epi8(nibble(_mm256_srli_epi16::<4>(codes)), carry)]
 }
 
-/// Eight of sixteen integers, as floats.
+/// Eight of sixteen integers.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn eight_words(all: __m128i, i: usize) -> __m256i {
+    _mm256_cvtepi8_epi32(if i == 0 { all } else { _mm_unpackhi_epi64(all, all) })
+}
+
+/// The same as floats.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn eight_floats(all: __m128i, i: usize) -> __m256 {
-    let eight = if i == 0 { all } else { _mm_unpackhi_epi64(all, all) };
-    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
+    _mm256_cvtepi32_ps(eight_words(all, i))
 }
 
 /// The sums of the codes of each group of a block.
@@ -286,7 +311,7 @@ fn sums_of<const HALVES: bool>(codes: &[[__m256i; 1]; 8]) -> [__m256; 2] {
 ///
 /// `BYTES`: of a group of blocks. `PARTS`: of a code. `TOKENS`: that meet a panel at a time, as many as there are registers
 /// for. `CHAIN`: sums of two products that an i16 holds. `HALVES`: half blocks have scales and offsets of their own.
-/// `OFFSETS`: there are offsets.
+/// `FACTORS`: their scales are multiples of a unit. `OFFSETS`: there are offsets.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn matmul<
@@ -295,6 +320,7 @@ fn matmul<
     const TOKENS: usize,
     const CHAIN: usize,
     const HALVES: bool,
+    const FACTORS: bool,
     const OFFSETS: bool,
 >(
     w: &[u8],
@@ -330,7 +356,7 @@ fn matmul<
                             }
                         }
                         let panel = &panel[..slab.len()];
-                        add_product::<PARTS, TOKENS, CHAIN, HALVES, OFFSETS>(
+                        add_product::<PARTS, TOKENS, CHAIN, HALVES, FACTORS, OFFSETS>(
                             &mut acc,
                             panel,
                             tile,
@@ -362,6 +388,7 @@ fn add_product<
     const TOKENS: usize,
     const CHAIN: usize,
     const HALVES: bool,
+    const FACTORS: bool,
     const OFFSETS: bool,
 >(
     acc: &mut [__m256; TOKENS],
@@ -377,9 +404,9 @@ fn add_product<
         let x = &x[first..][..(LINES - 1) * TILE + TOKENS];
         let u: &[[u32; TILE]; 8] = x.as_chunks().0.first_chunk().expect("lines of u");
         let float = |line: usize, c: usize| _mm256_set1_ps(f32::from_bits(x[line * TILE + c]));
+        let mut products = [_mm256_setzero_si256(); TOKENS];
         for group in 0..if HALVES { 2 } else { 1 } {
             let lines = if HALVES { 4 * group..4 * group + 4 } else { 0..8 };
-            let mut products = [_mm256_setzero_si256(); TOKENS];
             for start in lines.step_by(CHAIN) {
                 let mut sums = [[_mm256_setzero_si256(); TOKENS]; PARTS];
                 let chain = start..start + chain;
@@ -392,20 +419,26 @@ fn add_product<
                     }
                 }
                 for (part, sums) in sums.into_iter().enumerate() {
+                    let factors = if FACTORS { w.factors[group] } else { _mm256_set1_epi16(1 << (4 * part)) };
                     for (product, sum) in products.iter_mut().zip(sums) {
-                        let sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1 << (4 * part)));
-                        *product = _mm256_add_epi32(*product, sum);
+                        *product = _mm256_add_epi32(*product, _mm256_madd_epi16(sum, factors));
                     }
                 }
             }
-            let sum_line = if HALVES { HALF_SUM + group } else { SUM };
-            for (c, (total, product)) in total.iter_mut().zip(products).enumerate() {
-                // integers that floats hold
-                let product =
-                    _mm256_fmadd_ps(w.sums[group], float(FLOAT_ZERO, c), _mm256_cvtepi32_ps(product));
-                let scaled = _mm256_mul_ps(product, w.scales[group]);
-                *total = _mm256_fmadd_ps(scaled, float(SCALE, c), *total);
-                if OFFSETS {
+            if !FACTORS || group == 1 {
+                let of = if FACTORS { 0 } else { group };
+                for (c, (total, product)) in total.iter_mut().zip(products).enumerate() {
+                    // whole numbers, which floats hold, but for the largest
+                    let product =
+                        _mm256_fmadd_ps(w.sums[of], float(FLOAT_ZERO, c), _mm256_cvtepi32_ps(product));
+                    let scaled = _mm256_mul_ps(product, w.scales[of]);
+                    *total = _mm256_fmadd_ps(scaled, float(SCALE, c), *total);
+                }
+                products = [_mm256_setzero_si256(); TOKENS];
+            }
+            if OFFSETS {
+                let sum_line = if HALVES { HALF_SUM + group } else { SUM };
+                for (c, total) in total.iter_mut().enumerate() {
                     *total = _mm256_fmadd_ps(w.offsets[group], float(sum_line, c), *total);
                 }
             }
