@@ -8,6 +8,7 @@ use braise_kernels::cuda::{Device, Error as DeviceError, Gpu};
 use crate::backend::cuda;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::parts::Part;
 use crate::session::SessionOptions;
 
 /// What a user asks for.
@@ -145,9 +146,10 @@ fn check(
     }
     let free = device.memory().map_err(|e| e.to_string())?.free;
     let words = |e: Error| e.to_string();
-    let weights = cuda::weight_bytes(model).map_err(words)?;
+    let weights = cuda::weight_bytes(model, Part::all(model.layers.len())).map_err(words)?;
     let sizes = options.sizes(model.spec());
-    let sequence = cuda::sequence_bytes(model, sizes, options.kv, &properties).map_err(words)?;
+    let sequence =
+        cuda::sequence_bytes(model, model.spec(), sizes, options.kv, &properties).map_err(words)?;
     let needed = weights.saturating_add(sequence).saturating_add(RESERVE);
     if needed <= free {
         return Ok(());

@@ -20,6 +20,7 @@ use crate::forward;
 use crate::kv::{KvCache, Room};
 use crate::memory::{self, Promise};
 use crate::model::Model;
+use crate::parts::{Part, Parts, WHOLE};
 use crate::plan::{self, Outline, Plan, Request};
 use crate::session::{DEFAULT_CTX, Logits, SessionOptions};
 use crate::threads;
@@ -110,9 +111,21 @@ impl<'m> Sequences<'m> {
     /// # Errors
     /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, capacity: Capacity, options: &SessionOptions) -> Result<Sequences<'m>> {
+        Sequences::of_parts(model, &[WHOLE], capacity, options)
+    }
+
+    /// The same for some parts of the model, see [`Sequences::run_parts`].
+    pub(crate) fn of_parts(
+        model: &'m Model,
+        parts: &[Parts],
+        capacity: Capacity,
+        options: &SessionOptions,
+    ) -> Result<Sequences<'m>> {
         let n_threads = options.threads.unwrap_or_else(threads::default_threads);
         let request = request(model, capacity, options, n_threads)?;
         let room = request.room(model.spec());
+        let request = Request { chunk: Some(room.chunk), ..request };
+        let is_here = |part: Part| parts.iter().any(|parts| parts.contains(&part));
         if !(1..=MAX_THREADS).contains(&n_threads) {
             let what = format!("{n_threads} threads");
             return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
@@ -126,13 +139,14 @@ impl<'m> Sequences<'m> {
                 Error::new(ErrorKind::Io, what).next("choose fewer")
             })?;
         // the system promises more than it has: what can never be filled must not be begun
-        let (outline, memory) = (Outline::of(model), memory::now());
+        let (outline, memory) = (Outline::of(model).only(is_here), memory::now());
         let plan = outline.admit(&request, memory).map_err(|e| e.file(model.gguf().path()))?;
         let no_memory = || outline.refusal(&request, Some(&plan), memory).file(model.gguf().path());
         let team = Team::new(n_threads);
         let allocator = Allocator::real(&team);
-        let buffers = Buffers::new(&allocator, model.spec(), outline.operands(), room, n_logits(room));
-        let kv = KvCache::new(&team, model.spec(), room, options.kv);
+        let buffers = Buffers::new(&allocator, outline.spec(), outline.operands(), room, n_logits(room));
+        let kv = KvCache::new(&team, outline.spec(), room, options.kv);
+        let droppable = model.gguf().droppable_bytes().min(plan.weights);
         Ok(Sequences {
             model,
             room,
@@ -143,7 +157,7 @@ impl<'m> Sequences<'m> {
             sequences: (0..room.n_seq).map(|_| None).collect(),
             next_id: 0,
             step: Step::default(),
-            warning: memory.and_then(|memory| plan::warning(&plan, model.gguf().droppable_bytes(), memory)),
+            warning: memory.and_then(|memory| plan::warning(&plan, droppable, memory)),
             _promise: Promise::of(plan.session()),
             plan,
             team,
@@ -325,6 +339,34 @@ impl<'m> Sequences<'m> {
         Ok(())
     }
 
+    /// Takes tokens of a sequence, no more than a step can, for [`Sequences::run_parts`]; the sequence forgets what it has of
+    /// positions from `first` on.
+    pub(crate) fn begin(&mut self, id: SequenceId, tokens: &[u32], first: usize) -> Result<()> {
+        let seq = self.find(id)?;
+        self.kv.truncate(seq, first);
+        self.sequence_mut(seq).tokens.truncate(first);
+        self.step.clear();
+        let rows = self.push(seq, tokens);
+        self.step.wanted.extend(rows.map(|row| row as u32));
+        Ok(())
+    }
+
+    /// Runs parts of the model that follow each other with the tokens that were taken last, and with the values between parts
+    /// in `buffers.x`; if the last of them is the output, it computes the logits of the tokens in `logits`.
+    pub(crate) fn run_parts(&self, parts: &Parts, logits: Range<usize>) {
+        self.run(logits, |worker, model| forward::forward_parts(worker, model, parts));
+    }
+
+    /// Computes the logits of other tokens.
+    pub(crate) fn run_logits(&self, logits: Range<usize>) {
+        self.run(logits, |worker, model| forward::logits(worker, model));
+    }
+
+    /// Whether what the token at position `n` sees is there, if those before it were read once.
+    pub(crate) fn holds(&self, id: SequenceId, n: usize) -> bool {
+        self.find(id).is_ok_and(|seq| self.kv.holds(seq, n))
+    }
+
     /// Whether there is nothing wrong with the step.
     fn check_step(&mut self, work: &[Work<'_>]) -> Result<()> {
         self.step.clear();
@@ -466,7 +508,7 @@ impl<'m> Sequences<'m> {
     }
 
     /// Runs `program` on all workers, with some of the logits that the step asks for.
-    fn run(&self, wanted: Range<usize>, program: fn(&mut CpuWorker<'_, '_>, &Model)) {
+    fn run(&self, wanted: Range<usize>, program: impl Fn(&mut CpuWorker<'_, '_>, &Model) + Sync) {
         let batch = self.step.batch(wanted);
         self.pool.broadcast(|context| {
             let index = context.index();

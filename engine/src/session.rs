@@ -1,6 +1,7 @@
 //! A session: one sequence of tokens being read and continued.
 
 mod on_device;
+mod pipeline;
 
 use std::ops::ControlFlow;
 
@@ -78,7 +79,9 @@ pub struct Session<'m> {
 /// Where a session runs.
 #[derive(Debug)]
 enum Place<'m> {
+    /// On the CPU alone.
     Cpu(Box<Sequences<'m>>, SequenceId),
+    /// On a GPU, or on several devices.
     Device(Box<OnDevice<'m>>),
 }
 
@@ -103,7 +106,7 @@ impl<'m> Session<'m> {
     /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
         let place = match &model.on_device {
-            Some(loaded) => Place::Device(Box::new(OnDevice::new(model, loaded, options)?)),
+            Some(on) => Place::Device(Box::new(OnDevice::new(model, on, options)?)),
             None => {
                 let mut all = Sequences::new(model, Capacity { sequences: 1, tokens: None }, options)?;
                 let id = all.add()?;
@@ -129,24 +132,24 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Worker threads: none where a GPU computes.
+    /// Worker threads: none where GPUs alone compute.
     pub fn threads(&self) -> usize {
         match &self.place {
             Place::Cpu(all, _) => all.threads(),
-            Place::Device(_) => 0,
+            Place::Device(device) => device.threads(),
         }
     }
 
     /// Whether [`Session::eval_best`] spares the transfer of all logits.
     pub fn finds_best(&self) -> bool {
-        matches!(self.place, Place::Device(_))
+        matches!(&self.place, Place::Device(device) if device.finds_best())
     }
 
-    /// What it takes of the machine's memory when its context is full; `None` where a GPU computes.
+    /// What it takes of the machine's memory when its context is full; `None` where GPUs alone compute.
     pub fn plan(&self) -> Option<&Plan> {
         match &self.place {
             Place::Cpu(all, _) => Some(all.plan()),
-            Place::Device(_) => None,
+            Place::Device(device) => device.plan(),
         }
     }
 
@@ -154,11 +157,11 @@ impl<'m> Session<'m> {
     pub fn warning(&self) -> Option<&str> {
         match &self.place {
             Place::Cpu(all, _) => all.warning(),
-            Place::Device(_) => None,
+            Place::Device(device) => device.warning(),
         }
     }
 
-    /// Bytes that were taken for keys, values and states; of a GPU all that the session takes there.
+    /// Bytes that were taken for keys, values and states; of GPUs all that the session takes there.
     pub fn cache_bytes(&self) -> u64 {
         match &self.place {
             Place::Cpu(all, _) => all.cache_bytes(),

@@ -39,6 +39,9 @@ pub trait Backend {
     /// `x = ` the embedding of each token of the batch; prepares the rotations of their positions.
     fn embed(&mut self, model: &Model);
 
+    /// Prepares the rotations of the positions of the batch alone, where its `x` comes from another backend.
+    fn rotations(&mut self);
+
     /// What each layer gets of each token of the batch besides, from their embeddings in `x`.
     fn layer_inputs(&mut self, weights: &LayerInputsWeights);
 

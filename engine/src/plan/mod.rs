@@ -37,6 +37,7 @@ use crate::gguf::Gguf;
 use crate::kv::{KvTypes, LayerBytes, Room};
 use crate::measure::{Mix, Shape, outline};
 use crate::model::Model;
+use crate::parts::Part;
 use crate::sequences::n_logits;
 use crate::session::default_chunk;
 
@@ -119,6 +120,12 @@ impl Outline {
         let spec = arch::spec(file)?;
         let weights = Weights::of(file, spec.layers.len());
         Ok(Outline { operands: operands(file, kernels), weights, spec })
+    }
+
+    /// The same where a session runs some parts of the model alone.
+    pub(crate) fn only(self, has: impl Fn(Part) -> bool) -> Outline {
+        let (spec, weights) = (self.spec.only(&has), self.weights.only(has));
+        Outline { spec, weights, ..self }
     }
 
     /// The model's spec.

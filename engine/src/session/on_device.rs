@@ -1,13 +1,14 @@
-//! A session on a GPU: what a device knows of a sequence, and which tokens that is.
+//! A session on a GPU, or on several devices: what these know of a sequence, and which tokens that is.
 
 use std::ops::{ControlFlow, Range};
-use std::sync::Mutex;
 
+use super::pipeline::Pipeline;
 use super::{Logits, Row, SessionOptions, Sink};
 use crate::backend::cpu::PRIVATE_ROWS;
 use crate::backend::cuda;
 use crate::error::Result;
-use crate::model::Model;
+use crate::model::{Model, OnDevices};
+use crate::plan::Plan;
 use crate::sequences::{check_sizes, check_tokens, not_finite};
 
 /// Tokens whose logits are computed at a time.
@@ -18,21 +19,17 @@ pub(super) struct OnDevice<'m> {
     model: &'m Model,
     n_ctx: usize,
     chunk: usize,
-    sequence: cuda::Sequence<'m>,
+    sequence: Pipeline<'m>,
     tokens: Vec<u32>,
     /// Whether layers remember tokens that were forgotten: those before them have to be read again.
     stale: bool,
 }
 
 impl<'m> OnDevice<'m> {
-    pub(super) fn new(
-        model: &'m Model,
-        loaded: &'m Mutex<cuda::Loaded>,
-        options: &SessionOptions,
-    ) -> Result<OnDevice<'m>> {
+    pub(super) fn new(model: &'m Model, on: &'m OnDevices, options: &SessionOptions) -> Result<OnDevice<'m>> {
         let (n_ctx, chunk) = options.sizes(model.spec());
         check_sizes(model, n_ctx, chunk)?;
-        let sequence = cuda::Sequence::new(model, loaded, (n_ctx, chunk), options.kv)?;
+        let sequence = Pipeline::new(model, on, (n_ctx, chunk), options)?;
         Ok(OnDevice { model, n_ctx, chunk, sequence, tokens: Vec::new(), stale: false })
     }
 
@@ -48,9 +45,29 @@ impl<'m> OnDevice<'m> {
         self.chunk
     }
 
-    /// Bytes of the device's memory.
+    /// See [`super::Session::cache_bytes`].
     pub(super) fn bytes(&self) -> u64 {
-        self.sequence.bytes() as u64
+        self.sequence.bytes()
+    }
+
+    /// Worker threads: none where no part is on the CPU.
+    pub(super) fn threads(&self) -> usize {
+        self.sequence.threads()
+    }
+
+    /// What the parts on the CPU take of the machine's memory, if there are such.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        self.sequence.plan()
+    }
+
+    /// See [`super::Session::warning`].
+    pub(super) fn warning(&self) -> Option<&str> {
+        self.sequence.warning()
+    }
+
+    /// See [`super::Session::finds_best`].
+    pub(super) fn finds_best(&self) -> bool {
+        self.sequence.finds_best()
     }
 
     pub(super) fn tokens(&self) -> &[u32] {

@@ -314,6 +314,17 @@ fn rotations(ropes: &[Rope], n_ctx: usize) -> Vec<Rotation> {
 }
 
 impl Buffers {
+    /// The cosines and sines of all rotations at a position.
+    pub(super) fn rotate(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
+        for rotation in &self.rotations {
+            for (j, frequency) in rotation.frequencies.iter().enumerate() {
+                let (s, c) = (frequency * position as f64).sin_cos();
+                cos[rotation.first + j] = c as f32 * rotation.magnitude;
+                sin[rotation.first + j] = s as f32 * rotation.magnitude;
+            }
+        }
+    }
+
     /// Where a block's result is summed up, and the factor that it gets there.
     pub(super) fn target(&self, residual: Residual<'_>) -> (&Shared<f32>, f32) {
         if residual.norm.is_some() { (&self.y, 1.0) } else { (&self.x, residual.scale) }

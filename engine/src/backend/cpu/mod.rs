@@ -180,6 +180,10 @@ impl Backend for CpuWorker<'_, '_> {
         self.embed_tokens(model);
     }
 
+    fn rotations(&mut self) {
+        self.rotate_positions();
+    }
+
     fn layer_inputs(&mut self, weights: &LayerInputsWeights) {
         self.make_layer_inputs(weights);
     }

@@ -34,19 +34,26 @@ impl Pass<'_> {
             let ids = self.buffers.zeros;
             self.launch(EmbedRows { ty, w, ids, tokens, n, factor: 1.0, add: true, y }.launch())?;
         }
+        self.rotate_positions()?;
+        self.x_changes();
+        Ok(())
+    }
+
+    /// The cosines and sines of the batch's positions.
+    pub(super) fn rotate_positions(&mut self) -> Result<(), Error> {
+        let positions = self.buffers.step(self.n).positions;
         for rotation in &self.buffers.rotations {
             let rotations = Rotations {
                 turns: rotation.turns,
                 n_pairs: rotation.n_pairs,
                 magnitude: rotation.magnitude,
-                positions: step.positions,
-                tokens,
+                positions,
+                tokens: narrow(self.n)?,
                 cosines: rotation.cosines,
                 sines: rotation.sines,
             };
             self.launch(rotations.launch())?;
         }
-        self.x_changes();
         Ok(())
     }
 

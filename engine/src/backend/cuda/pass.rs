@@ -169,6 +169,10 @@ impl Backend for Pass<'_> {
         self.attempt(|pass| pass.embed_tokens(model));
     }
 
+    fn rotations(&mut self) {
+        self.attempt(Pass::rotate_positions);
+    }
+
     fn layer_inputs(&mut self, _: &LayerInputsWeights) {
         self.refuse("what layers get besides");
     }

@@ -11,13 +11,15 @@ use super::buffers::{Buffers, Sizes};
 use super::pass::Pass;
 use super::room::{self, Room};
 use super::{Loaded, are_few, error, narrow};
+use crate::block::Spec;
 use crate::error::Result;
 use crate::forward;
 use crate::kv::KvTypes;
 use crate::model::Model;
+use crate::parts::{Part, Parts};
 use crate::sample::Scored;
 
-/// What a session has on a device.
+/// What a session has on a device, for the parts of the model that are there.
 #[derive(Debug)]
 pub(crate) struct Sequence<'m> {
     model: &'m Model,
@@ -30,7 +32,7 @@ pub(crate) struct Sequence<'m> {
     graphs: HashMap<Shape, Launches>,
 }
 
-/// One forward pass.
+/// One forward pass, or what of it runs on this device.
 #[derive(Debug, Clone)]
 pub(crate) struct Step<'a> {
     pub(crate) tokens: &'a [u32],
@@ -45,6 +47,7 @@ pub(crate) struct Step<'a> {
 /// All that the launches of a pass depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
+    pub(super) parts: Parts,
     pub(super) n: usize,
     pub(super) logits: Range<usize>,
     pub(super) best: Option<usize>,
@@ -71,8 +74,9 @@ impl<'m> Sequence<'m> {
     ) -> Result<Sequence<'m>> {
         let mut on = lock(loaded);
         let properties = on.device.properties().clone();
-        let mut room = Room::on(&mut *on.device);
-        match Buffers::new(model.spec(), Sizes { n_batch, n_ctx, kv }, &properties, &mut room) {
+        let Loaded { device, spec, .. } = &mut *on;
+        let mut room = Room::on(&mut **device);
+        match Buffers::new(spec, Sizes { n_batch, n_ctx, kv }, &properties, &mut room) {
             Ok(buffers) => {
                 let (held, bytes) = room.into_held();
                 let (written, graphs) = (0, HashMap::new());
@@ -95,14 +99,14 @@ impl<'m> Sequence<'m> {
         self.buffers.hold(next, self.written)
     }
 
-    /// Reads the tokens of `step`, and computes the logits that it asks for.
-    pub(crate) fn read(&mut self, step: &Step<'_>) -> Result<()> {
+    /// Takes the tokens of `step`, before [`Sequence::run`] runs parts of the model with them.
+    pub(crate) fn begin(&mut self, step: &Step<'_>) -> Result<()> {
         let end = step.first + step.tokens.len();
         self.written = if step.first == 0 { end } else { self.written.max(end) };
-        self.run(step).map_err(|e| error(self.model, e))
+        self.upload_step(step).map_err(|e| error(self.model, e))
     }
 
-    fn run(&mut self, step: &Step<'_>) -> std::result::Result<(), DeviceError> {
+    fn upload_step(&self, step: &Step<'_>) -> std::result::Result<(), DeviceError> {
         let n = step.tokens.len();
         let mut numbers = step.tokens.to_vec();
         for position in step.first..step.first + n {
@@ -110,22 +114,38 @@ impl<'m> Sequence<'m> {
         }
         numbers.resize(3 * n, narrow(step.first + n - 1)?);
         numbers.extend([0, narrow(n)?]);
-        let shape = Shape { n, logits: step.logits.clone(), best: step.best };
+        lock(self.loaded).device.upload(self.buffers.steps, bytemuck::cast_slice(&numbers))
+    }
+
+    /// Runs parts of the model that follow each other with the tokens of `step`, which were taken; if the last of them is
+    /// the output, it computes the logits that are asked for.
+    pub(crate) fn run(&mut self, step: &Step<'_>, parts: &Parts) -> Result<()> {
+        let has_output = parts.contains(&Part::Output);
+        let shape = Shape {
+            parts: parts.clone(),
+            n: step.tokens.len(),
+            logits: if has_output { step.logits.clone() } else { 0..0 },
+            best: step.best.filter(|_| has_output),
+        };
+        self.run_shape(shape).map_err(|e| error(self.model, e))
+    }
+
+    fn run_shape(&mut self, shape: Shape) -> std::result::Result<(), DeviceError> {
         let mut on = lock(self.loaded);
-        on.device.upload(self.buffers.steps, bytemuck::cast_slice(&numbers))?;
         let launches = self.graphs.get(&shape).copied();
         if let Some(Launches::Captured(graph)) = launches {
             return on.device.replay(graph);
         }
+        let program = |pass: &mut Pass<'_>, model: &Model| forward::forward_parts(pass, model, &shape.parts);
         if launches.is_none() {
-            self.launch(&mut on, &shape, |pass, model| forward::forward(pass, model))?;
-            if are_few(n) {
+            self.launch(&mut on, &shape, program)?;
+            if are_few(shape.n) {
                 self.graphs.insert(shape, Launches::Once);
             }
             return Ok(());
         }
         on.device.begin_capture()?;
-        let launched = self.launch(&mut on, &shape, |pass, model| forward::forward(pass, model));
+        let launched = self.launch(&mut on, &shape, program);
         // whatever went wrong, nothing is captured any longer
         let graph = on.device.end_capture();
         launched?;
@@ -136,7 +156,8 @@ impl<'m> Sequence<'m> {
 
     /// Computes the logits of other tokens of the batch that was read last.
     pub(crate) fn logits(&mut self, step: &Step<'_>) -> Result<()> {
-        let shape = Shape { n: step.tokens.len(), logits: step.logits.clone(), best: step.best };
+        let (parts, n) = (Part::Output..=Part::Output, step.tokens.len());
+        let shape = Shape { parts, n, logits: step.logits.clone(), best: step.best };
         let mut on = lock(self.loaded);
         self.launch(&mut on, &shape, |pass, model| forward::logits(pass, model))
             .map_err(|e| error(self.model, e))
@@ -146,7 +167,7 @@ impl<'m> Sequence<'m> {
         &self,
         on: &mut Loaded,
         shape: &Shape,
-        program: fn(&mut Pass<'_>, &Model),
+        program: impl FnOnce(&mut Pass<'_>, &Model),
     ) -> std::result::Result<(), DeviceError> {
         let mut pass = Pass::new(&mut *on.device, &on.weights, self.model, &self.buffers, shape);
         program(&mut pass, self.model);
@@ -172,20 +193,35 @@ impl<'m> Sequence<'m> {
         Ok(both.chunks_exact(k).map(<[_]>::to_vec).collect())
     }
 
-    /// The values (tokens, n_embd) of the last layer, of some tokens of the batch that was read last.
+    /// The values (tokens, n_embd) behind the parts that ran last, of some tokens of the batch.
     pub(crate) fn download_values(&self, tokens: Range<usize>) -> Result<Vec<f32>> {
         let x = self.buffers.x;
         self.download(x.at.offset((tokens.start * x.n * size_of::<f32>()) as u64), tokens.len() * x.n)
     }
 
+    /// The same of the first tokens, as many as `x` has room for.
+    pub(crate) fn download_x(&self, x: &mut [f32]) -> Result<()> {
+        self.download_into(self.buffers.x.at, x)
+    }
+
+    /// Gives the parts that run next the values (tokens, n_embd) of a batch.
+    pub(crate) fn upload_x(&self, x: &[f32]) -> Result<()> {
+        let device = &mut lock(self.loaded).device;
+        device.upload(self.buffers.x.at, bytemuck::cast_slice(x)).map_err(|e| error(self.model, e))
+    }
+
     fn download<T: bytemuck::Pod>(&self, from: Address, n: usize) -> Result<Vec<T>> {
         let mut values = vec![T::zeroed(); n];
-        if n > 0 {
-            let device = &mut lock(self.loaded).device;
-            let bytes = bytemuck::cast_slice_mut(&mut values);
-            device.download(from, bytes).map_err(|e| error(self.model, e))?;
-        }
+        self.download_into(from, &mut values)?;
         Ok(values)
+    }
+
+    fn download_into<T: bytemuck::Pod>(&self, from: Address, to: &mut [T]) -> Result<()> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        let device = &mut lock(self.loaded).device;
+        device.download(from, bytemuck::cast_slice_mut(to)).map_err(|e| error(self.model, e))
     }
 }
 
@@ -195,15 +231,16 @@ impl Drop for Sequence<'_> {
     }
 }
 
-/// Bytes that a sequence would take on a device of these properties.
+/// Bytes that a sequence would take for the blocks of `spec` on a device of these properties.
 pub(crate) fn bytes(
     model: &Model,
+    spec: &Spec,
     (n_ctx, n_batch): (usize, usize),
     kv: KvTypes,
     properties: &Properties,
 ) -> Result<usize> {
     let mut room = Room::counting();
-    let buffers = Buffers::new(model.spec(), Sizes { n_batch, n_ctx, kv }, properties, &mut room);
+    let buffers = Buffers::new(spec, Sizes { n_batch, n_ctx, kv }, properties, &mut room);
     buffers.map_err(|e| error(model, e))?;
     Ok(room.into_held().1)
 }

@@ -10,6 +10,7 @@ use crate::device::{Placement, place_on_any};
 use crate::error::{ErrorKind, Result};
 use crate::measure::{Mix, Shape, synthetic};
 use crate::model::Model;
+use crate::parts::Part;
 use crate::session::{Logits, Session, SessionOptions};
 
 /// What was asked for since it was last looked at, and what will go wrong.
@@ -237,13 +238,14 @@ fn many_tokens_go_through_tensor_cores_where_there_are_some() {
 fn weights_are_copied_once_and_shared_by_sessions() {
     let fake = Fake::new(1 << 30);
     let mut model = model();
-    let bytes = super::weight_bytes(&model).expect("is a number");
+    let bytes = super::weight_bytes(&model, Part::all(model.layers.len())).expect("is a number");
     assert_eq!(model.move_to(Box::new(fake.clone())).expect("there is room"), bytes);
     let tensors: usize = model.gguf().tensors().iter().map(|tensor| tensor.n_bytes()).sum();
     assert!(fake.log().uploaded <= tensors && fake.log().uploaded > tensors * 9 / 10);
     let taken = fake.log().taken;
     let sizes = options().sizes(model.spec());
-    let of_session = super::sequence_bytes(&model, sizes, options().kv, &fake.properties).expect("a number");
+    let of_session =
+        super::sequence_bytes(&model, model.spec(), sizes, options().kv, &fake.properties).expect("a number");
     for _ in 0..2 {
         fake.forget();
         let session = Session::new(&model, &options()).expect("there is room");
@@ -259,7 +261,7 @@ fn weights_are_copied_once_and_shared_by_sessions() {
 #[test]
 fn too_little_memory_is_an_error_that_says_what_to_do() {
     let mut model = model();
-    let bytes = super::weight_bytes(&model).expect("is a number");
+    let bytes = super::weight_bytes(&model, Part::all(model.layers.len())).expect("is a number");
     let error = model.move_to(Box::new(Fake::new(bytes / 2))).expect_err("half the weights");
     assert_eq!(error.kind(), ErrorKind::Device);
     let text = error.to_string();
