@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use braise_engine::chat::ChatTemplate;
 use braise_engine::constrain::{Constraint, Format, Grammars};
-use braise_engine::device::{self, Placement};
+use braise_engine::device::{self, Choice, GpuLayers, Placement};
 use braise_engine::generate::{Finish, Request, generate};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
@@ -19,6 +19,7 @@ use indicatif::DecimalBytes;
 
 use crate::args::{Cache, Compute, Generation};
 use crate::chat::{Chat, Message, Role, Sink};
+use crate::failure::Usage;
 use crate::output::notice;
 use crate::stats::Stats;
 
@@ -113,9 +114,16 @@ fn options(ctx: Option<NonZeroUsize>, compute: &Compute, cache: Cache) -> Sessio
 }
 
 /// Moves `model` to where `compute` says, for sessions of these options. Says so on standard error if asked for, and in any
-/// case if there is a GPU that is not used.
+/// case if there is a GPU and a part of the model is not there.
 pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, verbose: bool) -> Result<()> {
-    match device::place(model, compute.device(), options)? {
+    let on_gpus = !matches!(compute.gpu_layers, GpuLayers::Auto | GpuLayers::Last(0));
+    if on_gpus && compute.device() == Choice::Cpu {
+        let layers = compute.gpu_layers;
+        return Err(
+            Usage(format!("--gpu-layers {layers}: there are none with --device cpu; leave one out")).into()
+        );
+    }
+    match device::place(model, compute.device(), compute.gpu_layers, options)? {
         Placement::Gpu { index, name, weight_bytes, slow } => {
             if verbose {
                 let size = DecimalBytes(weight_bytes as u64);
@@ -123,6 +131,18 @@ pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, ver
             }
             if let Some(slow) = slow {
                 notice(format!("note: {slow}"));
+            }
+        }
+        Placement::Split(split) => {
+            notice(format!("note: {split}"));
+            for gpu in &split.gpus {
+                if verbose {
+                    let size = DecimalBytes(gpu.weight_bytes as u64);
+                    notice(format!("note: {size} of weights are on cuda:{}", gpu.index));
+                }
+                if let Some(slow) = &gpu.slow {
+                    notice(format!("note: cuda:{}: {slow}", gpu.index));
+                }
             }
         }
         Placement::Cpu { because: Some(because), beside_gpu } if verbose || beside_gpu => {

@@ -106,7 +106,7 @@ impl Spec {
 
 /// Where a part lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum Location {
     /// On the CPU.
     Cpu,
     /// On the GPU of this number, of those that a model uses.
@@ -117,46 +117,46 @@ pub enum Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// In the order of the parts.
-    places: Vec<Place>,
+    locations: Vec<Location>,
 }
 
 impl Assignment {
-    /// All parts of a model of `n_layer` layers, each at the place that `place` says.
-    pub fn new(n_layer: usize, place: impl FnMut(Part) -> Place) -> Assignment {
-        Assignment { places: Part::all(n_layer).map(place).collect() }
+    /// All parts of a model of `n_layer` layers, each on the device that `location` says.
+    pub fn new(n_layer: usize, location: impl FnMut(Part) -> Location) -> Assignment {
+        Assignment { locations: Part::all(n_layer).map(location).collect() }
     }
 
     /// Layers.
     pub fn n_layer(&self) -> usize {
-        self.places.len() / 2 - 1
+        self.locations.len() / 2 - 1
     }
 
     /// Each part and where it lies.
-    pub fn parts(&self) -> impl Iterator<Item = (Part, Place)> {
-        Part::all(self.n_layer()).zip(self.places.iter().copied())
+    pub fn parts(&self) -> impl Iterator<Item = (Part, Location)> {
+        Part::all(self.n_layer()).zip(self.locations.iter().copied())
     }
 
     /// Where a part lies.
     ///
     /// # Panics
     /// There is no such part.
-    pub fn of(&self, part: Part) -> Place {
+    pub fn of(&self, part: Part) -> Location {
         let at = match part {
             Part::Input => 0,
             Part::Mixer(i) => 2 * i + 1,
             Part::Mlp(i) => 2 * i + 2,
-            Part::Output => self.places.len() - 1,
+            Part::Output => self.locations.len() - 1,
         };
-        self.places[at]
+        self.locations[at]
     }
 
-    /// Parts that follow each other at one place, as many as there are, in the order of execution.
-    pub fn segments(&self) -> Vec<(Place, Parts)> {
-        let mut segments: Vec<(Place, Parts)> = Vec::new();
-        for (part, place) in self.parts() {
+    /// Parts that follow each other on one device, as many as there are, in the order of execution.
+    pub fn segments(&self) -> Vec<(Location, Parts)> {
+        let mut segments: Vec<(Location, Parts)> = Vec::new();
+        for (part, location) in self.parts() {
             match segments.last_mut() {
-                Some((of, parts)) if *of == place => *parts = *parts.start()..=part,
-                _ => segments.push((place, part..=part)),
+                Some((of, parts)) if *of == location => *parts = *parts.start()..=part,
+                _ => segments.push((location, part..=part)),
             }
         }
         segments
@@ -164,8 +164,8 @@ impl Assignment {
 
     /// A part of `spec` that lies elsewhere than the one it is bound to, if there is such.
     pub fn torn(&self, spec: &Spec) -> Option<(Part, Part)> {
-        self.parts().find_map(|(part, place)| {
-            bound_to(spec, part).filter(|to| self.of(*to) != place).map(|to| (part, to))
+        self.parts().find_map(|(part, location)| {
+            bound_to(spec, part).filter(|to| self.of(*to) != location).map(|to| (part, to))
         })
     }
 }
@@ -186,21 +186,21 @@ mod tests {
 
     #[test]
     fn segments_are_as_long_as_they_can_be() {
-        let whole = Assignment::new(3, |_| Place::Gpu(0));
-        assert_eq!((whole.segments(), whole.n_layer()), (vec![(Place::Gpu(0), WHOLE)], 3));
+        let whole = Assignment::new(3, |_| Location::Gpu(0));
+        assert_eq!((whole.segments(), whole.n_layer()), (vec![(Location::Gpu(0), WHOLE)], 3));
         let split = Assignment::new(3, |part| match part {
-            Part::Input | Part::Mlp(1) => Place::Cpu,
-            Part::Mixer(2) | Part::Mlp(2) => Place::Gpu(1),
-            Part::Mixer(_) | Part::Mlp(_) | Part::Output => Place::Gpu(0),
+            Part::Input | Part::Mlp(1) => Location::Cpu,
+            Part::Mixer(2) | Part::Mlp(2) => Location::Gpu(1),
+            Part::Mixer(_) | Part::Mlp(_) | Part::Output => Location::Gpu(0),
         });
         let want = [
-            (Place::Cpu, Part::Input..=Part::Input),
-            (Place::Gpu(0), Part::Mixer(0)..=Part::Mixer(1)),
-            (Place::Cpu, Part::Mlp(1)..=Part::Mlp(1)),
-            (Place::Gpu(1), Part::Mixer(2)..=Part::Mlp(2)),
-            (Place::Gpu(0), Part::Output..=Part::Output),
+            (Location::Cpu, Part::Input..=Part::Input),
+            (Location::Gpu(0), Part::Mixer(0)..=Part::Mixer(1)),
+            (Location::Cpu, Part::Mlp(1)..=Part::Mlp(1)),
+            (Location::Gpu(1), Part::Mixer(2)..=Part::Mlp(2)),
+            (Location::Gpu(0), Part::Output..=Part::Output),
         ];
         assert_eq!(split.segments(), want);
-        assert!(split.parts().all(|(part, place)| split.of(part) == place));
+        assert!(split.parts().all(|(part, location)| split.of(part) == location));
     }
 }

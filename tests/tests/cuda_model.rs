@@ -24,6 +24,7 @@ use braise_kernels::ops::KvType;
 use braise_kernels::quant::Type;
 use braise_tests::families::{names, tokens, write, write_with};
 use braise_tests::interpreter::Interpreter;
+use braise_tests::logits::{eval, nmse, recipe};
 use braise_tests::tiny;
 use tempfile::NamedTempFile;
 
@@ -77,23 +78,6 @@ fn on_device(mut model: Model) -> Model {
 
 fn session<'m>(model: &'m Model, options: &SessionOptions) -> Session<'m> {
     Session::new(model, options).expect("a session")
-}
-
-/// Mean squared error, normalized by the mean square of `exact`.
-fn nmse(exact: &[f32], got: &[f32]) -> f64 {
-    assert_eq!(exact.len(), got.len());
-    let error: f64 = exact.iter().zip(got).map(|(e, g)| (f64::from(*e) - f64::from(*g)).powi(2)).sum();
-    error / exact.iter().map(|e| f64::from(*e).powi(2)).sum::<f64>()
-}
-
-fn eval(session: &mut Session<'_>, tokens: &[u32], which: Logits) -> Vec<f32> {
-    let mut all = Vec::new();
-    let mut sink = |_, logits: &[f32]| {
-        all.extend(logits);
-        ControlFlow::Continue(())
-    };
-    session.eval(tokens, which, &mut sink).expect("the tokens are read");
-    all
 }
 
 fn bits(logits: Vec<f32>) -> Vec<u32> {
@@ -172,22 +156,6 @@ fn error(model: Model, many: bool) -> f64 {
     };
     let want = results(&model);
     nmse(&want, &results(&on_device(model)))
-}
-
-/// The model of a recipe, with all experts of all groups if asked for: else the roundings of many tokens choose others.
-fn recipe(name: &str, all_experts: bool) -> Model {
-    let file = NamedTempFile::new().expect("a temporary file");
-    write(name, file.path());
-    let model = Model::open(file.path(), Isa::Portable).expect("a model");
-    let n_expert = model.spec().layers.iter().find_map(|layer| match &layer.mlp {
-        Mlp::Experts(experts) => Some(experts.n_expert),
-        Mlp::Both(both) => Some(both.experts.n_expert),
-        Mlp::Dense(_) | Mlp::Nothing => None,
-    });
-    let Some(n) = n_expert.filter(|_| all_experts).map(|n| n.to_string()) else { return model };
-    let all = [("expert_used_count", n.as_str()), ("expert_group_used_count", "4")];
-    write_with(name, Type::F32, &all, file.path());
-    Model::open(file.path(), Isa::Portable).expect("a model")
 }
 
 /// Checks a recipe, with many tokens too if `many` says so; what is wrong, if something is.

@@ -17,7 +17,7 @@ use crate::backend::cuda;
 use crate::block::{Norm, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, TensorInfo};
-use crate::parts::{Assignment, Parts, Place};
+use crate::parts::{Assignment, Location, Parts};
 
 use bind::Binder;
 pub use layer::{
@@ -50,16 +50,16 @@ pub struct Model {
 /// Where a model runs that does not run on the CPU alone.
 #[derive(Debug)]
 pub(crate) struct OnDevices {
-    /// The parts on each GPU; [`Place::Gpu`] counts them.
+    /// The parts on each GPU; [`Location::Gpu`] counts them.
     pub(crate) gpus: Vec<Mutex<cuda::Loaded>>,
     /// What runs where, in the order of execution.
-    pub(crate) segments: Vec<(Place, Parts)>,
+    pub(crate) segments: Vec<(Location, Parts)>,
 }
 
 impl OnDevices {
     /// The segments on the CPU.
     pub(crate) fn on_cpu(&self) -> impl Iterator<Item = &Parts> {
-        self.segments.iter().filter(|(place, _)| *place == Place::Cpu).map(|(_, parts)| parts)
+        self.segments.iter().filter(|(place, _)| *place == Location::Cpu).map(|(_, parts)| parts)
     }
 }
 
@@ -168,11 +168,11 @@ impl Model {
     /// There are no kernels for the model ([`cuda::unsupported`]), the device has too little memory, or was lost. The
     /// model then runs where it ran before.
     pub fn move_to(&mut self, device: Box<dyn Device + Send>) -> Result<usize> {
-        let whole = Assignment::new(self.layers.len(), |_| Place::Gpu(0));
+        let whole = Assignment::new(self.layers.len(), |_| Location::Gpu(0));
         Ok(self.split(vec![device], &whole)?.into_iter().sum())
     }
 
-    /// Copies the weights of the parts that `assignment` puts on GPUs to `devices`, of which [`Place::Gpu`] counts. Sessions
+    /// Copies the weights of the parts that `assignment` puts on GPUs to `devices`, of which [`Location::Gpu`] counts. Sessions
     /// that are made from now on run where it says. Gives the bytes of each device's memory that they take.
     ///
     /// # Errors
@@ -183,15 +183,16 @@ impl Model {
         devices: Vec<Box<dyn Device + Send>>,
         assignment: &Assignment,
     ) -> Result<Vec<usize>> {
-        let there = |place: Place| matches!(place, Place::Gpu(i) if i >= devices.len());
-        let foreign = assignment.n_layer() != self.layers.len() || assignment.parts().any(|(_, p)| there(p));
+        let is_missing = |to: Location| matches!(to, Location::Gpu(i) if i >= devices.len());
+        let foreign =
+            assignment.n_layer() != self.layers.len() || assignment.parts().any(|(_, to)| is_missing(to));
         if foreign || assignment.torn(&self.spec).is_some() {
             return Err(Error::new(ErrorKind::Input, "the layers cannot be divided like this")
                 .file(self.gguf.path())
                 .next("divide them elsewhere, or not at all"));
         }
         let load = |(i, device)| {
-            let here = assignment.parts().filter(|(_, place)| *place == Place::Gpu(i));
+            let here = assignment.parts().filter(|(_, place)| *place == Location::Gpu(i));
             let here: Vec<_> = here.map(|(part, _)| part).collect();
             cuda::Loaded::new(self, &here, device)
         };

@@ -17,11 +17,13 @@
 
 mod device;
 mod fit;
+mod split;
 mod weights;
 
 pub use device::{DEVICE_OVERHEAD, DevicePlan, Placement};
 pub use fit::Fit;
 pub(crate) use fit::warning;
+pub use split::{GpuLayers, GpuRoom, Needs, PartNeeds, Refusal};
 pub use weights::{LayerWeights, Weights};
 
 use braise_kernels::isa::Isa;

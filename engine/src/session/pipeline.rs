@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{SessionOptions, cuda};
 use crate::error::Result;
 use crate::model::{Model, OnDevices};
-use crate::parts::{Parts, Place};
+use crate::parts::{Location, Parts};
 use crate::plan::Plan;
 use crate::sample::{self, Scored};
 use crate::sequences::{Capacity, SequenceId, Sequences};
@@ -15,7 +15,7 @@ use crate::sequences::{Capacity, SequenceId, Sequences};
 pub(super) struct Pipeline<'m> {
     model: &'m Model,
     /// What runs where, in the order of execution.
-    segments: &'m [(Place, Parts)],
+    segments: &'m [(Location, Parts)],
     cpu: Option<OnCpu<'m>>,
     gpus: Vec<cuda::Sequence<'m>>,
 }
@@ -84,13 +84,13 @@ impl<'m> Pipeline<'m> {
         }
         self.gpus.iter_mut().try_for_each(|gpu| gpu.begin(step))?;
         let mut from = None;
-        for (place, parts) in self.segments {
-            if let Some(from) = from.replace(*place) {
-                self.carry(from, *place, step.tokens.len())?;
+        for (location, parts) in self.segments {
+            if let Some(from) = from.replace(*location) {
+                self.carry(from, *location, step.tokens.len())?;
             }
-            match place {
-                Place::Cpu => self.on_cpu().run_parts(parts, step.logits.clone()),
-                Place::Gpu(i) => self.gpus[*i].run(step, parts)?,
+            match location {
+                Location::Cpu => self.on_cpu().run_parts(parts, step.logits.clone()),
+                Location::Gpu(i) => self.gpus[*i].run(step, parts)?,
             }
         }
         Ok(())
@@ -99,8 +99,8 @@ impl<'m> Pipeline<'m> {
     /// Computes the logits of other tokens of the batch that was read last.
     pub(super) fn logits(&mut self, step: &cuda::Step<'_>) -> Result<()> {
         match self.end() {
-            Place::Cpu => self.on_cpu().run_logits(step.logits.clone()),
-            Place::Gpu(i) => self.gpus[i].logits(step)?,
+            Location::Cpu => self.on_cpu().run_logits(step.logits.clone()),
+            Location::Gpu(i) => self.gpus[i].logits(step)?,
         }
         Ok(())
     }
@@ -108,14 +108,14 @@ impl<'m> Pipeline<'m> {
     /// The logits (rows, n_vocab) that were computed last.
     pub(super) fn download_logits(&mut self, rows: usize) -> Result<Vec<f32>> {
         match self.end() {
-            Place::Cpu => Ok(self.logits_on_cpu(rows).to_vec()),
-            Place::Gpu(i) => self.gpus[i].download_logits(rows),
+            Location::Cpu => Ok(self.logits_on_cpu(rows).to_vec()),
+            Location::Gpu(i) => self.gpus[i].download_logits(rows),
         }
     }
 
     /// The `k` best of each row of logits that were computed last, if so many were asked for.
     pub(super) fn download_best(&mut self, rows: usize, k: usize) -> Result<Vec<Vec<Scored>>> {
-        let Place::Gpu(i) = self.end() else {
+        let Location::Gpu(i) = self.end() else {
             let n_vocab = self.model.spec().n_vocab;
             let best = |row: &[f32]| {
                 let mut best = Vec::new();
@@ -130,39 +130,39 @@ impl<'m> Pipeline<'m> {
     /// The values (tokens, n_embd) of the last layer, of some tokens of the batch that was read last.
     pub(super) fn download_values(&mut self, tokens: Range<usize>) -> Result<Vec<f32>> {
         match self.end() {
-            Place::Cpu => Ok(self.x_on_cpu(tokens).to_vec()),
-            Place::Gpu(i) => self.gpus[i].download_values(tokens),
+            Location::Cpu => Ok(self.x_on_cpu(tokens).to_vec()),
+            Location::Gpu(i) => self.gpus[i].download_values(tokens),
         }
     }
 
     /// Whether [`Pipeline::download_best`] spares the transfer of all logits.
     pub(super) fn finds_best(&self) -> bool {
-        self.end() != Place::Cpu
+        self.end() != Location::Cpu
     }
 
-    /// Takes the values of `n` tokens from one place to another.
-    fn carry(&mut self, from: Place, to: Place, n: usize) -> Result<()> {
+    /// Takes the values of `n` tokens from one device to another.
+    fn carry(&mut self, from: Location, to: Location, n: usize) -> Result<()> {
         let Pipeline { gpus, model, cpu, .. } = self;
         let mut between = Vec::new();
-        let x = match cpu.as_mut().filter(|_| [from, to].contains(&Place::Cpu)) {
+        let x = match cpu.as_mut().filter(|_| [from, to].contains(&Location::Cpu)) {
             Some(cpu) => &mut cpu.all.buffers.x.get_mut()[..n * model.spec().n_embd],
             None => {
                 between.resize(n * model.spec().n_embd, 0.0);
                 &mut between
             }
         };
-        if let Place::Gpu(i) = from {
+        if let Location::Gpu(i) = from {
             gpus[i].download_x(x)?;
         }
-        if let Place::Gpu(i) = to {
+        if let Location::Gpu(i) = to {
             gpus[i].upload_x(x)?;
         }
         Ok(())
     }
 
     /// Where the output is.
-    fn end(&self) -> Place {
-        self.segments.last().map_or(Place::Cpu, |(place, _)| *place)
+    fn end(&self) -> Location {
+        self.segments.last().map_or(Location::Cpu, |(location, _)| *location)
     }
 
     fn on_cpu(&mut self) -> &mut Sequences<'m> {

@@ -16,6 +16,7 @@ mod attention;
 mod buffers;
 mod dense;
 mod experts;
+mod needs;
 mod pass;
 mod products;
 mod recurrent;
@@ -36,6 +37,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::parts::Part;
 
+pub(crate) use needs::needs;
 pub(crate) use sequence::{Sequence, Step, bytes as sequence_bytes};
 pub(crate) use support::MAX_BEST;
 pub use support::{slow, unsupported, unsupported_part};

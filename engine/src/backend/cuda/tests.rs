@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use braise_kernels::cuda::{Address, Device, Error as DeviceError, Graph, Launch, Memory, Properties};
 use braise_kernels::isa::Isa;
 
-use crate::device::{Placement, place_on_any};
+use crate::device::{GpuLayers, Placement, place_on};
 use crate::error::{ErrorKind, Result};
 use crate::measure::{Mix, Shape, synthetic};
 use crate::model::Model;
@@ -258,6 +258,32 @@ fn weights_are_copied_once_and_shared_by_sessions() {
     }
 }
 
+/// What is planned by parts is what is taken as a whole, and enough for some of them.
+#[test]
+fn parts_need_what_the_whole_takes() {
+    for mix in ["Q8_0", "Q4_K_M"] {
+        let gguf = synthetic("fake.gguf", &Shape::TINY, Mix::by_name(mix).expect("is known"));
+        let model = Model::new(gguf.expect("is made"), Isa::best()).expect("is a model");
+        let (sizes, kv) = (options().sizes(model.spec()), options().kv);
+        let properties = Fake::new(0).properties;
+        let (needs, fixed) = super::needs(&model, sizes, kv, &properties).expect("are numbers");
+        let taken = |has: &dyn Fn(Part) -> bool| {
+            let parts = Part::all(model.layers.len()).filter(|part| has(*part));
+            let weights = super::weight_bytes(&model, parts).expect("a number");
+            let spec = model.spec().only(has);
+            weights + super::sequence_bytes(&model, &spec, sizes, kv, &properties).expect("a number")
+        };
+        assert_eq!(needs.bytes() + fixed, taken(&|_| true), "{mix}");
+        for first in 0..=model.layers.len() {
+            let here = |part: Part| part >= Part::Mixer(first);
+            let parts = Part::all(model.layers.len()).zip(&needs.parts);
+            let planned: usize = parts.filter(|(part, _)| here(*part)).map(|(_, needs)| needs.bytes).sum();
+            let taken = taken(&here);
+            assert!(taken <= planned + fixed && taken + fixed > planned, "{mix}: {first}");
+        }
+    }
+}
+
 #[test]
 fn too_little_memory_is_an_error_that_says_what_to_do() {
     let mut model = model();
@@ -302,7 +328,8 @@ fn a_lost_device_is_an_error_wherever_it_is_lost() {
 fn a_model_stays_on_the_cpu_where_no_gpu_has_room() {
     let place = |model: &mut Model, devices: Vec<std::result::Result<Fake, DeviceError>>| {
         let boxed = |fake: Fake| Box::new(fake) as Box<dyn Device + Send>;
-        place_on_any(model, devices.into_iter().map(|device| device.map(boxed)), &options()).expect("a place")
+        let devices = devices.into_iter().map(|device| device.map(boxed)).enumerate();
+        place_on(model, devices.collect(), GpuLayers::Auto, &options()).expect("a place")
     };
     let small = || Ok(Fake::new(300 << 20));
     let no = DeviceError::Unsupported {
@@ -334,4 +361,37 @@ fn a_model_stays_on_the_cpu_where_no_gpu_has_room() {
         other => panic!("{other:?}"),
     }
     assert!(model.on_device.is_some());
+}
+
+/// On a GPU with room for some layers alone: those are there, the others on the CPU, and the report says so.
+#[test]
+fn what_does_not_fit_stays_on_the_cpu() {
+    let place = |total: usize, layers: GpuLayers| {
+        let (mut model, fake) = (model(), Fake::new((256 << 20) + total));
+        let device = Ok(Box::new(fake.clone()) as Box<dyn Device + Send>);
+        let placement = place_on(&mut model, vec![(3, device)], layers, &options());
+        (placement.map(|placement| (placement, model)), fake)
+    };
+    let (sizes, kv) = (options().sizes(model().spec()), options().kv);
+    let (needs, fixed) = super::needs(&model(), sizes, kv, &Fake::new(0).properties).expect("are numbers");
+    let (n, last) = (needs.parts.len(), needs.parts.len() / 2 - 2);
+    let room = fixed + needs.parts[n - 3..].iter().map(|part| part.bytes).sum::<usize>();
+    for (total, layers) in [(room, GpuLayers::Auto), (2 * room, GpuLayers::Last(2))] {
+        let (placed, fake) = place(total, layers);
+        let (Placement::Split(split), model) = placed.expect("is placed") else { panic!("it does not fit") };
+        let text = split.to_string();
+        let on_gpu = format!("; layer {last} and the output: cuda:3 fake");
+        assert!(text.starts_with("the input") && text.ends_with(&on_gpu), "{text}");
+        let why = if layers == GpuLayers::Auto { "fake has 0.3 GB free" } else { "--gpu-layers 2" };
+        assert!(text.contains("CPU (") && text.contains(why), "{text}");
+        let weights: usize = split.gpus.iter().map(|gpu| gpu.weight_bytes).sum();
+        let session = Session::new(&model, &options()).expect("there is room");
+        assert!(weights > 0 && weights < fake.log().taken && fake.log().taken <= total);
+        assert!(session.threads() > 0 && session.plan().is_some() && session.finds_best());
+    }
+    let missing = needs.bytes() + fixed - room;
+    let error = place(room, GpuLayers::All).0.expect_err("it does not fit").to_string();
+    assert!(error.contains(&format!("--gpu-layers all: {missing} bytes are missing")), "{error}");
+    let (placed, fake) = place(room, GpuLayers::Last(0));
+    assert!(matches!(placed, Ok((Placement::Cpu { .. }, _))) && fake.log().taken == 0);
 }
