@@ -67,15 +67,20 @@ pub struct Compute {
 impl Compute {
     /// The device to compute with.
     pub fn device(&self) -> Choice {
-        match self.device {
-            Choice::Auto if isa_is_named(self.isa.as_deref()) => Choice::Cpu,
-            choice => choice,
-        }
+        device(self.device, self.isa.as_deref())
     }
 
     /// The level to compute with.
     pub fn isa(&self) -> anyhow::Result<Isa> {
         isa(self.isa.as_deref())
+    }
+}
+
+/// The device that is meant by `choice`: whoever names an instruction set means the CPU.
+pub fn device(choice: Choice, isa: Option<&str>) -> Choice {
+    match choice {
+        Choice::Auto if isa_is_named(isa) => Choice::Cpu,
+        choice => choice,
     }
 }
 
