@@ -302,7 +302,7 @@ impl Why {
 }
 
 fn gb(bytes: usize) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 #[cfg(test)]
