@@ -29,8 +29,8 @@ use crate::plan::{self, DevicePlan, Outline, Plan, Request};
 use crate::sample::Scored;
 use crate::session::{DEFAULT_CTX, Logits, MAX_BEST, SessionOptions};
 use crate::threads;
-pub(crate) use place::{Best, Place};
 use pipeline::Pipeline;
+pub(crate) use place::{Best, Place};
 use place::{OnCpu, are_finite};
 
 /// Most sequences that there can be at a time.

@@ -43,7 +43,7 @@ impl Pass<'_> {
 
     /// The cosines and sines of the batch's positions.
     pub(super) fn rotate_positions(&mut self) -> Result<(), Error> {
-        let positions = self.buffers.step(self.n).positions;
+        let positions = self.step().positions;
         for rotation in &self.buffers.rotations {
             let rotations = Rotations {
                 turns: rotation.turns,

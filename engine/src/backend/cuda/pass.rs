@@ -49,7 +49,7 @@ impl<'a> Pass<'a> {
         (buffers, cache): (&'a Buffers, &'a Cache),
         shape: &'a Shape,
     ) -> Pass<'a> {
-        let Shape { runs, logits, best } = shape;
+        let Shape { runs, logits, best, .. } = shape;
         Pass {
             device,
             weights,
