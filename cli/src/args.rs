@@ -72,17 +72,23 @@ pub struct Compute {
 impl Compute {
     /// The device to compute with.
     pub fn device(&self) -> Choice {
-        match self.device {
-            Choice::Auto if isa_is_named(self.isa.as_deref()) && self.gpu_layers == GpuLayers::Auto => {
-                Choice::Cpu
-            }
-            choice => choice,
+        match self.gpu_layers {
+            GpuLayers::Auto => device(self.device, self.isa.as_deref()),
+            GpuLayers::All | GpuLayers::Last(_) => self.device,
         }
     }
 
     /// The level to compute with.
     pub fn isa(&self) -> anyhow::Result<Isa> {
         isa(self.isa.as_deref())
+    }
+}
+
+/// The device that is meant by `choice`: whoever names an instruction set means the CPU.
+pub fn device(choice: Choice, isa: Option<&str>) -> Choice {
+    match choice {
+        Choice::Auto if isa_is_named(isa) => Choice::Cpu,
+        choice => choice,
     }
 }
 

@@ -1,7 +1,10 @@
 //! Where a model runs: the operations of the forward pass, as coarse as fusing them pays.
 
+mod batch;
 pub mod cpu;
 pub mod cuda;
+
+pub use batch::{Batch, Run};
 
 use crate::model::{
     AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,

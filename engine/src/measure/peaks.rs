@@ -1,4 +1,4 @@
-//! What the machine can do at most: read bandwidth, and multiply-adds in int8 and f32.
+//! What the CPU can do at most: read bandwidth, and multiply-adds in int8 and f32.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a number of threads can do together.
+/// What a number of threads can do together, or a GPU.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Peaks {
     /// Bytes read per second.

@@ -57,6 +57,19 @@ pub(crate) struct OnDevices {
 }
 
 impl OnDevices {
+    /// The GPU on which all of the model is, if there is one.
+    pub(crate) fn alone(&self) -> Option<&Mutex<cuda::Loaded>> {
+        match (&self.gpus[..], &self.segments[..]) {
+            ([loaded], [_]) => Some(loaded),
+            _ => None,
+        }
+    }
+
+    /// Where the output is.
+    pub(crate) fn end(&self) -> Location {
+        self.segments.last().map_or(Location::Cpu, |(location, _)| *location)
+    }
+
     /// The segments on the CPU.
     pub(crate) fn on_cpu(&self) -> impl Iterator<Item = &Parts> {
         self.segments.iter().filter(|(place, _)| *place == Location::Cpu).map(|(_, parts)| parts)
@@ -170,6 +183,11 @@ impl Model {
     pub fn move_to(&mut self, device: Box<dyn Device + Send>) -> Result<usize> {
         let whole = Assignment::new(self.layers.len(), |_| Location::Gpu(0));
         Ok(self.split(vec![device], &whole)?.into_iter().sum())
+    }
+
+    /// Gives back what the model has on devices. Sessions that are made from now on run on the CPU.
+    pub fn move_to_cpu(&mut self) {
+        self.on_device = None;
     }
 
     /// Copies the weights of the parts that `assignment` puts on GPUs to `devices`, of which [`Location::Gpu`] counts. Sessions

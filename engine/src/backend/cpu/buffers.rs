@@ -272,11 +272,6 @@ impl Buffers {
         })
     }
 
-    /// Tokens whose logits there is room for.
-    pub(crate) fn n_logits(&self) -> usize {
-        self.logits.bytes() / (self.logits.row_len() * size_of::<f32>())
-    }
-
     /// Values of a token that are in use at a time in the widest layer, for [`crate::session::default_chunk`].
     pub(crate) fn values_a_token(spec: &Spec) -> usize {
         let heads = spec.layers.iter().filter_map(|layer| layer.mixer.attention()).map(|a| &a.heads);

@@ -1,7 +1,7 @@
 //! What is asked of a device, by one that does nothing but write it down.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use braise_kernels::cuda::{Address, Device, Error as DeviceError, Graph, Launch, Memory, Properties};
 use braise_kernels::isa::Isa;
@@ -11,6 +11,7 @@ use crate::error::{ErrorKind, Result};
 use crate::measure::{Mix, Shape, synthetic};
 use crate::model::Model;
 use crate::parts::Part;
+use crate::sequences::{Capacity, SequenceId, Sequences, Work};
 use crate::session::{Logits, Session, SessionOptions};
 
 /// What was asked for since it was last looked at, and what will go wrong.
@@ -51,7 +52,8 @@ impl Fake {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().expect("no test panicked")
+        // what a test that failed drops looks at it too
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what was asked for so far.
@@ -200,8 +202,9 @@ fn a_step_of_one_token_is_captured_and_replayed() {
         read(&mut session, &[token]).expect("is read");
         let log = fake.log();
         assert_eq!((log.replays, log.launches.len(), log.captured.len()), (1, 0, 0));
-        // a token, its position, the last position, and where the run begins and ends; the best logit of each block
-        assert_eq!((log.allocations, log.uploaded, log.downloaded), (0, 20, 512));
+        // a token, its position, the last position, its sequence, and where the run begins and ends; the best logit of each
+        // block
+        assert_eq!((log.allocations, log.uploaded, log.downloaded), (0, 28, 512));
     }
     // another number of tokens is another graph
     fake.forget();
@@ -209,9 +212,86 @@ fn a_step_of_one_token_is_captured_and_replayed() {
     let log = fake.log();
     assert_eq!(
         (log.replays, log.launches.len()),
-        (0, 3 + 8 * n_layer + 3),
-        "several tokens share the weights"
+        (0, 3 + 8 * n_layer + 4),
+        "several tokens share the weights, and the last one's logits are asked for"
     );
+}
+
+/// A step of all sequences, of so many tokens each; the bytes that it uploads and downloads.
+fn step(all: &mut Sequences<'_>, ids: &[SequenceId], tokens: &[u32], fake: &Fake) -> Result<(usize, usize)> {
+    fake.forget();
+    let work = |id: &SequenceId| Work { sequence: *id, tokens, logits: Logits::Last };
+    let work: Vec<_> = ids.iter().map(work).collect();
+    all.step_best(&work, 1, &mut |_| ControlFlow::Continue(()))?;
+    let log = fake.log();
+    Ok((log.uploaded, log.downloaded))
+}
+
+#[test]
+fn a_token_of_each_sequence_is_captured_and_replayed() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let capacity = Capacity { sequences: 10, tokens: None };
+    let mut all = Sequences::new(&model, capacity, &options()).expect("there is room");
+    let ids: Vec<_> = (0..10).map(|_| all.add().expect("there is room")).collect();
+    for n in [3, 10] {
+        let log = |all: &mut Sequences<'_>, tokens: &[u32]| {
+            let bytes = step(all, &ids[..n], tokens, &fake).expect("is read");
+            let log = fake.log();
+            (log.launches.is_empty(), log.captured.is_empty(), log.replays, bytes)
+        };
+        // four numbers of each token, the starts of the runs, and whose logits are wanted; the best of each block
+        let bytes = (4 * (4 * n + n + 1 + n), 512 * n);
+        let launched = log(&mut all, &[1]);
+        assert_eq!((launched.0, launched.1, launched.2), (false, true, 0));
+        assert_eq!(log(&mut all, &[2]), (true, false, 1, bytes));
+        assert_eq!(log(&mut all, &[3]), (true, true, 1, bytes));
+        assert_eq!(log(&mut all, &[1, 2]).2, 0, "other shapes are launched");
+        assert_eq!(log(&mut all, &[4]), (true, true, 1, bytes));
+    }
+    // a sequence that needs another page says which
+    let id = &ids[9..];
+    for _ in 0..31 {
+        step(&mut all, id, &[1; 8], &fake).expect("is read");
+    }
+    assert_eq!(all.tokens(id[0]).expect("is there").len(), 6 + 248);
+    let pages: Vec<_> = (0..4).map(|_| step(&mut all, id, &[1], &fake).expect("is read").0 - 28).collect();
+    assert_eq!(pages, [0, 0, 4 * size_of::<u32>(), 0]);
+}
+
+#[test]
+fn a_step_that_fails_leaves_the_tokens_to_be_read_again() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let capacity = Capacity { sequences: 3, tokens: Some(512) };
+    let mut all = Sequences::new(&model, capacity, &options()).expect("there is room");
+    let ids: Vec<_> = (0..2).map(|_| all.add().expect("there is room")).collect();
+    step(&mut all, &ids, &[1, 2, 3], &fake).expect("is read");
+    for lost_after in [0, 7] {
+        fake.forget();
+        fake.log().lost_after = Some(lost_after);
+        let tokens = [9, 8];
+        let work = ids.iter().map(|id| Work { sequence: *id, tokens: &tokens, logits: Logits::Last });
+        let work: Vec<_> = work.collect();
+        let error = all.step(&work, &mut |_| panic!("nothing is computed")).expect_err("the device is lost");
+        assert_eq!(error.kind(), ErrorKind::Device);
+        assert!(all.settle(ids[0]).is_err() && all.fork(ids[1], 3).is_ok_and(|id| all.remove(id).is_ok()));
+        for id in &ids {
+            assert_eq!(all.tokens(*id).expect("is there"), [1, 2, 3]);
+        }
+        assert_eq!(all.free_tokens(), 512, "nothing is known of what was read");
+    }
+    // both read three tokens again, and then one
+    step(&mut all, &ids, &[4], &fake).expect("it works again");
+    let log = fake.log();
+    let rotations = log.launches.iter().chain(&log.captured).filter(|name| **name == "rotations").count();
+    assert_eq!(rotations, 3);
+    drop(log);
+    for id in &ids {
+        assert_eq!(all.tokens(*id).expect("is there"), [1, 2, 3, 4]);
+    }
 }
 
 #[test]
