@@ -175,24 +175,13 @@ pub fn place_on(
         Ok(assignment) => assignment,
         Err(refusal) => return Err(why.refusal(model, layers, refusal)),
     };
-    let is_used = |i: &usize| assignment.parts().any(|(_, on)| on == Location::Gpu(*i));
-    let used: Vec<usize> = (0..rooms.len()).filter(is_used).collect();
+    let (used, assignment) = used(candidates, &assignment);
     if used.is_empty() {
         return on_cpu(why.not_on_gpu());
     }
-    let assignment = Assignment::new(model.spec().layers.len(), |part| match assignment.of(part) {
-        Location::Cpu => Location::Cpu,
-        Location::Gpu(i) => Location::Gpu(used.partition_point(|of| *of < i)),
-    });
-    let mut gpus = Vec::new();
-    let mut taken = Vec::new();
-    for (i, candidate) in candidates.into_iter().enumerate() {
-        if used.contains(&i) {
-            gpus.push(UsedGpu::of(model, &candidate));
-            taken.push(candidate.device);
-        }
-    }
-    let bytes = match model.split(taken, &assignment) {
+    let mut gpus: Vec<UsedGpu> = used.iter().map(|candidate| UsedGpu::of(model, candidate)).collect();
+    let devices = used.into_iter().map(|candidate| candidate.device).collect();
+    let bytes = match model.split(devices, &assignment) {
         Ok(bytes) => bytes,
         // what another program took meanwhile
         Err(e) if layers == GpuLayers::Auto => return on_cpu(e.to_string()),
@@ -208,6 +197,18 @@ pub fn place_on(
         GpuLayers::All | GpuLayers::Last(_) => format!("--gpu-layers {layers}"),
     };
     Ok(Placement::Split(Split::new(&assignment, gpus, &because, &why.lacking)))
+}
+
+/// The GPUs that have parts, and where the parts are in terms of these.
+fn used(candidates: Vec<Candidate>, assignment: &Assignment) -> (Vec<Candidate>, Assignment) {
+    let is_used = |i: usize| assignment.parts().any(|(_, on)| on == Location::Gpu(i));
+    let on = |part| match assignment.of(part) {
+        Location::Cpu => Location::Cpu,
+        Location::Gpu(i) => Location::Gpu((0..i).filter(|i| is_used(*i)).count()),
+    };
+    let of_used = Assignment::new(assignment.n_layer(), on);
+    let used = candidates.into_iter().enumerate().filter(|(i, _)| is_used(*i));
+    (used.map(|(_, candidate)| candidate).collect(), of_used)
 }
 
 /// A GPU that may get parts of a model.

@@ -162,14 +162,14 @@ impl Needs {
         on_one.map_or_else(|| self.fill(gpus, all), Ok)
     }
 
-    /// Some parts on GPUs and the others on the CPU, if that is possible.
+    /// Some of the parts that GPUs can run on GPUs and the others on the CPU, if that is possible.
     fn split(&self, gpus: &[GpuRoom], runnable: Chosen) -> Option<Assignment> {
         let parts: Vec<Part> = self.ordered().collect();
         let is_of_experts = |i: usize| self.parts[i].is_mixture && self.parts[i].bound_to.is_none();
         let experts = (0..parts.len()).filter(|i| is_of_experts(*i)).map(|i| vec![i]);
         let layers = (0..self.n_layer()).map(|i| vec![2 * i + 1, 2 * i + 2]);
         let mut chosen = runnable;
-        for leave in [vec![0]].into_iter().chain(experts).chain(layers) {
+        for leave in [vec![], vec![0]].into_iter().chain(experts).chain(layers) {
             leave.into_iter().for_each(|i| chosen[i] = false);
             chosen = self.without_torn(chosen);
             let has_layers =

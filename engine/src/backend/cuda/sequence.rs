@@ -69,13 +69,17 @@ impl Wanted {
 
 impl Shape {
     fn of(batch: Batch<'_>, best: Option<usize>, parts: &Parts) -> Shape {
-        let best = best.filter(|_| parts.contains(&Part::Output));
+        let has_output = parts.contains(&Part::Output);
         let are_all = batch.logits.iter().map(|token| *token as usize).eq(0..batch.tokens.len());
         Shape {
             parts: parts.clone(),
             runs: batch.runs.iter().map(|run| run.tokens.len()).collect(),
-            logits: if are_all { Wanted::All } else { Wanted::Some(batch.logits.len()) },
-            best,
+            logits: match are_all {
+                _ if !has_output => Wanted::Some(0),
+                true => Wanted::All,
+                false => Wanted::Some(batch.logits.len()),
+            },
+            best: best.filter(|_| has_output),
         }
     }
 

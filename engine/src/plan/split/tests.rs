@@ -122,7 +122,9 @@ fn layers_without_kernels_stay_on_the_cpu() {
     let needs = dense(3);
     let lacking = |parts: &[Part]| [GpuRoom { lacks: parts.to_vec(), ..gpu(1000) }];
     let one = lacking(&[Part::Mlp(1)]);
-    assert_eq!(auto(&needs, &one), "C00CC000");
+    assert_eq!(auto(&needs, &one), "000CC000");
+    let small = [GpuRoom { lacks: vec![Part::Mlp(1)], ..gpu(25) }];
+    assert_eq!(auto(&needs, &small), "C00CC000");
     let last = needs.assign(&one, GpuLayers::Last(3)).map(|assignment| drawn(&assignment));
     assert_eq!(last.as_deref(), Ok("CCCCC000"));
     assert_eq!(needs.assign(&one, GpuLayers::All), Err(Refusal::Kernels(Part::Mixer(1))));
@@ -198,6 +200,10 @@ fn is_sound(needs: &Needs, gpus: &[GpuRoom], on: &[Location]) -> bool {
     numbers.is_sorted() && bonds_hold && fits
 }
 
+fn runnable_of(needs: &Needs, gpus: &[GpuRoom]) -> Vec<bool> {
+    needs.without_torn(needs.with_kernels(gpus))
+}
+
 /// Whether the chosen parts can be on the GPUs in any way, layers whole; tried all.
 fn can_be(needs: &Needs, gpus: &[GpuRoom], chosen: &[bool]) -> bool {
     let units = needs.units();
@@ -234,8 +240,12 @@ fn random_models_are_divided_as_well_as_can_be() {
             assert_eq!(needs.assign(&gpus, GpuLayers::All), Ok(found.clone()), "{}", why());
             continue;
         }
+        if can_be(&needs, &gpus, &runnable_of(&needs, &gpus)) {
+            assert!(chosen == runnable_of(&needs, &gpus) || !chosen.contains(&true), "{}", why());
+            continue;
+        }
         // what would be with one more expert, or one more layer, on the GPUs
-        let runnable = needs.without_torn(needs.with_kernels(&gpus));
+        let runnable = runnable_of(&needs, &gpus);
         let is_free = |i: usize| needs.parts[i].is_mixture && needs.parts[i].bound_to.is_none();
         let first = (1..on.len() - 1).find(|i| i % 2 == 1 && chosen[*i]);
         let Some(first) = first else {
