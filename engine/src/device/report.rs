@@ -112,7 +112,10 @@ fn parts_in_words(n_layer: usize, has: impl Fn(Part) -> bool) -> Option<String> 
     let words = [
         has(Part::Input).then(|| "the input".to_owned()),
         layers(true, true),
-        layers(true, false).map(|layers| format!("{layers} without their experts")),
+        layers(true, false).map(|layers| {
+            let whose = if layers.starts_with("layers") { "their" } else { "its" };
+            format!("{layers} without {whose} experts")
+        }),
         layers(false, true).map(|layers| format!("the experts of {layers}")),
         has(Part::Output).then(|| "the output".to_owned()),
     ];
@@ -156,7 +159,9 @@ mod tests {
         let some = |part: Part| part.layer().is_some_and(|i| [0, 1, 3, 5].contains(&i));
         assert_eq!(of(&some).as_deref(), Some("layers 0-1, 3 and 5"));
         assert_eq!(of(&|part| part == Part::Mlp(0)).as_deref(), Some("the experts of layer 0"));
+        let mixers = |part: Part| matches!(part, Part::Mixer(_));
+        assert_eq!(of(&mixers).as_deref(), Some("layers 0-5 without their experts"));
         let rest = |part: Part| part != Part::Mlp(0) && part != Part::Input;
-        assert_eq!(of(&rest).as_deref(), Some("layers 1-5, layer 0 without their experts and the output"));
+        assert_eq!(of(&rest).as_deref(), Some("layers 1-5, layer 0 without its experts and the output"));
     }
 }
