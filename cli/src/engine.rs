@@ -9,6 +9,8 @@ use braise_engine::chat::ChatTemplate;
 use braise_engine::constrain::{Constraint, Format, Grammars};
 use braise_engine::device::{self, Choice, GpuLayers, Placement};
 use braise_engine::generate::{Finish, Request, generate};
+use braise_engine::kv::KvTypes;
+use braise_engine::measure::{Limit, Peaks, Test};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Session, SessionOptions};
@@ -20,6 +22,7 @@ use indicatif::DecimalBytes;
 use crate::args::{Cache, Compute, Generation};
 use crate::chat::{Chat, Message, Role, Sink};
 use crate::failure::Usage;
+use crate::machine::available_memory;
 use crate::output::notice;
 use crate::stats::Stats;
 
@@ -91,7 +94,8 @@ impl Loaded {
                 Some(Speculation::new(drafter))
             }
         };
-        Ok(Talker { loaded: self, session, speculation, constraint: None })
+        let kv = options.kv;
+        Ok(Talker { loaded: self, session, kv, speculation, constraint: None, peaks: None })
     }
 }
 
@@ -167,8 +171,11 @@ pub enum Drafts<'m> {
 pub struct Talker<'m> {
     loaded: &'m Loaded,
     session: Session<'m>,
+    kv: KvTypes,
     speculation: Option<Speculation<'m>>,
     constraint: Option<Constraint>,
+    /// What the machine can do at most, if that was measured.
+    peaks: Option<Peaks>,
 }
 
 impl Talker<'_> {
@@ -176,6 +183,24 @@ impl Talker<'_> {
     pub fn constrain(&mut self, format: &Format) -> braise_engine::Result<()> {
         self.constraint = Some(Grammars::new(&self.loaded.tokenizer)?.constraint(format)?);
         Ok(())
+    }
+
+    /// Measures what the machine can do at most, so that statistics name the share of it; nothing where several devices share
+    /// the work, each of which has limits of its own.
+    pub fn measure(&mut self) -> braise_engine::Result<()> {
+        if self.loaded.model.is_divided() {
+            return Ok(());
+        }
+        let (model, threads) = (&self.loaded.model, self.session.threads());
+        self.peaks = Some(Peaks::of_model(model, self.kv, threads, available_memory() / 2)?);
+        Ok(())
+    }
+
+    /// Share of the limit that reading and then generating so many tokens reached in some time, behind `n_depth` others.
+    fn share(&self, n_prompt: usize, n_gen: usize, n_depth: usize, time: Duration) -> Option<f64> {
+        let test = Test { n_prompt, n_gen, n_depth, n_parallel: 1 };
+        let limit = Limit::of(&self.loaded.model, self.kv, &test, &self.peaks?);
+        (n_prompt + n_gen > 0 && !time.is_zero()).then(|| limit.seconds / time.as_secs_f64())
     }
 
     fn generate(&mut self, prompt: &[u32], options: &Generation, sink: Sink<'_>) -> Result<Stats> {
@@ -195,13 +220,20 @@ impl Talker<'_> {
                 "the answer breaks off: the context of {n_ctx} tokens is full; raise it with --ctx"
             ));
         }
+        let before_decode = self.session.tokens().len().saturating_sub(outcome.decode_tokens);
+        let before = before_decode.saturating_sub(outcome.prefill_tokens);
+        let is_plain = outcome.speculation.drafted == 0;
         Ok(Stats {
             load: Duration::ZERO,
             first_token: outcome.prefill,
             prefill_tokens: outcome.prefill_tokens,
             prefill: outcome.prefill,
+            prefill_share: self.share(outcome.prefill_tokens, 0, before, outcome.prefill),
             decode_tokens: outcome.decode_tokens,
             decode: outcome.decode,
+            decode_share: self
+                .share(0, outcome.decode_tokens, before_decode, outcome.decode)
+                .filter(|_| is_plain),
             drafted: outcome.speculation.drafted,
             accepted: outcome.speculation.accepted,
         })

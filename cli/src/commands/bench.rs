@@ -9,10 +9,7 @@ use std::time::Instant;
 use anyhow::Result;
 use braise_engine::device::{self, Choice, GpuLayers, Placement};
 use braise_engine::kv::KvTypes;
-use braise_engine::measure::{
-    self, Cost, GpuPeaks, Limit, Pass, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss,
-};
-use braise_engine::memory;
+use braise_engine::measure::{self, GpuPeaks, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
 use braise_engine::sequences::MAX_SEQUENCES;
 use braise_engine::session::SessionOptions;
 use braise_engine::threads::default_threads;
@@ -23,7 +20,7 @@ use self::row::Row;
 use self::source::{Loaded, Source, Synthetic};
 use crate::args::{self, Cache, Weights, isa};
 use crate::failure::Usage;
-use crate::machine::{cpu_name, look};
+use crate::machine::{available_memory, cpu_name, look};
 
 /// Measure how fast models run, beside the limit of this machine
 ///
@@ -295,20 +292,14 @@ impl Bench {
         Ok(())
     }
 
-    /// What the model's device can do now. On the CPU the buffer is as large as what this model reads for a token.
+    /// What the model's device can do now.
     fn limits(&self, n_threads: usize) -> Result<Can> {
         let model = &self.loaded.model;
         if let Some(peaks) = GpuPeaks::of_model(model)? {
             return Ok(Can::Gpu(peaks));
         }
-        let buffer = Cost::of_pass(model, self.kv, Pass::TOKEN).bytes;
-        Ok(Can::Cpu(Peaks::measure(model.kernels(), n_threads, buffer, available_memory() / 2)?))
+        Ok(Can::Cpu(Peaks::of_model(model, self.kv, n_threads, available_memory() / 2)?))
     }
-}
-
-/// Memory that can be had without swapping, in bytes.
-fn available_memory() -> u64 {
-    memory::now().map_or(u64::MAX, |memory| memory.available)
 }
 
 #[cfg(test)]

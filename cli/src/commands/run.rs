@@ -131,6 +131,7 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     let load = begin.elapsed();
     if args.verbose {
         loaded.notes().iter().for_each(|note| notice(format!("note: {note}")));
+        chat.measure()?;
     }
     match prompt {
         Some(prompt) => {

@@ -185,6 +185,11 @@ impl Model {
         Ok(self.split(vec![device], &whole)?.into_iter().sum())
     }
 
+    /// Whether parts of the model are on different devices.
+    pub fn is_divided(&self) -> bool {
+        self.on_device.as_ref().is_some_and(|on| on.alone().is_none())
+    }
+
     /// Gives back what the model has on devices. Sessions that are made from now on run on the CPU.
     pub fn move_to_cpu(&mut self) {
         self.on_device = None;

@@ -8,10 +8,11 @@ use braise_kernels::isa::Isa;
 
 use crate::device::{GpuLayers, Placement, place_on};
 use crate::error::{ErrorKind, Result};
-use crate::measure::{Mix, Shape, synthetic};
+use crate::kv::KvTypes;
+use crate::measure::{self, GpuPeaks, Mix, Peaks, Shape, Test, synthetic};
 use crate::model::Model;
 use crate::parts::Part;
-use crate::sequences::{Capacity, SequenceId, Sequences, Work};
+use crate::sequences::{Capacity, Planned, SequenceId, Sequences, Work};
 use crate::session::{Logits, Session, SessionOptions};
 
 /// What was asked for since it was last looked at, and what will go wrong.
@@ -362,6 +363,31 @@ fn parts_need_what_the_whole_takes() {
             assert!(taken <= planned + fixed && taken + fixed > planned, "{mix}: {first}");
         }
     }
+}
+
+#[test]
+fn a_benchmark_tells_what_the_device_took_and_can_do() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    assert!(GpuPeaks::of_model(&model).expect("nothing is asked").is_none());
+    let weights = model.move_to(Box::new(fake.clone())).expect("there is room");
+    let test = Test { n_prompt: 8, n_gen: 4, n_depth: 2, n_parallel: 3 };
+    let runs = measure::run(&model, &test, 0, KvTypes::default(), 2).expect("runs");
+    assert_eq!(runs.samples.len(), 2);
+    let taken = runs.device_bytes.expect("is known") as usize;
+    let Planned::Device(Some(plan)) = runs.plan else { panic!("the plan of a GPU") };
+    // places begin at multiples of 256 bytes, which this device does not take
+    let weights = weights - 256 * model.gguf().tensors().len()..=weights;
+    assert!(weights.contains(&(plan.weights as usize)), "{plan:?}, {weights:?}");
+    assert!(
+        taken > *weights.end() + plan.cache as usize && taken < plan.total() as usize,
+        "{taken}, {plan:?}"
+    );
+    assert!(fake.log().replays > 0 && fake.log().taken <= *weights.end(), "the cache was given back");
+    let peaks = GpuPeaks::of_model(&model).expect("is measured").expect("there is a device");
+    let limits = Peaks::from(peaks);
+    assert!(limits.read == peaks.copy && Some(limits.int8) == peaks.bf16 && limits.f32 == limits.int8);
+    assert_eq!(Peaks::from(GpuPeaks { bf16: None, ..peaks }).f32, f64::INFINITY);
 }
 
 #[test]
