@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use braise_engine::constrain::Format;
-use braise_engine::device::Choice;
+use braise_engine::device::{Choice, GpuLayers};
 use braise_engine::gguf::Residency;
 use braise_engine::kv::KvTypes;
 use braise_kernels::isa::Isa;
@@ -47,10 +47,15 @@ pub enum Command {
 /// What a forward pass runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct Compute {
-    /// Where to compute: cpu, cuda, cuda:N (the GPU of that number), or auto: a GPU that has kernels and memory for the
-    /// model, else the CPU. With --isa or BRAISE_ISA, auto is the CPU
+    /// Where to compute: cpu, cuda, cuda:N (the GPU of that number), or auto: all GPUs. What they have no kernels or no
+    /// memory for is computed on the CPU. With --isa or BRAISE_ISA, auto is the CPU
     #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
     device: Choice,
+
+    /// How much of the model goes to GPUs: the last N of its layers and the output, which counts as one of them (0: nothing),
+    /// all, or auto: what fits
+    #[arg(long, value_name = "N", default_value_t = GpuLayers::Auto)]
+    pub gpu_layers: GpuLayers,
 
     /// Threads to compute with [default: the physical cores]
     #[arg(long, value_name = "N")]
@@ -67,15 +72,23 @@ pub struct Compute {
 impl Compute {
     /// The device to compute with.
     pub fn device(&self) -> Choice {
-        match self.device {
-            Choice::Auto if isa_is_named(self.isa.as_deref()) => Choice::Cpu,
-            choice => choice,
+        match self.gpu_layers {
+            GpuLayers::Auto => device(self.device, self.isa.as_deref()),
+            GpuLayers::All | GpuLayers::Last(_) => self.device,
         }
     }
 
     /// The level to compute with.
     pub fn isa(&self) -> anyhow::Result<Isa> {
         isa(self.isa.as_deref())
+    }
+}
+
+/// The device that is meant by `choice`: whoever names an instruction set means the CPU.
+pub fn device(choice: Choice, isa: Option<&str>) -> Choice {
+    match choice {
+        Choice::Auto if isa_is_named(isa) => Choice::Cpu,
+        choice => choice,
     }
 }
 
@@ -353,6 +366,8 @@ mod tests {
             ("--kv-type", "q4"),
             ("--device", "gpu"),
             ("--device", "cuda:x"),
+            ("--gpu-layers", "-1"),
+            ("--gpu-layers", "some"),
         ];
         for (flag, value) in bad {
             assert!(parse(flag, value).is_err(), "{flag} {value}");

@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use braise_engine::chat::ChatTemplate;
 use braise_engine::constrain::{Constraint, Format, Grammars};
-use braise_engine::device::{self, Placement};
+use braise_engine::device::{self, Choice, GpuLayers, Placement};
 use braise_engine::generate::{Finish, Request, generate};
+use braise_engine::kv::KvTypes;
+use braise_engine::measure::{Limit, Peaks, Test};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
 use braise_engine::session::{Session, SessionOptions};
@@ -19,6 +21,8 @@ use indicatif::DecimalBytes;
 
 use crate::args::{Cache, Compute, Generation};
 use crate::chat::{Chat, Message, Role, Sink};
+use crate::failure::Usage;
+use crate::machine::available_memory;
 use crate::output::notice;
 use crate::stats::Stats;
 
@@ -90,7 +94,8 @@ impl Loaded {
                 Some(Speculation::new(drafter))
             }
         };
-        Ok(Talker { loaded: self, session, speculation, constraint: None })
+        let kv = options.kv;
+        Ok(Talker { loaded: self, session, kv, speculation, constraint: None, peaks: None })
     }
 }
 
@@ -113,9 +118,16 @@ fn options(ctx: Option<NonZeroUsize>, compute: &Compute, cache: Cache) -> Sessio
 }
 
 /// Moves `model` to where `compute` says, for sessions of these options. Says so on standard error if asked for, and in any
-/// case if there is a GPU that is not used.
+/// case if there is a GPU and a part of the model is not there.
 pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, verbose: bool) -> Result<()> {
-    match device::place(model, compute.device(), options)? {
+    let on_gpus = !matches!(compute.gpu_layers, GpuLayers::Auto | GpuLayers::Last(0));
+    if on_gpus && compute.device() == Choice::Cpu {
+        let layers = compute.gpu_layers;
+        return Err(
+            Usage(format!("--gpu-layers {layers}: there are none with --device cpu; leave one out")).into()
+        );
+    }
+    match device::place(model, compute.device(), compute.gpu_layers, options)? {
         Placement::Gpu { index, name, weight_bytes, slow } => {
             if verbose {
                 let size = DecimalBytes(weight_bytes as u64);
@@ -123,6 +135,18 @@ pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, ver
             }
             if let Some(slow) = slow {
                 notice(format!("note: {slow}"));
+            }
+        }
+        Placement::Split(split) => {
+            notice(format!("note: {split}"));
+            for gpu in &split.gpus {
+                if verbose {
+                    let size = DecimalBytes(gpu.weight_bytes as u64);
+                    notice(format!("note: {size} of weights are on cuda:{}", gpu.index));
+                }
+                if let Some(slow) = &gpu.slow {
+                    notice(format!("note: cuda:{}: {slow}", gpu.index));
+                }
             }
         }
         Placement::Cpu { because: Some(because), beside_gpu } if verbose || beside_gpu => {
@@ -147,8 +171,11 @@ pub enum Drafts<'m> {
 pub struct Talker<'m> {
     loaded: &'m Loaded,
     session: Session<'m>,
+    kv: KvTypes,
     speculation: Option<Speculation<'m>>,
     constraint: Option<Constraint>,
+    /// What the machine can do at most, if that was measured.
+    peaks: Option<Peaks>,
 }
 
 impl Talker<'_> {
@@ -156,6 +183,24 @@ impl Talker<'_> {
     pub fn constrain(&mut self, format: &Format) -> braise_engine::Result<()> {
         self.constraint = Some(Grammars::new(&self.loaded.tokenizer)?.constraint(format)?);
         Ok(())
+    }
+
+    /// Measures what the machine can do at most, so that statistics name the share of it; nothing where several devices share
+    /// the work, each of which has limits of its own.
+    pub fn measure(&mut self) -> braise_engine::Result<()> {
+        if self.loaded.model.is_divided() {
+            return Ok(());
+        }
+        let (model, threads) = (&self.loaded.model, self.session.threads());
+        self.peaks = Some(Peaks::of_model(model, self.kv, threads, available_memory() / 2)?);
+        Ok(())
+    }
+
+    /// Share of the limit that reading and then generating so many tokens reached in some time, behind `n_depth` others.
+    fn share(&self, n_prompt: usize, n_gen: usize, n_depth: usize, time: Duration) -> Option<f64> {
+        let test = Test { n_prompt, n_gen, n_depth, n_parallel: 1 };
+        let limit = Limit::of(&self.loaded.model, self.kv, &test, &self.peaks?);
+        (n_prompt + n_gen > 0 && !time.is_zero()).then(|| limit.seconds / time.as_secs_f64())
     }
 
     fn generate(&mut self, prompt: &[u32], options: &Generation, sink: Sink<'_>) -> Result<Stats> {
@@ -175,13 +220,20 @@ impl Talker<'_> {
                 "the answer breaks off: the context of {n_ctx} tokens is full; raise it with --ctx"
             ));
         }
+        let before_decode = self.session.tokens().len().saturating_sub(outcome.decode_tokens);
+        let before = before_decode.saturating_sub(outcome.prefill_tokens);
+        let is_plain = outcome.speculation.drafted == 0;
         Ok(Stats {
             load: Duration::ZERO,
             first_token: outcome.prefill,
             prefill_tokens: outcome.prefill_tokens,
             prefill: outcome.prefill,
+            prefill_share: self.share(outcome.prefill_tokens, 0, before, outcome.prefill),
             decode_tokens: outcome.decode_tokens,
             decode: outcome.decode,
+            decode_share: self
+                .share(0, outcome.decode_tokens, before_decode, outcome.decode)
+                .filter(|_| is_plain),
             drafted: outcome.speculation.drafted,
             accepted: outcome.speculation.accepted,
         })

@@ -1,6 +1,7 @@
 //! What the operating system says of this machine.
 
 use anyhow::Result;
+use braise_engine::memory;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// Its memory and processor, now.
@@ -14,4 +15,9 @@ pub fn look() -> Result<System> {
 pub fn cpu_name(system: &System) -> String {
     let brand = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
     brand.filter(|brand| !brand.is_empty()).unwrap_or_else(System::cpu_arch)
+}
+
+/// Memory that can be had without swapping, in bytes.
+pub fn available_memory() -> u64 {
+    memory::now().map_or(u64::MAX, |memory| memory.available)
 }

@@ -1,4 +1,7 @@
-//! Which device a model runs on: a GPU, if there is one that runs it and has the memory, else the CPU.
+//! Which devices a model runs on: a GPU, if there is one that runs it and has the memory; else several, or a GPU and the CPU;
+//! else the CPU.
+
+mod report;
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,19 +9,24 @@ use std::str::FromStr;
 use braise_kernels::cuda::{Device, Error as DeviceError, Gpu};
 
 use crate::backend::cuda;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::parts::{Assignment, Location, Part};
+use crate::plan::{GpuRoom, Needs, Refusal};
 use crate::session::SessionOptions;
+
+pub use crate::plan::GpuLayers;
+pub use report::{Split, UsedGpu};
 
 /// What a user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// A GPU if that works, else the CPU.
+    /// All GPUs as far as that works, and the CPU for the rest.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this number, or nothing.
+    /// The GPU of this number, and the CPU for what does not fit there.
     Cuda(usize),
 }
 
@@ -64,6 +72,8 @@ pub enum Placement {
         /// What is slow there, if something is: see [`cuda::slow`].
         slow: Option<String>,
     },
+    /// On several devices.
+    Split(Split),
     /// On the CPU.
     Cpu {
         /// Why not on a GPU; `None`: nobody asked for one.
@@ -76,84 +86,224 @@ pub enum Placement {
 /// Memory of a GPU that is left to what no plan counts: the translated kernels and the graphs.
 const RESERVE: usize = 256 << 20;
 
-/// Moves `model` to where `choice` says. `options` are those of the sessions to come, of which one has to fit.
-///
-/// # Errors
-/// A GPU was asked for by number, and is not there, cannot run the model, or has too little memory.
-pub fn place(model: &mut Model, choice: Choice, options: &SessionOptions) -> Result<Placement> {
-    match choice {
-        Choice::Cpu => Ok(Placement::Cpu { because: None, beside_gpu: false }),
-        Choice::Cuda(index) => match Gpu::open(index) {
-            Ok(gpu) => place_on(model, index, Box::new(gpu)),
-            Err(e) => Err(cuda::error(model, e)),
-        },
-        Choice::Auto => {
-            let count = match Gpu::count() {
-                Ok(count) => count,
-                Err(e) => {
-                    let beside_gpu = e != DeviceError::NoDriver;
-                    return Ok(Placement::Cpu { because: Some(e.to_string()), beside_gpu });
-                }
-            };
-            let open = |index| Ok(Box::new(Gpu::open(index)?) as Box<dyn Device + Send>);
-            place_on_any(model, (0..count).map(open), options)
-        }
-    }
-}
+/// GPUs, each with its number, or with why it cannot be used.
+type Opened = Vec<(usize, std::result::Result<Box<dyn Device + Send>, DeviceError>)>;
 
-/// Moves `model` to the first device that runs it; else it stays on the CPU.
+/// Moves as much of `model` as `layers` says to the GPUs that `choice` says. `options` are those of the sessions to come, of
+/// which one has to fit.
 ///
 /// # Errors
-/// None that a user could do anything about.
-pub fn place_on_any(
+/// A GPU was asked for by number, and is not there, cannot run the model, or has too little memory; or layers were asked for
+/// that GPUs have no kernels or no memory for.
+pub fn place(
     model: &mut Model,
-    devices: impl Iterator<Item = std::result::Result<Box<dyn Device + Send>, DeviceError>>,
+    choice: Choice,
+    layers: GpuLayers,
     options: &SessionOptions,
 ) -> Result<Placement> {
-    let (mut because, mut beside_gpu) = ("there is no GPU".to_owned(), false);
-    for (index, device) in devices.enumerate() {
-        beside_gpu = true;
-        let fits = device.map_err(|e| e.to_string()).and_then(|mut device| {
-            check(model, &mut *device, options)?;
-            // what another program took meanwhile is an error like any other
-            place_on(model, index, device).map_err(|e| e.to_string())
-        });
-        match fits {
-            Ok(placement) => return Ok(placement),
-            Err(e) => because = e,
+    let refuse = |why: String, next: &str| {
+        let what = format!("--gpu-layers {layers}: {why}");
+        Err(Error::new(ErrorKind::Device, what).file(model.gguf().path()).next(next))
+    };
+    let on_cpu = matches!(layers, GpuLayers::Auto | GpuLayers::Last(0));
+    match choice {
+        Choice::Cpu if on_cpu => Ok(Placement::Cpu { because: None, beside_gpu: false }),
+        Choice::Cpu => refuse("the device is the CPU".to_owned(), "leave one of the two out"),
+        Choice::Cuda(_) | Choice::Auto if layers == GpuLayers::Last(0) => {
+            Ok(Placement::Cpu { because: None, beside_gpu: false })
+        }
+        Choice::Cuda(index) => {
+            let gpu = Gpu::open(index).map_err(|e| cuda::error(model, e))?;
+            match place_on(model, vec![(index, Ok(Box::new(gpu)))], layers, options)? {
+                Placement::Cpu { because, .. } => {
+                    let why = because.unwrap_or_else(|| "there is no GPU".to_owned());
+                    Err(Error::new(ErrorKind::Device, why)
+                        .file(model.gguf().path())
+                        .next("choose a smaller context or a smaller model, or run it on the CPU"))
+                }
+                placement => Ok(placement),
+            }
+        }
+        Choice::Auto => match Gpu::count() {
+            Ok(count) => {
+                let open =
+                    |index| (index, Gpu::open(index).map(|gpu| Box::new(gpu) as Box<dyn Device + Send>));
+                place_on(model, (0..count).map(open).collect(), layers, options)
+            }
+            Err(e) if on_cpu => {
+                let beside_gpu = e != DeviceError::NoDriver;
+                Ok(Placement::Cpu { because: Some(e.to_string()), beside_gpu })
+            }
+            Err(e) => refuse(e.to_string(), "run the model on the CPU"),
+        },
+    }
+}
+
+/// Moves as much of `model` as `layers` says to `devices`, each of which has a number; what does not fit stays on the CPU.
+///
+/// # Errors
+/// Layers were asked for that the devices have no kernels or no memory for.
+pub fn place_on(
+    model: &mut Model,
+    devices: Opened,
+    layers: GpuLayers,
+    options: &SessionOptions,
+) -> Result<Placement> {
+    let beside_gpu = !devices.is_empty();
+    let (mut candidates, mut because) = (Vec::new(), None);
+    for (index, device) in devices {
+        let device = device.map_err(|e| e.to_string());
+        match device.and_then(|device| Candidate::new(model, index, device, options)) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(e) => because = Some(e),
         }
     }
-    Ok(Placement::Cpu { because: Some(because), beside_gpu })
+    let on_cpu = |because: String| Ok(Placement::Cpu { because: Some(because), beside_gpu });
+    let Some(first) = candidates.first() else {
+        let because = because.unwrap_or_else(|| "there is no GPU".to_owned());
+        return match layers {
+            GpuLayers::Auto | GpuLayers::Last(0) => on_cpu(because),
+            _ => Err(Error::new(ErrorKind::Device, because)
+                .file(model.gguf().path())
+                .next("run it on the CPU")),
+        };
+    };
+    let needs = first.needs.clone();
+    let rooms: Vec<GpuRoom> = candidates.iter().map(|candidate| candidate.room.clone()).collect();
+    let why = Why::new(model, &candidates, &needs);
+    let assignment = match needs.assign(&rooms, layers) {
+        Ok(assignment) => assignment,
+        Err(refusal) => return Err(why.refusal(model, layers, refusal)),
+    };
+    let (used, assignment) = used(candidates, &assignment);
+    if used.is_empty() {
+        return on_cpu(why.not_on_gpu());
+    }
+    let mut gpus: Vec<UsedGpu> = used.iter().map(|candidate| UsedGpu::of(model, candidate)).collect();
+    let devices = used.into_iter().map(|candidate| candidate.device).collect();
+    let bytes = match model.split(devices, &assignment) {
+        Ok(bytes) => bytes,
+        // what another program took meanwhile
+        Err(e) if layers == GpuLayers::Auto => return on_cpu(e.to_string()),
+        Err(e) => return Err(e),
+    };
+    gpus.iter_mut().zip(bytes).for_each(|(gpu, bytes)| gpu.weight_bytes = bytes);
+    if let ([gpu], [_]) = (&gpus[..], &assignment.segments()[..]) {
+        let UsedGpu { index, name, weight_bytes, slow } = gpu.clone();
+        return Ok(Placement::Gpu { index, name, weight_bytes, slow });
+    }
+    let because = match layers {
+        GpuLayers::Auto => why.too_little(),
+        GpuLayers::All | GpuLayers::Last(_) => format!("--gpu-layers {layers}"),
+    };
+    Ok(Placement::Split(Split::new(&assignment, gpus, &because, &why.lacking)))
 }
 
-fn place_on(model: &mut Model, index: usize, device: Box<dyn Device + Send>) -> Result<Placement> {
-    let name = device.properties().name.clone();
-    let slow = cuda::slow(model.spec(), device.properties().compute);
-    let weight_bytes = model.move_to(device)?;
-    Ok(Placement::Gpu { index, name, weight_bytes, slow })
+/// The GPUs that have parts, and where the parts are in terms of these.
+fn used(candidates: Vec<Candidate>, assignment: &Assignment) -> (Vec<Candidate>, Assignment) {
+    let is_used = |i: usize| assignment.parts().any(|(_, on)| on == Location::Gpu(i));
+    let on = |part| match assignment.of(part) {
+        Location::Cpu => Location::Cpu,
+        Location::Gpu(i) => Location::Gpu((0..i).filter(|i| is_used(*i)).count()),
+    };
+    let of_used = Assignment::new(assignment.n_layer(), on);
+    let used = candidates.into_iter().enumerate().filter(|(i, _)| is_used(*i));
+    (used.map(|(_, candidate)| candidate).collect(), of_used)
 }
 
-/// Fails with the reason if `device` cannot run `model` in a session with these options.
-fn check(
-    model: &Model,
-    device: &mut (dyn Device + Send),
-    options: &SessionOptions,
-) -> std::result::Result<(), String> {
-    let properties = device.properties().clone();
-    if let Some(what) = cuda::unsupported(model, properties.compute) {
-        return Err(format!("there are no GPU kernels for {what}"));
+/// A GPU that may get parts of a model.
+struct Candidate {
+    index: usize,
+    device: Box<dyn Device + Send>,
+    needs: Needs,
+    room: GpuRoom,
+}
+
+impl Candidate {
+    fn new(
+        model: &Model,
+        index: usize,
+        mut device: Box<dyn Device + Send>,
+        options: &SessionOptions,
+    ) -> std::result::Result<Candidate, String> {
+        let free = device.memory().map_err(|e| e.to_string())?.free;
+        let properties = device.properties();
+        let sizes = options.sizes(model.spec());
+        let (needs, fixed) = cuda::needs(model, sizes, options.kv, properties).map_err(|e| e.to_string())?;
+        let lacks = |part: &Part| cuda::unsupported_part(model, *part, properties.compute).is_some();
+        let lacks = Part::all(model.layers.len()).filter(lacks).collect();
+        let room = GpuRoom { free, fixed: fixed.saturating_add(RESERVE), lacks };
+        Ok(Candidate { index, device, needs, room })
     }
-    let free = device.memory().map_err(|e| e.to_string())?.free;
-    let words = |e: Error| e.to_string();
-    let weights = cuda::weight_bytes(model).map_err(words)?;
-    let sizes = options.sizes(model.spec());
-    let sequence = cuda::sequence_bytes(model, sizes, options.kv, &properties).map_err(words)?;
-    let needed = weights.saturating_add(sequence).saturating_add(RESERVE);
-    if needed <= free {
-        return Ok(());
+}
+
+/// Why a model is not on a GPU as a whole.
+struct Why {
+    /// Of each layer, what no GPU has kernels for; and the first of that, of any part.
+    lacking: Vec<Option<String>>,
+    kernels: Option<String>,
+    /// Names of the GPUs, bytes that are free there, and that the model takes.
+    names: String,
+    free: usize,
+    needed: usize,
+}
+
+impl Why {
+    fn new(model: &Model, candidates: &[Candidate], needs: &Needs) -> Why {
+        let lacks = |part: Part| {
+            let compute = |gpu: &Candidate| gpu.device.properties().compute;
+            let what = candidates.iter().map(|gpu| cuda::unsupported_part(model, part, compute(gpu)));
+            what.reduce(|what, other| what.filter(|_| other.is_some())).flatten()
+        };
+        let of_layer = |i| lacks(Part::Mixer(i)).or_else(|| lacks(Part::Mlp(i)));
+        let lacking = (0..model.layers.len()).map(of_layer).collect();
+        let kernels = Part::all(model.layers.len()).find_map(lacks);
+        let names: Vec<&str> = candidates.iter().map(|gpu| gpu.device.properties().name.as_str()).collect();
+        Why {
+            lacking,
+            kernels,
+            names: names.join(" and "),
+            free: candidates.iter().fold(0, |sum, gpu| sum.saturating_add(gpu.room.free)),
+            needed: candidates.iter().fold(needs.bytes(), |sum, gpu| sum.saturating_add(gpu.room.fixed)),
+        }
     }
-    let gb = |bytes: usize| format!("{:.1} GB", bytes as f64 / 1e9);
-    Err(format!("the model takes {} on a GPU, and {} has {} free", gb(needed), properties.name, gb(free)))
+
+    fn too_little(&self) -> String {
+        let has = if self.names.contains(" and ") { "have" } else { "has" };
+        format!(
+            "the model takes {} on a GPU, and {} {has} {} free",
+            gb(self.needed),
+            self.names,
+            gb(self.free)
+        )
+    }
+
+    fn not_on_gpu(&self) -> String {
+        match &self.kernels {
+            Some(what) => format!("there are no GPU kernels for {what}"),
+            None => self.too_little(),
+        }
+    }
+
+    fn refusal(&self, model: &Model, layers: GpuLayers, refusal: Refusal) -> Error {
+        let (why, next) = match refusal {
+            Refusal::Memory(missing) => {
+                let what = format!(
+                    "{missing} bytes are missing on the GPU: {} has {} free",
+                    self.names,
+                    gb(self.free)
+                );
+                (what, "choose fewer layers, a smaller context or a cache of 8 bits; auto takes what fits")
+            }
+            Refusal::Kernels(_) => (self.not_on_gpu(), "auto leaves the layers that need them on the CPU"),
+        };
+        let what = format!("--gpu-layers {layers}: {why}");
+        Error::new(ErrorKind::Device, what).file(model.gguf().path()).next(next)
+    }
+}
+
+fn gb(bytes: usize) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 #[cfg(test)]

@@ -2,9 +2,35 @@
 
 use crate::backend::{Backend, Residual, Target};
 use crate::model::{LayerWeights, MixerWeights, MlpWeights, Model};
+use crate::parts::{Part, Parts, WHOLE};
 
 /// Runs the batch that `backend` holds through `model`, up to the logits of those tokens that it was asked for.
 pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
+    forward_parts(backend, model, &WHOLE);
+}
+
+/// The same with some parts of the model alone, of which the first takes the `x` that `backend` holds, unless it is
+/// [`Part::Input`].
+pub fn forward_parts<B: Backend>(backend: &mut B, model: &Model, parts: &Parts) {
+    if parts.contains(&Part::Input) {
+        input(backend, model);
+    } else if (0..model.layers.len()).any(|i| parts.contains(&Part::Mixer(i))) {
+        backend.rotations();
+    }
+    for (i, layer) in model.layers.iter().enumerate() {
+        if parts.contains(&Part::Mixer(i)) {
+            mixer(backend, i, layer);
+        }
+        if parts.contains(&Part::Mlp(i)) {
+            mlp(backend, i, layer);
+        }
+    }
+    if parts.contains(&Part::Output) {
+        logits(backend, model);
+    }
+}
+
+fn input<B: Backend>(backend: &mut B, model: &Model) {
     backend.embed(model);
     if let Some(norm) = &model.embd_norm {
         backend.normalize(norm);
@@ -12,29 +38,33 @@ pub fn forward<B: Backend>(backend: &mut B, model: &Model) {
     if let Some(inputs) = &model.layer_inputs {
         backend.layer_inputs(inputs);
     }
-    for (i, layer) in model.layers.iter().enumerate() {
-        if let MlpWeights::Experts(experts) = &layer.mlp
-            && experts.spec.routes_first
-        {
-            backend.route(experts, None);
-        }
-        mix(backend, i, layer);
-        if layer.parallel {
-            up(backend, layer);
-            mixer_output(backend, layer);
-        } else {
-            mixer_output(backend, layer);
-            up(backend, layer);
-        }
-        down(backend, layer);
-        if let Some(input) = &layer.input {
-            backend.add_layer_input(i, input);
-        }
-        if layer.scale != 1.0 {
-            backend.scale(layer.scale);
-        }
+}
+
+/// See [`mlp`] for where a parallel layer's mixer ends.
+fn mixer<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
+    if let MlpWeights::Experts(experts) = &layer.mlp
+        && experts.spec.routes_first
+    {
+        backend.route(experts, None);
     }
-    logits(backend, model);
+    mix(backend, i, layer);
+    if !layer.parallel {
+        mixer_output(backend, layer);
+    }
+}
+
+fn mlp<B: Backend>(backend: &mut B, i: usize, layer: &LayerWeights) {
+    up(backend, layer);
+    if layer.parallel {
+        mixer_output(backend, layer);
+    }
+    down(backend, layer);
+    if let Some(input) = &layer.input {
+        backend.add_layer_input(i, input);
+    }
+    if layer.scale != 1.0 {
+        backend.scale(layer.scale);
+    }
 }
 
 /// What looks at other tokens, up to its output matrix.

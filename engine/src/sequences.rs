@@ -7,22 +7,33 @@
 //! - matrices: that of few where a step has up to 8 tokens in all;
 //! - attention: that of few where the sequence has up to 8 tokens in the step;
 //! - logits: that of few where up to 8 tokens ask for them, or there is no room for more than 8 sequences.
+//!
+//! They are computed where their model is, on the CPU or on a GPU. There, how many blocks share the positions of a token
+//! follows from how many tokens attend, so that sums may be added in another order too.
+
+mod check;
+mod pipeline;
+mod place;
 
 use std::ops::{ControlFlow, Range};
-use std::sync::{Mutex, PoisonError};
 
 use braise_kernels::ops::PAGE;
-use braise_kernels::sync::Team;
 
-use crate::backend::cpu::{Allocator, Batch, Buffers, CpuWorker, PRIVATE_ROWS, Run, Scratch};
+use crate::backend::cpu::PRIVATE_ROWS;
+use crate::backend::{Batch, Run, cuda};
 use crate::error::{Error, ErrorKind, Result};
-use crate::forward;
-use crate::kv::{KvCache, Room};
+use crate::kv::Room;
 use crate::memory::{self, Promise};
 use crate::model::Model;
-use crate::plan::{self, Outline, Plan, Request};
-use crate::session::{DEFAULT_CTX, Logits, SessionOptions};
+use crate::parts::Location;
+use crate::plan::{self, DevicePlan, Outline, Plan, Request};
+use crate::sample::Scored;
+use crate::session::{Logits, MAX_BEST, SessionOptions};
 use crate::threads;
+use check::{check_tokens, not_finite, request};
+use pipeline::Pipeline;
+pub(crate) use place::{Best, Place};
+use place::{OnCpu, are_finite};
 
 /// Most sequences that there can be at a time.
 pub const MAX_SEQUENCES: usize = 64;
@@ -55,15 +66,24 @@ pub struct Work<'a> {
     pub logits: Logits,
 }
 
-/// Logits of one token of a step.
+/// Logits of one token of a step: all, or the best of them.
 #[derive(Debug)]
-pub struct Row<'a> {
+pub struct Row<'a, T = f32> {
     /// Which of the step's works asked for them.
     pub work: usize,
     /// The token's position in its sequence.
     pub position: usize,
-    /// `n_vocab` numbers; or the error that one of them is not finite.
-    pub logits: Result<&'a [f32]>,
+    /// `n_vocab` numbers, or see [`Sequences::step_best`]; or the error that one of them is not finite.
+    pub logits: Result<&'a [T]>,
+}
+
+/// What sequences take of the memory when the cache is full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Planned {
+    /// Of the machine's.
+    Machine(Plan),
+    /// Of a GPU's; nothing is known where the numbers are too large.
+    Device(Option<DevicePlan>),
 }
 
 /// Several sequences of tokens, with the model's memory of them.
@@ -71,15 +91,13 @@ pub struct Row<'a> {
 pub struct Sequences<'m> {
     model: &'m Model,
     room: Room,
-    pool: rayon::ThreadPool,
-    team: Team,
-    pub(crate) buffers: Buffers,
-    kv: KvCache,
-    plan: Plan,
+    place: Box<dyn Place + 'm>,
+    /// Workers: none where a GPU computes.
+    threads: usize,
+    plan: Planned,
     /// Of what the plan says; held for as long as the sequences live.
-    _promise: Promise,
+    _promise: Option<Promise>,
     warning: Option<String>,
-    scratch: Vec<Mutex<Scratch>>,
     /// By their places in the cache.
     sequences: Vec<Option<Sequence>>,
     next_id: u64,
@@ -99,55 +117,74 @@ struct Sequence {
 struct Step {
     tokens: Vec<u32>,
     runs: Vec<Run>,
-    /// Those whose logits are wanted, and which work wants them.
+    /// Those whose logits are wanted, and for whom.
     wanted: Vec<u32>,
-    wanted_by: Vec<usize>,
+    asked: Vec<Asked>,
 }
 
+/// A token whose logits a work of the step asks for, by its position in its sequence.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    work: usize,
+    position: usize,
+}
+
+/// Takes rows of logits that were computed where the sequences are.
+type Give<'a> = &'a mut dyn FnMut(&mut dyn Place, &[Asked]) -> Result<ControlFlow<()>>;
+
 impl<'m> Sequences<'m> {
-    /// Room for sequences, of which there are none yet. [`SessionOptions::n_ctx`] is that of each.
+    /// Room for sequences, of which there are none yet, on the device that the model is on. [`SessionOptions::n_ctx`] is that
+    /// of each.
     ///
     /// # Errors
     /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, capacity: Capacity, options: &SessionOptions) -> Result<Sequences<'m>> {
-        let n_threads = options.threads.unwrap_or_else(threads::default_threads);
-        let request = request(model, capacity, options, n_threads)?;
+        let threads = options.threads.unwrap_or_else(threads::default_threads);
+        let request = request(model, capacity, options, threads)?;
         let room = request.room(model.spec());
-        if !(1..=MAX_THREADS).contains(&n_threads) {
-            let what = format!("{n_threads} threads");
-            return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
-        }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(n_threads)
-            .thread_name(|i| format!("braise-{i}"))
-            .build()
-            .map_err(|e| {
-                let what = format!("cannot start {n_threads} threads: {e}");
-                Error::new(ErrorKind::Io, what).next("choose fewer")
-            })?;
-        // the system promises more than it has: what can never be filled must not be begun
-        let (outline, memory) = (Outline::of(model), memory::now());
-        let plan = outline.admit(&request, memory).map_err(|e| e.file(model.gguf().path()))?;
-        let no_memory = || outline.refusal(&request, Some(&plan), memory).file(model.gguf().path());
-        let team = Team::new(n_threads);
-        let allocator = Allocator::real(&team);
-        let buffers = Buffers::new(&allocator, model.spec(), outline.operands(), room, n_logits(room));
-        let kv = KvCache::new(&team, model.spec(), room, options.kv);
-        Ok(Sequences {
+        let outline = Outline::of(model);
+        let new = |place: Box<dyn Place + 'm>, threads: usize, plan: Planned| Sequences {
             model,
             room,
-            pool,
-            buffers: buffers.ok_or_else(no_memory)?,
-            kv: kv.ok_or_else(no_memory)?,
-            scratch: (0..n_threads).map(|_| Mutex::default()).collect(),
+            place,
+            threads,
+            plan,
+            _promise: None,
+            warning: None,
             sequences: (0..room.n_seq).map(|_| None).collect(),
             next_id: 0,
             step: Step::default(),
-            warning: memory.and_then(|memory| plan::warning(&plan, model.gguf().droppable_bytes(), memory)),
-            _promise: Promise::of(plan.session()),
-            plan,
-            team,
-        })
+        };
+        let on = model.on_device.as_ref();
+        if let Some(on) = on.filter(|on| on.on_cpu().next().is_none()) {
+            let place: Box<dyn Place + 'm> = match on.alone() {
+                Some(loaded) => Box::new(cuda::OnDevice::new(model, loaded, room, options.kv)?),
+                None => Box::new(Pipeline::new(model, on, None, room, options.kv)?),
+            };
+            let plan = Planned::Device(outline.on_device(&request, &outline.everything()));
+            return Ok(new(place, 0, plan));
+        }
+        let outline = outline.only(|part| on.is_none_or(|on| on.on_cpu().any(|parts| parts.contains(&part))));
+        // what is read at a time does not depend on which parts are here
+        let request = Request { chunk: Some(room.chunk), ..request };
+        if !(1..=MAX_THREADS).contains(&threads) {
+            let what = format!("{threads} threads");
+            return Err(Error::new(ErrorKind::Input, what).next(format!("choose 1 to {MAX_THREADS}")));
+        }
+        // the system promises more than it has: what can never be filled must not be begun
+        let memory = memory::now();
+        let plan = outline.admit(&request, memory).map_err(|e| e.file(model.gguf().path()))?;
+        let place = OnCpu::new(model, &outline, room, options.kv, threads)?;
+        let cpu =
+            place.ok_or_else(|| outline.refusal(&request, Some(&plan), memory).file(model.gguf().path()))?;
+        let droppable = model.gguf().droppable_bytes().min(plan.weights);
+        let warning = memory.and_then(|memory| plan::warning(&plan, droppable, memory));
+        let place: Box<dyn Place + 'm> = match on {
+            Some(on) => Box::new(Pipeline::new(model, on, Some(cpu), room, options.kv)?),
+            None => Box::new(cpu),
+        };
+        let promise = Some(Promise::of(plan.session()));
+        Ok(Sequences { warning, _promise: promise, ..new(place, threads, Planned::Machine(plan)) })
     }
 
     /// The model.
@@ -165,13 +202,13 @@ impl<'m> Sequences<'m> {
         self.room.chunk
     }
 
-    /// Worker threads.
+    /// Worker threads: none where GPUs alone compute.
     pub fn threads(&self) -> usize {
-        self.team.size()
+        self.threads
     }
 
     /// What is taken of the memory when the cache is full.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Planned {
         &self.plan
     }
 
@@ -180,14 +217,14 @@ impl<'m> Sequences<'m> {
         self.warning.as_deref()
     }
 
-    /// Bytes that were taken for keys, values and states.
+    /// Bytes that were taken for keys, values and states; of a GPU all that the sequences take there.
     pub fn cache_bytes(&self) -> u64 {
-        self.kv.taken() as u64
+        self.place.bytes()
     }
 
     /// Tokens that there is memory for beside those of all sequences, in whole pages.
     pub fn free_tokens(&self) -> usize {
-        self.kv.free_pages() * PAGE
+        self.place.pages().free_pages() * PAGE
     }
 
     /// Begins a sequence without tokens.
@@ -206,7 +243,7 @@ impl<'m> Sequences<'m> {
     /// There is no such sequence.
     pub fn remove(&mut self, id: SequenceId) -> Result<()> {
         let seq = self.find(id)?;
-        self.kv.truncate(seq, 0);
+        self.place.truncate(seq, 0);
         self.sequences[seq] = None;
         Ok(())
     }
@@ -233,8 +270,9 @@ impl<'m> Sequences<'m> {
         }
         let to = self.free_place()?;
         let again = self.sequence(from).stale || (n < n_tokens && !self.keeps(from, n));
-        if !again {
-            self.kv.share(from, to, n);
+        if !again && let Err(error) = self.place.share(from, to, n) {
+            self.place.truncate(to, 0);
+            return Err(error);
         }
         let tokens = self.sequence(from).tokens[..n].to_vec();
         Ok(self.place(to, tokens, again))
@@ -249,7 +287,7 @@ impl<'m> Sequences<'m> {
         let seq = self.find(id)?;
         if n < self.sequence(seq).tokens.len() {
             let again = self.sequence(seq).stale || !self.keeps(seq, n);
-            self.kv.truncate(seq, if again { 0 } else { n });
+            self.place.truncate(seq, if again { 0 } else { n });
             let sequence = self.sequence_mut(seq);
             sequence.stale = again;
             sequence.tokens.truncate(n);
@@ -260,12 +298,12 @@ impl<'m> Sequences<'m> {
     /// Reads again what [`Sequences::truncate`] made it necessary to.
     ///
     /// # Errors
-    /// There is no such sequence, or others have taken the room that it had ([`ErrorKind::CacheFull`]).
+    /// There is no such sequence, others have taken the room that it had ([`ErrorKind::CacheFull`]), or a GPU's errors: its
+    /// tokens are to be read again then.
     pub fn settle(&mut self, id: SequenceId) -> Result<()> {
         let seq = self.find(id)?;
-        self.check_pages(self.kv.lacking(&[self.run_of(seq, 0)]))?;
-        self.settle_at(seq);
-        Ok(())
+        self.check_pages(self.place.pages().lacking(&[self.run_of(seq, 0)]))?;
+        self.settle_at(seq)
     }
 
     /// Reads the tokens of all `work` in one pass, and gives the logits that are asked for to `sink`, in order. `sink` may
@@ -274,12 +312,60 @@ impl<'m> Sequences<'m> {
     /// # Errors
     /// Nothing was read, and no sequence has changed: there is no such sequence, or one has two works; a work has no tokens
     /// or one that is not in the vocabulary; they are more than [`Sequences::max_step`] or do not fit a sequence's context;
-    /// the cache has no room for them ([`ErrorKind::CacheFull`]); or the model is an encoder.
+    /// the cache has no room for them ([`ErrorKind::CacheFull`]); the model is an encoder; or a GPU's errors, after which what
+    /// the sequences had read before is read again by their next step, and some logits may have been given.
     pub fn step(
         &mut self,
         work: &[Work<'_>],
         sink: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>,
     ) -> Result<()> {
+        let model = self.model;
+        self.step_with(work, None, &mut |place, asked| {
+            let rows = place.rows(asked.len())?.chunks_exact(model.spec().n_vocab);
+            let mut rows = asked.iter().zip(rows).map(|(Asked { work, position }, row)| Row {
+                work: *work,
+                position: *position,
+                logits: if are_finite(row) { Ok(row) } else { Err(not_finite(model, *position)) },
+            });
+            Ok(rows.try_for_each(&mut *sink))
+        })
+    }
+
+    /// The same, with the `k` largest logits of each token alone (at least one, and no more than there are or than
+    /// [`MAX_BEST`]): tokens and logits, in descending order, of equal ones the first before the others. A GPU finds them
+    /// itself, which spares the transfer of the others.
+    ///
+    /// # Errors
+    /// As [`Sequences::step`]; of logits beside the best it is not known whether they are finite.
+    pub fn step_best(
+        &mut self,
+        work: &[Work<'_>],
+        k: usize,
+        sink: &mut dyn FnMut(Row<'_, Scored>) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let model = self.model;
+        let k = k.clamp(1, MAX_BEST.min(model.spec().n_vocab));
+        self.step_with(work, Some(k), &mut |place, asked| {
+            let rows = asked.iter().zip(place.best(asked.len(), k)?);
+            let mut rows = rows.map(|(Asked { work, position }, best)| Row {
+                work: *work,
+                position: *position,
+                logits: match best.iter().all(|(_, logit)| logit.is_finite()) {
+                    true => Ok(&best[..]),
+                    false => Err(not_finite(model, *position)),
+                },
+            });
+            Ok(rows.try_for_each(&mut *sink))
+        })
+    }
+
+    /// Whether [`Sequences::step_best`] costs less than [`Sequences::step`].
+    pub fn finds_best(&self) -> bool {
+        self.model.on_device.as_ref().is_some_and(|on| on.end() != Location::Cpu)
+    }
+
+    /// See [`Sequences::step`].
+    fn step_with(&mut self, work: &[Work<'_>], best: Option<usize>, give: Give<'_>) -> Result<()> {
         if self.model.spec().is_encoder() {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -293,22 +379,37 @@ impl<'m> Sequences<'m> {
             return Ok(());
         }
         for work in work {
-            self.settle_at(self.find(work.sequence)?);
+            self.settle_at(self.find(work.sequence)?)?;
         }
         self.step.clear();
+        let read = self.push_all(work).and_then(|()| self.pass(best, give));
+        self.undo_if_failed(read)
+    }
+
+    fn push_all(&mut self, work: &[Work<'_>]) -> Result<()> {
         for (index, work) in work.iter().enumerate() {
-            let rows = self.push(self.find(work.sequence)?, work.tokens);
-            let wanted = match work.logits {
-                Logits::None => rows.end..rows.end,
-                Logits::Last => rows.end - 1..rows.end,
-                Logits::All => rows,
-            };
-            self.step.wanted_by.resize(self.step.wanted_by.len() + wanted.len(), index);
+            let seq = self.find(work.sequence)?;
+            let first = self.sequence(seq).tokens.len();
+            let rows = self.push(seq, work.tokens)?;
+            let wanted = work.logits.of(rows.clone());
+            let asked = wanted.clone().map(|row| Asked { work: index, position: first + row - rows.start });
+            self.step.asked.extend(asked);
             self.step.wanted.extend(wanted.map(|row| row as u32));
         }
-        // whoever breaks off knows it
-        let _ = self.pass(sink);
         Ok(())
+    }
+
+    /// Where the step failed, its sequences have what they had before, and nothing is known of what layers remember.
+    fn undo_if_failed(&mut self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            for Run { seq, first, .. } in std::mem::take(&mut self.step.runs) {
+                self.place.truncate(seq, 0);
+                let sequence = self.sequence_mut(seq);
+                sequence.tokens.truncate(first);
+                sequence.stale = true;
+            }
+        }
+        result
     }
 
     /// Whether `tokens` can follow those of a sequence, as far as its context and the vocabulary go.
@@ -316,13 +417,18 @@ impl<'m> Sequences<'m> {
         check_tokens(self.model, (self.tokens(id)?.len(), self.n_ctx()), tokens)
     }
 
-    /// Reads `tokens`, no more than a step can, without logits; what they became is in `buffers.x`.
-    pub(crate) fn read(&mut self, id: SequenceId, tokens: &[u32]) -> Result<()> {
-        let seq = self.find(id)?;
+    /// Reads `tokens`, no more than a step can, without logits; what some of them became behind the last layer,
+    /// (tokens, n_embd).
+    pub(crate) fn values(&mut self, id: SequenceId, tokens: &[u32], wanted: Range<usize>) -> Result<&[f32]> {
+        self.read(self.find(id)?, tokens)?;
+        self.place.values(wanted)
+    }
+
+    fn read(&mut self, seq: usize, tokens: &[u32]) -> Result<()> {
         self.step.clear();
-        self.push(seq, tokens);
-        self.run(0..0, |worker, model| forward::forward(worker, model));
-        Ok(())
+        let read = self.push(seq, tokens);
+        let read = read.and_then(|_| self.place.forward(self.step.batch(0..0), None));
+        self.undo_if_failed(read)
     }
 
     /// Whether there is nothing wrong with the step.
@@ -343,7 +449,7 @@ impl<'m> Sequences<'m> {
             let what = format!("a step of {n_tokens} tokens, but there is room for {}", self.max_step());
             return Err(Error::new(ErrorKind::Input, what).next("read them in several"));
         }
-        self.check_pages(self.kv.lacking(&self.step.runs))
+        self.check_pages(self.place.pages().lacking(&self.step.runs))
     }
 
     /// What a sequence has to read for `n` more tokens: of a stale one all.
@@ -354,7 +460,7 @@ impl<'m> Sequences<'m> {
     }
 
     fn check_pages(&self, lacking: usize) -> Result<()> {
-        let free = self.kv.free_pages();
+        let free = self.place.pages().free_pages();
         if lacking > free {
             let what = format!(
                 "the cache is full: it holds {} pages of {PAGE} tokens, of which {free} are free, and {lacking} more are \
@@ -383,7 +489,7 @@ impl<'m> Sequences<'m> {
 
     /// Whether a sequence that forgets what is behind position `n` still has what comes before.
     fn keeps(&self, seq: usize, n: usize) -> bool {
-        !self.model.spec().is_recurrent() && self.kv.holds(seq, n)
+        !self.model.spec().is_recurrent() && self.place.holds(seq, n)
     }
 
     /// A sequence's place.
@@ -402,88 +508,50 @@ impl<'m> Sequences<'m> {
         self.sequences[seq].as_mut().expect("a sequence at this place")
     }
 
-    fn settle_at(&mut self, seq: usize) {
-        let sequence = self.sequence_mut(seq);
-        if std::mem::take(&mut sequence.stale) {
-            let known = std::mem::take(&mut sequence.tokens);
-            for tokens in known.chunks(self.room.chunk) {
-                self.step.clear();
-                self.push(seq, tokens);
-                self.run(0..0, |worker, model| forward::forward(worker, model));
-            }
+    fn settle_at(&mut self, seq: usize) -> Result<()> {
+        if !std::mem::take(&mut self.sequence_mut(seq).stale) {
+            return Ok(());
         }
+        let known = std::mem::take(&mut self.sequence_mut(seq).tokens);
+        let read = known.chunks(self.room.chunk).try_for_each(|tokens| self.read(seq, tokens));
+        if read.is_err() {
+            self.sequence_mut(seq).tokens = known;
+        }
+        read
     }
 
     /// Adds tokens to the step and to their sequence, which has pages for them or finds them free; which tokens of the
     /// step they are.
-    fn push(&mut self, seq: usize, tokens: &[u32]) -> Range<usize> {
+    fn push(&mut self, seq: usize, tokens: &[u32]) -> Result<Range<usize>> {
         let read = &mut self.sequences[seq].as_mut().expect("a sequence at this place").tokens;
         let first = read.len();
         read.extend(tokens);
-        self.kv.make_room(seq, first, tokens.len());
         let step = &mut self.step;
         step.tokens.extend(tokens);
-        let tokens = step.tokens.len() - tokens.len()..step.tokens.len();
-        step.runs.push(Run { seq, tokens: tokens.clone(), first });
-        tokens
+        let rows = step.tokens.len() - tokens.len()..step.tokens.len();
+        step.runs.push(Run { seq, tokens: rows.clone(), first });
+        self.place.make_room(seq, first, tokens.len())?;
+        Ok(rows)
     }
 
-    /// Runs the step, and gives the logits to `sink`.
-    fn pass(&mut self, sink: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>) -> ControlFlow<()> {
+    /// Runs the step, and gives the logits, or the `best` of them.
+    fn pass(&mut self, best: Option<usize>, give: Give<'_>) -> Result<()> {
         // parts of about one size: not more than 8 tokens by one kernel, and the rest by the other
         let wanted = self.step.wanted.len();
-        let parts = wanted.div_ceil(self.buffers.n_logits()).max(1);
+        let parts = wanted.div_ceil(n_logits(self.room)).max(1);
         for part in 0..parts {
             let rows = wanted * part / parts..wanted * (part + 1) / parts;
+            let batch = self.step.batch(rows.clone());
             match part {
-                0 => self.run(rows.clone(), |worker, model| forward::forward(worker, model)),
-                _ => self.run(rows.clone(), |worker, model| forward::logits(worker, model)),
+                0 => self.place.forward(batch, best)?,
+                _ => self.place.logits(batch, best)?,
             }
-            self.hand_out(rows, sink)?;
+            // whoever breaks off knows it
+            if !rows.is_empty() && give(&mut *self.place, &self.step.asked[rows])?.is_break() {
+                break;
+            }
         }
-        ControlFlow::Continue(())
-    }
-
-    /// Gives some of the logits that the step asks for to `sink`.
-    fn hand_out(
-        &mut self,
-        wanted: Range<usize>,
-        sink: &mut dyn FnMut(Row<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        let rows = self.buffers.logits.get_mut().chunks_exact(self.model.spec().n_vocab);
-        let batch = self.step.batch(wanted.clone());
-        for ((row, token), work) in rows.zip(batch.logits).zip(&self.step.wanted_by[wanted]) {
-            let position = batch.position(*token as usize);
-            // without an early end the test of a chunk takes an instruction for several logits
-            let finite = row.chunks(1024).all(|chunk| chunk.iter().fold(true, |all, l| all & l.is_finite()));
-            let logits = match finite {
-                true => Ok(row),
-                false => Err(not_finite(self.model, position)),
-            };
-            sink(Row { work: *work, position, logits })?;
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Runs `program` on all workers, with some of the logits that the step asks for.
-    fn run(&self, wanted: Range<usize>, program: fn(&mut CpuWorker<'_, '_>, &Model)) {
-        let batch = self.step.batch(wanted);
-        self.pool.broadcast(|context| {
-            let index = context.index();
-            // a panic in an earlier run cannot have left anything in the scratch memory that is read again
-            let mut scratch = self.scratch[index].lock().unwrap_or_else(PoisonError::into_inner);
-            self.team.join(index, |worker| {
-                let mut worker = CpuWorker {
-                    worker,
-                    model: self.model,
-                    batch,
-                    buffers: &self.buffers,
-                    kv: &self.kv,
-                    scratch: &mut scratch,
-                };
-                program(&mut worker, self.model);
-            });
-        });
+        Ok(())
     }
 }
 
@@ -492,7 +560,7 @@ impl Step {
         self.tokens.clear();
         self.runs.clear();
         self.wanted.clear();
-        self.wanted_by.clear();
+        self.asked.clear();
     }
 
     /// With some of the logits that are wanted.
@@ -504,67 +572,4 @@ impl Step {
 /// Tokens whose logits are computed at a time: as many as can be without changing a bit of them, or one of each sequence.
 pub(crate) fn n_logits(room: Room) -> usize {
     if room.n_seq <= PRIVATE_ROWS { PRIVATE_ROWS } else { MAX_SEQUENCES }
-}
-
-/// Whether `tokens` can follow those that are `taken` of a context of `n_ctx`.
-pub(crate) fn check_tokens(model: &Model, (taken, n_ctx): (usize, usize), tokens: &[u32]) -> Result<()> {
-    if tokens.is_empty() {
-        return Err(Error::new(ErrorKind::Input, "there are no tokens to read").next("give a prompt"));
-    }
-    let n_vocab = model.spec().n_vocab;
-    if let Some(token) = tokens.iter().find(|t| **t as usize >= n_vocab) {
-        return Err(Error::new(ErrorKind::Input, format!("the token {token} is not in the vocabulary"))
-            .file(model.gguf().path())
-            .next(format!("ids are 0 to {}", n_vocab - 1)));
-    }
-    if tokens.len() > n_ctx - taken {
-        let n = tokens.len();
-        let what = format!("{n} tokens do not fit the context: it holds {n_ctx}, of which {taken} are taken");
-        let made_for = model.spec().n_ctx;
-        return Err(Error::new(ErrorKind::ContextFull, what).next(match n_ctx < made_for {
-            true => {
-                format!("shorten the prompt or raise the context (the model was made for {made_for})")
-            }
-            false => format!("shorten it: the model was made for texts of {made_for} tokens"),
-        }));
-    }
-    Ok(())
-}
-
-/// The error of logits that are no numbers.
-pub(crate) fn not_finite(model: &Model, position: usize) -> Error {
-    let what = format!("the logits after token {position} are not finite numbers");
-    Error::new(ErrorKind::Numeric, what)
-        .file(model.gguf().path())
-        .next("the file has weights that are no numbers or absurdly large: download it again")
-}
-
-/// Whether sequences of `n_ctx` tokens, which are read `chunk` at a time, can be.
-pub(crate) fn check_sizes(model: &Model, n_ctx: usize, chunk: usize) -> Result<()> {
-    let spec = model.spec();
-    if n_ctx == 0 || chunk == 0 {
-        return Err(Error::new(ErrorKind::Input, "a context or chunk of 0 tokens holds nothing")
-            .next("choose 1 or more"));
-    }
-    if (spec.embedding.positions || spec.is_encoder()) && n_ctx > spec.n_ctx {
-        let what = format!("a context of {n_ctx} tokens, but the model has learned {} positions", spec.n_ctx);
-        return Err(Error::new(ErrorKind::Input, what)
-            .file(model.gguf().path())
-            .next(format!("choose at most {}", spec.n_ctx)));
-    }
-    Ok(())
-}
-
-/// What options ask for.
-fn request(model: &Model, capacity: Capacity, options: &SessionOptions, threads: usize) -> Result<Request> {
-    let spec = model.spec();
-    let Capacity { sequences: n_seq, tokens } = capacity;
-    if !(1..=MAX_SEQUENCES).contains(&n_seq) {
-        return Err(Error::new(ErrorKind::Input, format!("{n_seq} sequences"))
-            .next(format!("choose 1 to {MAX_SEQUENCES}")));
-    }
-    let n_ctx = options.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
-    let least = options.chunk.into_iter().chain(tokens).min().unwrap_or(1);
-    check_sizes(model, n_ctx, least)?;
-    Ok(Request { n_ctx, n_seq, tokens, chunk: options.chunk, kv: options.kv, threads })
 }

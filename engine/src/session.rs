@@ -1,8 +1,6 @@
 //! A session: one sequence of tokens being read and continued.
 
-mod on_device;
-
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use crate::backend::cpu::{Buffers, normalize};
 use crate::backend::cuda;
@@ -11,9 +9,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kv::KvTypes;
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::sample::{self, Scored};
-use crate::sequences::{Capacity, SequenceId, Sequences, Work};
-use on_device::OnDevice;
+use crate::sample::Scored;
+use crate::sequences::{Capacity, Planned, Row, SequenceId, Sequences, Work};
 
 /// How a session runs.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +52,7 @@ pub fn default_chunk(spec: &Spec) -> usize {
     (BYTES / bytes.max(1) / 32 * 32).clamp(64, MAX_CHUNK)
 }
 
-/// Most logits that [`Session::eval_best`] finds.
+/// Most logits that [`Session::eval_best`] and [`Sequences::step_best`] find.
 pub const MAX_BEST: usize = cuda::MAX_BEST;
 
 /// Which tokens' logits are wanted.
@@ -69,29 +66,28 @@ pub enum Logits {
     All,
 }
 
-/// One sequence of tokens, with the model's memory of it.
+impl Logits {
+    /// Those of some neighbouring tokens that are wanted.
+    pub(crate) fn of(self, tokens: Range<usize>) -> Range<usize> {
+        match self {
+            Logits::None => tokens.end..tokens.end,
+            Logits::Last => tokens.end.saturating_sub(1).max(tokens.start)..tokens.end,
+            Logits::All => tokens,
+        }
+    }
+
+    /// What is wanted of a part of the tokens.
+    fn of_part(self, is_last: bool) -> Logits {
+        if self == Logits::Last && !is_last { Logits::None } else { self }
+    }
+}
+
+/// One sequence of tokens, with the model's memory of it: one of [`Sequences`] that is alone there.
 #[derive(Debug)]
 pub struct Session<'m> {
-    place: Place<'m>,
+    all: Sequences<'m>,
+    id: SequenceId,
 }
-
-/// Where a session runs.
-#[derive(Debug)]
-enum Place<'m> {
-    Cpu(Box<Sequences<'m>>, SequenceId),
-    Device(Box<OnDevice<'m>>),
-}
-
-/// The logits after a token, as they were asked for.
-enum Row<'a> {
-    /// All of them.
-    All(&'a [f32]),
-    /// The best, see [`Session::eval_best`].
-    Best(&'a [Scored]),
-}
-
-/// What takes rows: positions and logits.
-type Sink<'a> = &'a mut dyn FnMut(usize, Row<'_>) -> ControlFlow<()>;
 
 /// The one sequence is never removed.
 const IS_THERE: &str = "a session has a sequence";
@@ -102,96 +98,66 @@ impl<'m> Session<'m> {
     /// # Errors
     /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
-        let place = match &model.on_device {
-            Some(loaded) => Place::Device(Box::new(OnDevice::new(model, loaded, options)?)),
-            None => {
-                let mut all = Sequences::new(model, Capacity { sequences: 1, tokens: None }, options)?;
-                let id = all.add()?;
-                Place::Cpu(Box::new(all), id)
-            }
-        };
-        Ok(Session { place })
+        let mut all = Sequences::new(model, Capacity { sequences: 1, tokens: None }, options)?;
+        let id = all.add()?;
+        Ok(Session { all, id })
     }
 
     /// The model.
     pub fn model(&self) -> &'m Model {
-        match &self.place {
-            Place::Cpu(all, _) => all.model(),
-            Place::Device(device) => device.model(),
-        }
+        self.all.model()
     }
 
     /// Tokens that the session can hold.
     pub fn n_ctx(&self) -> usize {
-        match &self.place {
-            Place::Cpu(all, _) => all.n_ctx(),
-            Place::Device(device) => device.n_ctx(),
-        }
+        self.all.n_ctx()
     }
 
     /// Worker threads: none where a GPU computes.
     pub fn threads(&self) -> usize {
-        match &self.place {
-            Place::Cpu(all, _) => all.threads(),
-            Place::Device(_) => 0,
-        }
+        self.all.threads()
     }
 
     /// Whether [`Session::eval_best`] spares the transfer of all logits.
     pub fn finds_best(&self) -> bool {
-        matches!(self.place, Place::Device(_))
+        self.all.finds_best()
     }
 
     /// What it takes of the machine's memory when its context is full; `None` where a GPU computes.
     pub fn plan(&self) -> Option<&Plan> {
-        match &self.place {
-            Place::Cpu(all, _) => Some(all.plan()),
-            Place::Device(_) => None,
+        match self.all.plan() {
+            Planned::Machine(plan) => Some(plan),
+            Planned::Device(_) => None,
         }
     }
 
     /// What a user should know of the memory that the session found: nothing, if all of it fits.
     pub fn warning(&self) -> Option<&str> {
-        match &self.place {
-            Place::Cpu(all, _) => all.warning(),
-            Place::Device(_) => None,
-        }
+        self.all.warning()
     }
 
     /// Bytes that were taken for keys, values and states; of a GPU all that the session takes there.
     pub fn cache_bytes(&self) -> u64 {
-        match &self.place {
-            Place::Cpu(all, _) => all.cache_bytes(),
-            Place::Device(device) => device.bytes(),
-        }
+        self.all.cache_bytes()
     }
 
     /// The tokens that it has read.
     pub fn tokens(&self) -> &[u32] {
-        match &self.place {
-            Place::Cpu(all, id) => all.tokens(*id).expect(IS_THERE),
-            Place::Device(device) => device.tokens(),
-        }
+        self.all.tokens(self.id).expect(IS_THERE)
     }
 
     /// Forgets all tokens from position `n` on. Where layers are recurrent, or see windows that the cache no longer holds,
     /// those before are read again by the next [`Session::eval`], or by [`Session::settle`].
     pub fn truncate(&mut self, n: usize) {
-        match &mut self.place {
-            Place::Cpu(all, id) => all.truncate(*id, n).expect(IS_THERE),
-            Place::Device(device) => device.truncate(n),
-        }
+        self.all.truncate(self.id, n).expect(IS_THERE);
     }
 
     /// Reads again what [`Session::truncate`] made it necessary to.
     ///
     /// # Errors
-    /// Those of a GPU; the session has then forgotten what it could not read.
+    /// Those of a GPU; the tokens are to be read again then.
     pub fn settle(&mut self) -> Result<()> {
-        match &mut self.place {
-            Place::Cpu(all, id) => all.settle(*id),
-            Place::Device(device) => device.settle(),
-        }
+        self.all.settle(self.id)
     }
 
     /// Reads `tokens` and gives the logits that are asked for to `sink`, in order: position and n_vocab numbers.
@@ -199,21 +165,17 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// There are no tokens or one that is not in the vocabulary; they do not fit the context (then nothing was
-    /// read); a logit is not a finite number; or the model is an encoder.
+    /// read); a logit is not a finite number; the model is an encoder; or a GPU's errors.
     pub fn eval(
         &mut self,
         tokens: &[u32],
         logits: Logits,
         sink: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
     ) -> Result<()> {
-        self.eval_rows(tokens, logits, None, &mut |position, row| match row {
-            Row::All(logits) => sink(position, logits),
-            Row::Best(_) => ControlFlow::Continue(()),
-        })
+        self.eval_parts(tokens, logits, sink, |all, work, sink| all.step(work, sink))
     }
 
-    /// The same, with the `k` largest logits alone (at least one, and no more than there are or than [`MAX_BEST`]): tokens
-    /// and logits, in descending order, of equal ones the first before the others.
+    /// The same, with the `k` largest logits alone, see [`Sequences::step_best`].
     ///
     /// # Errors
     /// As [`Session::eval`]; of logits beside the best it is not known whether they are finite.
@@ -224,24 +186,41 @@ impl<'m> Session<'m> {
         k: usize,
         sink: &mut dyn FnMut(usize, &[Scored]) -> ControlFlow<()>,
     ) -> Result<()> {
-        let k = k.clamp(1, MAX_BEST.min(self.model().spec().n_vocab));
-        self.eval_rows(tokens, logits, Some(k), &mut |position, row| match row {
-            Row::Best(best) => sink(position, best),
-            Row::All(_) => ControlFlow::Continue(()),
-        })
+        self.eval_parts(tokens, logits, sink, |all, work, sink| all.step_best(work, k, sink))
     }
 
-    fn eval_rows(
+    /// Reads `tokens` in as many steps as it takes.
+    fn eval_parts<T>(
         &mut self,
         tokens: &[u32],
         logits: Logits,
-        best: Option<usize>,
-        sink: Sink<'_>,
+        sink: &mut dyn FnMut(usize, &[T]) -> ControlFlow<()>,
+        step: impl Fn(
+            &mut Sequences<'m>,
+            &[Work<'_>],
+            &mut dyn FnMut(Row<'_, T>) -> ControlFlow<()>,
+        ) -> Result<()>,
     ) -> Result<()> {
-        match &mut self.place {
-            Place::Cpu(all, id) => eval_on_cpu(all, *id, tokens, logits, best, sink),
-            Place::Device(device) => device.eval(tokens, logits, best, sink),
+        self.all.check(self.id, tokens)?;
+        let parts = tokens.chunks(self.all.max_step());
+        let (last, mut flow, mut result) = (parts.len(), ControlFlow::Continue(()), Ok(()));
+        for (i, tokens) in (1..).zip(parts) {
+            let work = [Work { sequence: self.id, tokens, logits: logits.of_part(i == last) }];
+            step(&mut self.all, &work, &mut |row| {
+                flow = match row.logits {
+                    Ok(logits) => sink(row.position, logits),
+                    Err(error) => {
+                        result = Err(error);
+                        ControlFlow::Break(())
+                    }
+                };
+                flow
+            })?;
+            if flow.is_break() {
+                break;
+            }
         }
+        result
     }
 
     /// Forgets what was read, reads `tokens` as a text of their own, and gives its embedding: n_embd numbers, a vector of
@@ -254,35 +233,16 @@ impl<'m> Session<'m> {
         self.truncate(0);
         self.settle()?;
         let (model, n_embd) = (self.model(), self.model().spec().n_embd);
-        let max_step = match &self.place {
-            Place::Cpu(all, id) => {
-                all.check(*id, tokens)?;
-                all.max_step()
-            }
-            Place::Device(device) => {
-                device.check(tokens)?;
-                device.max_step()
-            }
-        };
+        self.all.check(self.id, tokens)?;
         let (mut sum, mut row) = (vec![0.0_f64; n_embd], vec![0.0; n_embd]);
-        for part in tokens.chunks(max_step) {
+        for part in tokens.chunks(self.all.max_step()) {
             let (first, n) = (self.tokens().len(), part.len());
             let pooled = match pooling {
                 Pooling::Mean => 0..n,
                 Pooling::First => 0..usize::from(first == 0),
                 Pooling::Last => n - usize::from(first + n == tokens.len())..n,
             };
-            let downloaded;
-            let x = match &mut self.place {
-                Place::Cpu(all, id) => {
-                    all.read(*id, part)?;
-                    &all.buffers.x.get_mut()[pooled.start * n_embd..pooled.end * n_embd]
-                }
-                Place::Device(device) => {
-                    downloaded = device.values(part, pooled)?;
-                    &downloaded
-                }
-            };
+            let x = self.all.values(self.id, part, pooled)?;
             for x in x.chunks_exact(n_embd) {
                 match &model.output_norm {
                     Some(norm) => normalize(model.kernels(), norm, x, &mut row),
@@ -300,44 +260,4 @@ impl<'m> Session<'m> {
         }
         Ok(sum.into_iter().map(|x| (x / length) as f32).collect())
     }
-}
-
-/// See [`Session::eval`].
-fn eval_on_cpu(
-    all: &mut Sequences<'_>,
-    id: SequenceId,
-    tokens: &[u32],
-    logits: Logits,
-    best: Option<usize>,
-    sink: Sink<'_>,
-) -> Result<()> {
-    all.check(id, tokens)?;
-    let (mut read, mut of_row) = (0, Vec::new());
-    let (mut failed, mut flow) = (None, ControlFlow::Continue(()));
-    for tokens_here in tokens.chunks(all.max_step()) {
-        read += tokens_here.len();
-        let logits = match logits {
-            Logits::Last if read < tokens.len() => Logits::None,
-            _ => logits,
-        };
-        let work = [Work { sequence: id, tokens: tokens_here, logits }];
-        all.step(&work, &mut |row| {
-            flow = match (row.logits, best) {
-                (Ok(logits), None) => sink(row.position, Row::All(logits)),
-                (Ok(logits), Some(k)) => {
-                    sample::best(logits, k, &mut of_row);
-                    sink(row.position, Row::Best(&of_row))
-                }
-                (Err(error), _) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            };
-            flow
-        })?;
-        if flow.is_break() {
-            break;
-        }
-    }
-    failed.map_or(Ok(()), Err)
 }

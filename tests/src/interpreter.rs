@@ -11,6 +11,9 @@ pub struct Interpreter {
     machine: ptx::Machine,
     modules: HashMap<&'static str, ptx::Module>,
     properties: Properties,
+    /// Bytes of its memory, and those of each allocation.
+    total: usize,
+    taken: HashMap<Address, usize>,
     graphs: Vec<Vec<Launch>>,
     capture: Option<Vec<Launch>>,
 }
@@ -24,7 +27,8 @@ impl Default for Interpreter {
             shared_bytes: 164 << 10,
         };
         let machine = ptx::Machine::new();
-        Interpreter { machine, modules: HashMap::new(), properties, graphs: Vec::new(), capture: None }
+        let (modules, taken) = (HashMap::new(), HashMap::new());
+        Interpreter { machine, modules, properties, total: 1 << 30, taken, graphs: Vec::new(), capture: None }
     }
 }
 
@@ -38,6 +42,15 @@ impl Interpreter {
         let mut interpreter = Interpreter::default();
         interpreter.properties.compute = compute;
         interpreter
+    }
+
+    /// One that has no more than `total` bytes of memory.
+    pub fn of_memory(total: usize) -> Interpreter {
+        Interpreter { total, ..Interpreter::default() }
+    }
+
+    fn free_bytes(&self) -> usize {
+        self.total - self.taken.values().sum::<usize>()
     }
 
     fn outside(&self, what: &'static str) -> Result<(), Error> {
@@ -69,16 +82,23 @@ impl Device for Interpreter {
     }
 
     fn memory(&mut self) -> Result<Memory, Error> {
-        Ok(Memory { free: 1 << 30, total: 1 << 30 })
+        Ok(Memory { free: self.free_bytes(), total: self.total })
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, Error> {
         self.outside("memory cannot be allocated")?;
-        Ok(Address(self.machine.alloc(bytes)))
+        let free = self.free_bytes();
+        if bytes > free {
+            return Err(Error::OutOfMemory { asked: bytes, free, total: self.total });
+        }
+        let at = Address(self.machine.alloc(bytes));
+        self.taken.insert(at, bytes);
+        Ok(at)
     }
 
     fn free(&mut self, address: Address) -> Result<(), Error> {
         self.outside("memory cannot be freed")?;
+        self.taken.remove(&address);
         self.machine.free(address.0).map_err(lost)
     }
 

@@ -3,6 +3,7 @@
 pub mod families;
 pub mod interpreter;
 pub mod llguidance;
+pub mod logits;
 pub mod ptx;
 pub mod python;
 pub mod reference;

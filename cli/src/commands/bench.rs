@@ -4,34 +4,36 @@ mod report;
 mod row;
 mod source;
 
+use std::time::Instant;
+
 use anyhow::Result;
+use braise_engine::device::{self, Choice, GpuLayers, Placement};
 use braise_engine::kv::KvTypes;
-use braise_engine::measure::{
-    self, Cost, Limit, Pass, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss,
-};
-use braise_engine::memory;
+use braise_engine::measure::{self, GpuPeaks, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
 use braise_engine::sequences::MAX_SEQUENCES;
+use braise_engine::session::SessionOptions;
 use braise_engine::threads::default_threads;
-use braise_kernels::isa::Isa;
 use clap::Args;
 
 use self::report::{Format, Report, threads};
 use self::row::Row;
 use self::source::{Loaded, Source, Synthetic};
-use crate::args::{Cache, Weights, isa};
+use crate::args::{self, Cache, Weights, isa};
 use crate::failure::Usage;
-use crate::machine::{cpu_name, look};
+use crate::machine::{available_memory, cpu_name, look};
 
 /// Measure how fast models run, beside the limit of this machine
 ///
 /// A test reads a prompt of so many tokens (pp), or generates so many (tg), or both (pg), at a depth: with so many
 /// tokens in the context before. Every combination of the numbers given is a test; 0 leaves a kind of test out. Several
 /// sequences that generate together (--parallel) read the weights once for all of them; their rate is that of all. The
-/// limit is what the memory bandwidth and the multipliers, measured just before and after each test, allow at most.
+/// limit is what the memory bandwidth and the multipliers, measured just before and after each test, allow at most: those of
+/// the CPU on as many threads, or those of the GPU.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   braise bench smollm2:135m
   braise bench --synthetic llama3.2:1b:Q4_K_M --threads 1,2 --explain
+  braise bench smollm2:135m --device cuda --parallel 1,8,64
   braise bench model.gguf --pp 512,2048 --tg 64 --depth 0,4096 --output jsonl
 
 The tests and fields are those of llama-bench, with limit_ts, share_of_limit and what --explain says beside them.")]
@@ -64,7 +66,12 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1", value_parser = sequences())]
     parallel: Vec<u32>,
 
-    /// Threads to compute with [default: the physical cores]
+    /// Where to compute: cpu, cuda, cuda:N (the GPU of that number), or auto: a GPU that has kernels and memory for the
+    /// model, else the CPU. With --isa or BRAISE_ISA, auto is the CPU
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
+    device: Choice,
+
+    /// Threads to compute with on the CPU [default: the physical cores]
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Vec<u16>,
 
@@ -155,8 +162,15 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     };
     let mut report = Report::new(args.output, args.explain);
     for source in args.sources()? {
-        let bench = Bench::open(&source, isa, args.weights, args.cache.types(), usize::from(args.reps))?;
-        for n_threads in &threads {
+        let mut bench = Bench {
+            loaded: source.load(isa, args.weights, available_memory())?,
+            on: Where::Cpu,
+            cpu: cpu_name(&look()?),
+            kv: args.cache.types(),
+            reps: usize::from(args.reps),
+        };
+        bench.place(args::device(args.device, args.isa.as_deref()), &tests)?;
+        for n_threads in if bench.on == Where::Cpu { &threads[..] } else { &[0] } {
             bench.run(&tests, *n_threads, &mut report)?;
         }
     }
@@ -166,46 +180,103 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 /// A model that is measured.
 struct Bench {
     loaded: Loaded,
+    on: Where,
     cpu: String,
     kv: KvTypes,
     reps: usize,
 }
 
-impl Bench {
-    fn open(source: &Source, isa: Isa, weights: Weights, kv: KvTypes, reps: usize) -> Result<Bench> {
-        Ok(Bench {
-            loaded: source.load(isa, weights, available_memory())?,
-            cpu: cpu_name(&look()?),
-            kv,
-            reps,
-        })
+/// Where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Where {
+    /// On the CPU.
+    Cpu,
+    /// On the GPU of this number and name.
+    Gpu(usize, String),
+}
+
+/// What that can do at most.
+#[derive(Debug, Clone, Copy)]
+pub enum Can {
+    /// The threads of the CPU.
+    Cpu(Peaks),
+    /// A GPU.
+    Gpu(GpuPeaks),
+}
+
+impl Can {
+    /// The better of two measurements.
+    fn best(self, other: Can) -> Can {
+        match (self, other) {
+            (Can::Cpu(a), Can::Cpu(b)) => Can::Cpu(a.best(b)),
+            (Can::Gpu(a), Can::Gpu(b)) => Can::Gpu(a.best(b)),
+            (_, other) => other,
+        }
     }
 
-    /// Runs all tests on so many threads, with a measurement of the peaks before, between and after them.
+    fn peaks(self) -> Peaks {
+        match self {
+            Can::Cpu(peaks) => peaks,
+            Can::Gpu(peaks) => peaks.into(),
+        }
+    }
+}
+
+impl Bench {
+    /// Moves the model to where `choice` says, for tests that all have to fit there.
+    fn place(&mut self, choice: Choice, tests: &[Test]) -> Result<()> {
+        let n_ctx = tests.iter().map(|test| test.n_ctx() * test.n_parallel).max();
+        let options = SessionOptions { n_ctx, kv: self.kv, ..SessionOptions::default() };
+        let begin = Instant::now();
+        match device::place(&mut self.loaded.model, choice, GpuLayers::Auto, &options)? {
+            Placement::Gpu { index, name, slow, .. } => {
+                slow.into_iter().for_each(|slow| eprintln!("note: {slow}"));
+                self.on = Where::Gpu(index, name);
+                self.loaded.load += begin.elapsed();
+            }
+            // its limits are those of one device
+            Placement::Split(split) => {
+                self.loaded.model.move_to_cpu();
+                eprintln!("note: the model runs on the CPU, because no GPU takes all of it: {split}");
+            }
+            Placement::Cpu { because: Some(because), beside_gpu: true } => {
+                eprintln!("note: the model runs on the CPU: {because}");
+            }
+            Placement::Cpu { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Runs all tests, on the CPU on so many threads, with a measurement of the peaks before, between and after them.
     fn run(&self, tests: &[Test], n_threads: usize, report: &mut Report) -> Result<()> {
-        let on = format!("{} on {}", self.loaded.name, threads(n_threads));
+        let place = match &self.on {
+            Where::Cpu => threads(n_threads),
+            Where::Gpu(_, name) => name.clone(),
+        };
+        let on = format!("{} on {place}", self.loaded.name);
         eprintln!("{on}: the machine's limits");
-        let mut before = self.peaks(n_threads)?;
+        let mut before = self.limits(n_threads)?;
         for test in tests {
             eprintln!("{on}: {test}, {} + 1 times", self.reps);
             reset_peak_rss();
             let time = jiff::Timestamp::now();
+            // where a GPU computes, none of them is started
             let runs = measure::run(&self.loaded.model, test, n_threads, self.kv, self.reps)?;
             let peak_rss = peak_rss();
             if let Some(warning) = &runs.warning {
                 eprintln!("warning: {warning}");
             }
-            let after = self.peaks(n_threads)?;
-            let peaks = before.best(after);
+            let after = self.limits(n_threads)?;
+            let can = before.best(after);
             before = after;
-            let limit = Limit::of(&self.loaded.model, self.kv, test, &peaks);
+            let limit = Limit::of(&self.loaded.model, self.kv, test, &can.peaks());
             let total = runs.samples.iter().sum();
             let stats = Stats::of(&runs.samples, test.n_tokens());
             let reached = Reached::new(stats.avg_ns as f64 * 1e-9, &limit, n_threads, &runs.usage, total);
-            let (loaded, cpu) = (&self.loaded, self.cpu.as_str());
             report.add(Row::new(&row::Measured {
-                loaded,
-                cpu,
+                loaded: &self.loaded,
+                on: &self.on,
+                cpu: &self.cpu,
                 test,
                 n_threads,
                 kv: self.kv,
@@ -213,7 +284,7 @@ impl Bench {
                 runs: &runs,
                 stats,
                 peak_rss,
-                peaks,
+                can,
                 limit,
                 reached,
             }))?;
@@ -221,17 +292,14 @@ impl Bench {
         Ok(())
     }
 
-    /// What the machine can do now. The buffer is as large as what this model reads for a token.
-    fn peaks(&self, n_threads: usize) -> Result<Peaks> {
+    /// What the model's device can do now.
+    fn limits(&self, n_threads: usize) -> Result<Can> {
         let model = &self.loaded.model;
-        let buffer = Cost::of_pass(model, self.kv, Pass::TOKEN).bytes;
-        Ok(Peaks::measure(model.kernels(), n_threads, buffer, available_memory() / 2)?)
+        if let Some(peaks) = GpuPeaks::of_model(model)? {
+            return Ok(Can::Gpu(peaks));
+        }
+        Ok(Can::Cpu(Peaks::of_model(model, self.kv, n_threads, available_memory() / 2)?))
     }
-}
-
-/// Memory that can be had without swapping, in bytes.
-fn available_memory() -> u64 {
-    memory::now().map_or(u64::MAX, |memory| memory.available)
 }
 
 #[cfg(test)]
@@ -279,6 +347,7 @@ mod tests {
             ("--parallel", "65"),
             ("--depth", "1.5"),
             ("--output", "xml"),
+            ("--device", "gpu"),
         ];
         for (flag, value) in bad {
             assert!(args(&[&format!("{flag}={value}")]).is_err(), "{flag} {value}");

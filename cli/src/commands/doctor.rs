@@ -15,6 +15,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use anyhow::Result;
+use braise_engine::device::Choice;
 use braise_kernels::isa::Isa;
 use clap::Args;
 
@@ -33,11 +34,16 @@ use crate::output::{Format, notice};
 #[command(after_help = "Examples:
   braise doctor
   braise doctor --output json > doctor.json
+  braise doctor --device cuda:0
   braise doctor --isa avx2 --patience 600")]
 pub struct DoctorArgs {
     /// Check this instruction set alone [default: all that this CPU has; BRAISE_ISA sets it too]
     #[arg(long, value_name = "NAME")]
     isa: Option<String>,
+
+    /// Check these alone: cpu, cuda or cuda:N (the GPU of that number) [default: the CPU and all GPUs]
+    #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto, hide_default_value = true)]
+    device: Choice,
 
     /// Seconds that one check may take before it counts as hung
     #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
@@ -70,7 +76,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         process::run(Part::Wrong, patience)
     } else {
         let forced = args::forced_isa(args.isa.as_deref())?;
-        all(forced, patience)
+        all(forced, args.device, patience)
     };
     let report = Report::new(checks);
     report.print(args.output)?;
@@ -78,12 +84,15 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
 }
 
 /// All checks: of the machine, then of its kernels, side by side, then of its speed, when nothing else runs.
-fn all(forced: Option<Isa>, patience: Duration) -> Vec<Check> {
+fn all(forced: Option<Isa>, device: Choice, patience: Duration) -> Vec<Check> {
     let mut checks = machine::checks();
     let mut parts = Vec::new();
+    let is_gpu = matches!(device, Choice::Cuda(_));
     for isa in Isa::ALL {
         let group = Part::Cpu(isa);
-        if forced.is_some_and(|forced| forced != isa) {
+        if is_gpu {
+            checks.push(Check::skip(group, "kernels", "a GPU was asked for"));
+        } else if forced.is_some_and(|forced| forced != isa) {
             checks.push(Check::skip(group, "kernels", "another instruction set was asked for"));
         } else if !isa.is_supported() {
             let why = format!("this CPU lacks one of {}", isa.features());
@@ -92,10 +101,19 @@ fn all(forced: Option<Isa>, patience: Duration) -> Vec<Check> {
             parts.push(group);
         }
     }
-    let found = process::run(Part::Gpus, patience);
-    let gpus = gpu::count(&found);
-    checks.extend(found);
-    parts.extend((0..gpus).map(Part::Gpu));
+    let gpus = if device == Choice::Cpu {
+        checks.push(Check::skip(Part::Gpus, "GPUs", "the CPU was asked for"));
+        0..0
+    } else {
+        let found = process::run(Part::Gpus, patience);
+        let count = gpu::count(&found);
+        checks.extend(found);
+        match device {
+            Choice::Cuda(index) => index..index.saturating_add(1),
+            Choice::Auto | Choice::Cpu => 0..count,
+        }
+    };
+    parts.extend(gpus.clone().map(Part::Gpu));
     let done = std::thread::scope(|scope| {
         let run = |part| (part, scope.spawn(move || process::run(part, patience)));
         let running: Vec<_> = parts.into_iter().map(run).collect();
@@ -106,7 +124,9 @@ fn all(forced: Option<Isa>, patience: Duration) -> Vec<Check> {
     });
     checks.extend(done);
     notice("measuring what the machine can do at most");
-    checks.extend(process::run(Part::Peaks(forced.unwrap_or(Isa::best())), patience));
-    checks.extend((0..gpus).flat_map(|gpu| process::run(Part::GpuPeaks(gpu), patience)));
+    if !is_gpu {
+        checks.extend(process::run(Part::Peaks(forced.unwrap_or(Isa::best())), patience));
+    }
+    checks.extend(gpus.flat_map(|gpu| process::run(Part::GpuPeaks(gpu), patience)));
     checks
 }

@@ -34,7 +34,8 @@ use crate::store::Store;
   curl https://example.org | braise run smollm2:135m \"Sum this up:\" -
   braise run model.gguf --raw \"Once upon a time\" -n 100 --temp 0
   braise run \"Name three rivers\" --format json
-  braise run large.gguf --draft small.gguf \"Write a haiku\"")]
+  braise run large.gguf --draft small.gguf \"Write a haiku\"
+  braise run large.gguf --gpu-layers 20 --verbose \"Write a haiku\"")]
 pub struct RunArgs {
     /// Name of a model, or path of a .gguf file
     model: Option<String>,
@@ -130,6 +131,7 @@ pub fn run(mut args: RunArgs) -> Result<()> {
     let load = begin.elapsed();
     if args.verbose {
         loaded.notes().iter().for_each(|note| notice(format!("note: {note}")));
+        chat.measure()?;
     }
     match prompt {
         Some(prompt) => {

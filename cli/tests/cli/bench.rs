@@ -138,11 +138,12 @@ fn every_form_has_a_result_for_each_test() {
 #[test]
 fn wrong_usage_is_code_2() {
     let home = home();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--pp", "8,x"], "'x'"),
         (&["--pg", "8"], "two numbers"),
         (&["--reps", "0"], "--reps"),
         (&["--threads", "0"], "--threads"),
+        (&["--device", "gpu"], "auto, cpu, cuda or cuda:N"),
         (&["--pp", "0", "--tg", "0"], "nothing to measure"),
         (&["--isa", "avx3"], "unknown ISA level 'avx3'"),
         (&["--synthetic", "mini:1m:Q9"], "no quantization is called \"Q9\""),
@@ -152,6 +153,13 @@ fn wrong_usage_is_code_2() {
         let error = failed(&home.braise(&[&["bench"], args].concat()), 2);
         assert!(error.contains(expected), "{args:?}: {error}");
     }
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error() {
+    // no machine has so many
+    let error = failed(&home().braise(&[&SMALL[..], &["--device", "cuda:99"]].concat()), 1);
+    assert!(error.contains("run the model on the CPU"), "{error}");
 }
 
 #[test]

@@ -49,6 +49,27 @@ fn the_kernels_of_a_level_are_right_and_the_rest_is_skipped_with_reasons() {
 }
 
 #[test]
+fn a_device_alone_can_be_asked_for() {
+    // no machine has so many GPUs
+    let run = doctor(&["--device", "cuda:99", "--output", "json"], &[]);
+    assert_eq!(run.status.code(), Some(1));
+    let found = checks(&texts(&run).0);
+    let [gpu] = of_group(&found, "gpu:99")[..] else {
+        panic!("one line says why it cannot be had: {found:?}")
+    };
+    assert_eq!(gpu["status"], "failed", "{gpu}");
+    assert!(of_group(&found, "cpu-peaks:portable").is_empty());
+    let [cpu] = of_group(&found, "cpu:portable")[..] else { panic!("the CPU is one line") };
+    assert_eq!((&cpu["status"], &cpu["detail"]), (&"skipped".into(), &"a GPU was asked for".into()), "{cpu}");
+
+    let found =
+        checks(&done(&doctor(&["--device", "cpu", "--output", "json"], &[("BRAISE_ISA", "portable")])));
+    let [gpus] = of_group(&found, "gpus")[..] else { panic!("GPUs are one line") };
+    assert_eq!((&gpus["status"], &gpus["detail"]), (&"skipped".into(), &"the CPU was asked for".into()));
+    assert!(of_group(&found, "cpu:portable").len() > 30);
+}
+
+#[test]
 fn a_level_that_cannot_be_had_is_wrong_usage() {
     let run = doctor(&[], &[("BRAISE_ISA", "avx3")]);
     assert!(failed(&run, 2).contains("BRAISE_ISA: unknown ISA level 'avx3'"));

@@ -1,7 +1,10 @@
 //! Where a model runs: the operations of the forward pass, as coarse as fusing them pays.
 
+mod batch;
 pub mod cpu;
 pub mod cuda;
+
+pub use batch::{Batch, Run};
 
 use crate::model::{
     AttentionWeights, DeltaNetWeights, DenseWeights, ExpertsWeights, LatentWeights, LayerInputWeights,
@@ -38,6 +41,9 @@ pub enum Target {
 pub trait Backend {
     /// `x = ` the embedding of each token of the batch; prepares the rotations of their positions.
     fn embed(&mut self, model: &Model);
+
+    /// Prepares the rotations of the positions of the batch alone, where its `x` comes from another backend.
+    fn rotations(&mut self);
 
     /// What each layer gets of each token of the batch besides, from their embeddings in `x`.
     fn layer_inputs(&mut self, weights: &LayerInputsWeights);

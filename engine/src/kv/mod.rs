@@ -11,10 +11,10 @@ mod pages;
 use braise_kernels::ops::{Cached, KvType, PAGE, row_of, store_key, store_value};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 
-use crate::backend::cpu::Run;
+use crate::backend::Run;
 use crate::block::{Attention, Heads as HeadSizes, Mixer, Spec};
-pub(crate) use pages::SPARE;
-use pages::{Group, window_of};
+use pages::window_of;
+pub(crate) use pages::{PageTables, SPARE};
 
 /// The formats of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,8 +60,8 @@ pub struct KvCache {
     types: KvTypes,
     /// One for each layer that has keys and values of its own.
     layers: Vec<Option<LayerCache>>,
-    /// Who has which pages. The first group counts the pages of whole sequences, whether or not a layer is in it.
-    groups: Vec<Group>,
+    /// Who has which pages of it.
+    pub(crate) pages: PageTables,
     /// What layers remember of all tokens together, see [`Mixer::states`]: of the first table all rows of one
     /// sequence after the other, as workers share out its columns; of the second each row of all sequences.
     states: Vec<Vec<Shared<f32>>>,
@@ -102,24 +102,16 @@ struct LayerCache {
     values: Shared<u8>,
     head_dim: usize,
     head_dim_v: usize,
-    /// Which of the cache's groups it belongs to.
+    /// Which group of the page tables it belongs to.
     group: usize,
 }
 
 impl KvCache {
     /// An empty cache. `None` if there is not that much memory.
     pub fn new(team: &Team, spec: &Spec, room: Room, types: KvTypes) -> Option<KvCache> {
-        let mut groups = vec![Group::new(None, room)?];
-        let mut layer = |a: &Attention| {
-            let window = window_of(a, room);
-            let group = match groups.iter().position(|group| group.window() == window) {
-                Some(group) => group,
-                None => {
-                    groups.push(Group::new(window, room)?);
-                    groups.len() - 1
-                }
-            };
-            let positions = groups[group].n_pages().checked_mul(PAGE)?;
+        let pages = PageTables::new(spec, room)?;
+        let layer = |(a, group): (&Attention, usize)| {
+            let positions = pages.n_pages(group).checked_mul(PAGE)?;
             let HeadSizes { n_head_kv, head_dim, head_dim_v, .. } = a.heads;
             let heads = |ty: KvType, dim: usize| {
                 Shared::zeroed(team, n_head_kv, ty.row_bytes(dim)?.checked_mul(positions)?)
@@ -127,10 +119,11 @@ impl KvCache {
             let (keys, values) = (heads(types.k, head_dim)?, heads(types.v, head_dim_v)?);
             Some(LayerCache { keys, values, head_dim, head_dim_v, group })
         };
-        let layers = spec.layers.iter().map(|l| match l.mixer.cached() {
-            Some(a) => Some(Some(layer(a)?)),
-            None => Some(None),
-        });
+        let layers =
+            spec.layers.iter().enumerate().map(|(i, l)| match l.mixer.cached().zip(pages.group_of(i)) {
+                Some(cached) => Some(Some(layer(cached)?)),
+                None => Some(None),
+            });
         let layers = layers.collect::<Option<_>>()?;
         let states = spec.layers.iter().map(|l| {
             let table = |(i, (rows, len)): (usize, (usize, usize))| match i {
@@ -140,7 +133,7 @@ impl KvCache {
             l.mixer.states().into_iter().enumerate().map(table).collect()
         });
         let states = states.collect::<Option<_>>()?;
-        Some(KvCache { types, layers, groups, states, n_seq: room.n_seq })
+        Some(KvCache { types, layers, pages, states, n_seq: room.n_seq })
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
@@ -158,42 +151,21 @@ impl KvCache {
         layers.chain(self.states.iter().flatten().map(Shared::bytes)).sum()
     }
 
-    /// Pages that nobody has.
-    pub(crate) fn free_pages(&self) -> usize {
-        self.groups[0].free()
-    }
-
-    /// Pages that the sequences of some runs lack for them.
-    pub(crate) fn lacking(&self, runs: &[Run]) -> usize {
-        self.groups[0].lacking(runs)
-    }
-
-    /// Gives sequence `seq` the pages of `n` tokens from position `next` on, no more of them than a chunk, and takes those
-    /// that no token from there on sees. The pages that it lacks must be free.
+    /// See [`PageTables::make_room`].
     pub(crate) fn make_room(&mut self, seq: usize, next: usize, n: usize) {
-        for (index, group) in self.groups.iter_mut().enumerate() {
-            let Some((from, to)) = group.make_room(seq, next, n) else { continue };
-            for layer in self.layers.iter_mut().flatten().filter(|layer| layer.group == index) {
-                copy_page(&mut layer.keys, group.n_pages(), from, to);
-                copy_page(&mut layer.values, group.n_pages(), from, to);
+        for copy in self.pages.make_room(seq, next, n) {
+            let n_pages = self.pages.n_pages(copy.group);
+            for layer in self.layers.iter_mut().flatten().filter(|layer| layer.group == copy.group) {
+                copy_page(&mut layer.keys, n_pages, copy.from, copy.to);
+                copy_page(&mut layer.values, n_pages, copy.from, copy.to);
             }
         }
-    }
-
-    /// Whether what the token at position `n` of sequence `seq` sees is there, if those before it were read once.
-    pub(crate) fn holds(&self, seq: usize, n: usize) -> bool {
-        self.groups.iter().all(|group| group.holds(seq, n))
-    }
-
-    /// Takes the pages of all positions from `n` on.
-    pub(crate) fn truncate(&mut self, seq: usize, n: usize) {
-        self.groups.iter_mut().for_each(|group| group.truncate(seq, n));
     }
 
     /// Gives sequence `to`, which is empty, what `from` has of its first `n` tokens; what layers remember of all tokens
     /// together is that of all that `from` has.
     pub(crate) fn share(&mut self, from: usize, to: usize, n: usize) {
-        self.groups.iter_mut().for_each(|group| group.share(from, to, n));
+        self.pages.share(from, to, n);
         for tables in &mut self.states {
             for (i, table) in tables.iter_mut().enumerate() {
                 // see `KvCache::states` for what is whose
@@ -221,15 +193,15 @@ impl KvCache {
     /// The chunk's key heads of a layer, to be written.
     pub(crate) fn keys<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
         let LayerCache { keys, head_dim, group, .. } = self.layer(layer);
-        let (ty, group) = (self.types.k, &self.groups[*group]);
-        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty, dim: *head_dim, group }
+        let (ty, pages) = (self.types.k, (&self.pages, *group));
+        Heads { all: keys.rows(chunk, heads), head_len: keys.row_len(), ty, dim: *head_dim, pages }
     }
 
     /// The chunk's value heads of a layer, to be written.
     pub(crate) fn values<'a>(&'a self, layer: usize, chunk: &'a Chunk<'_>, heads: Units) -> Heads<'a> {
         let LayerCache { values, head_dim_v, group, .. } = self.layer(layer);
-        let (ty, group) = (self.types.v, &self.groups[*group]);
-        Heads { all: values.rows(chunk, heads), head_len: values.row_len(), ty, dim: *head_dim_v, group }
+        let (ty, pages) = (self.types.v, (&self.pages, *group));
+        Heads { all: values.rows(chunk, heads), head_len: values.row_len(), ty, dim: *head_dim_v, pages }
     }
 
     /// Keys and values of a head of sequence `seq`.
@@ -241,7 +213,7 @@ impl KvCache {
     ) -> (Cached<'a>, Cached<'a>) {
         let LayerCache { keys, values, head_dim, head_dim_v, group } = self.layer(layer);
         let part = |all: &'a Shared<u8>| &all.read(worker)[head * all.row_len()..][..all.row_len()];
-        let pages = self.groups[*group].pages(seq);
+        let pages = self.pages.pages(*group, seq);
         let k = Cached { ty: self.types.k, dim: *head_dim, data: part(keys), pages };
         (k, Cached { ty: self.types.v, dim: *head_dim_v, data: part(values), pages })
     }
@@ -266,7 +238,8 @@ pub(crate) struct Heads<'a> {
     ty: KvType,
     /// Values of one token in a head.
     dim: usize,
-    group: &'a Group,
+    /// The page tables, and the layer's group.
+    pages: (&'a PageTables, usize),
 }
 
 impl Heads<'_> {
@@ -284,7 +257,8 @@ impl Heads<'_> {
         let head = self.all.split_off_mut(..self.head_len).expect("a head of the chunk");
         let mut rows = rows.chunks_exact(self.dim);
         for run in runs {
-            let pages = self.group.pages(run.seq);
+            let (tables, group) = self.pages;
+            let pages = tables.pages(group, run.seq);
             for (position, row) in (run.first..).zip(rows.by_ref().take(run.tokens.len())) {
                 store(self.ty, head, row_of(pages, position), row);
             }

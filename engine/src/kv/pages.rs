@@ -6,8 +6,8 @@ use std::ops::Range;
 use braise_kernels::ops::{PAGE, Window};
 
 use super::Room;
-use crate::backend::cpu::Run;
-use crate::block::Attention;
+use crate::backend::Run;
+use crate::block::{Attention, Spec};
 
 /// Tokens that can be forgotten without reading those before them again, at least.
 pub(crate) const SPARE: usize = 512;
@@ -33,9 +33,106 @@ pub(super) fn n_pages(window: Option<Window>, room: Room) -> Option<usize> {
     }
 }
 
+/// Who has which pages of a cache, wherever its memory is: in groups of layers whose tokens see equally far.
+#[derive(Debug)]
+pub(crate) struct PageTables {
+    /// The first group counts the pages of whole sequences, whether or not a layer is in it.
+    groups: Vec<Group>,
+    /// Which of them each layer is in that has keys and values of its own.
+    of_layer: Vec<Option<usize>>,
+}
+
+/// A page that must be copied in all layers of a group before it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageCopy {
+    pub(crate) group: usize,
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+}
+
+impl PageTables {
+    /// All pages free. `None` if there are more than can be counted.
+    pub(crate) fn new(spec: &Spec, room: Room) -> Option<PageTables> {
+        let mut groups = vec![Group::new(None, room)?];
+        let mut of_layer = Vec::with_capacity(spec.layers.len());
+        for layer in &spec.layers {
+            of_layer.push(match layer.mixer.cached() {
+                Some(a) => Some(group_of(&mut groups, window_of(a, room), room)?),
+                None => None,
+            });
+        }
+        Some(PageTables { groups, of_layer })
+    }
+
+    /// How many groups there are.
+    pub(crate) fn n_groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The group of a layer that has keys and values of its own.
+    pub(crate) fn group_of(&self, layer: usize) -> Option<usize> {
+        self.of_layer[layer]
+    }
+
+    /// Pages of a group, of all sequences together.
+    pub(crate) fn n_pages(&self, group: usize) -> usize {
+        self.groups[group].n_pages
+    }
+
+    /// The page table of a sequence in a group; pages that it has given back are still in it.
+    pub(crate) fn pages(&self, group: usize, seq: usize) -> &[u32] {
+        self.groups[group].pages(seq)
+    }
+
+    /// Pages that nobody has.
+    pub(crate) fn free_pages(&self) -> usize {
+        self.groups[0].free()
+    }
+
+    /// Pages that the sequences of some runs lack for them.
+    pub(crate) fn lacking(&self, runs: &[Run]) -> usize {
+        self.groups[0].lacking(runs)
+    }
+
+    /// Gives sequence `seq` the pages of `n` tokens from position `next` on, no more of them than a chunk, and takes those
+    /// that no token from there on sees. The pages that it lacks must be free. Says which must be copied.
+    pub(crate) fn make_room(&mut self, seq: usize, next: usize, n: usize) -> Vec<PageCopy> {
+        let groups = self.groups.iter_mut().enumerate();
+        let copies = groups.filter_map(|(group, pages)| {
+            let (from, to) = pages.make_room(seq, next, n)?;
+            Some(PageCopy { group, from, to })
+        });
+        copies.collect()
+    }
+
+    /// Whether what the token at position `n` of sequence `seq` sees is there, if those before it were read once.
+    pub(crate) fn holds(&self, seq: usize, n: usize) -> bool {
+        self.groups.iter().all(|group| group.holds(seq, n))
+    }
+
+    /// Takes the pages of all positions from `n` on.
+    pub(crate) fn truncate(&mut self, seq: usize, n: usize) {
+        self.groups.iter_mut().for_each(|group| group.truncate(seq, n));
+    }
+
+    /// Gives sequence `to`, which has no pages, those of the first `n` positions of `from` too.
+    pub(crate) fn share(&mut self, from: usize, to: usize, n: usize) {
+        self.groups.iter_mut().for_each(|group| group.share(from, to, n));
+    }
+}
+
+/// The group of layers that see `window`; a new one, if no layer before did. `None` if its pages are more than can be counted.
+fn group_of(groups: &mut Vec<Group>, window: Option<Window>, room: Room) -> Option<usize> {
+    if let Some(group) = groups.iter().position(|group| group.window == window) {
+        return Some(group);
+    }
+    groups.push(Group::new(window, room)?);
+    Some(groups.len() - 1)
+}
+
 /// The pages of layers whose tokens see equally far.
 #[derive(Debug)]
-pub(super) struct Group {
+struct Group {
     window: Option<Window>,
     n_pages: usize,
     /// Those that were given back, and those that nobody has had yet.
@@ -58,7 +155,7 @@ struct Table {
 
 impl Group {
     /// All pages free. `None` if there are more than can be counted.
-    pub(super) fn new(window: Option<Window>, room: Room) -> Option<Group> {
+    fn new(window: Option<Window>, room: Room) -> Option<Group> {
         let n_pages = n_pages(window, room)?;
         let unused = 0..u32::try_from(n_pages).ok()?;
         Some(Group {
@@ -71,26 +168,18 @@ impl Group {
         })
     }
 
-    pub(super) fn window(&self) -> Option<Window> {
-        self.window
-    }
-
-    pub(super) fn n_pages(&self) -> usize {
-        self.n_pages
-    }
-
     /// Pages that nobody has.
-    pub(super) fn free(&self) -> usize {
+    fn free(&self) -> usize {
         self.returned.len() + self.unused.len()
     }
 
     /// The page table of a sequence; those given back are still in it.
-    pub(super) fn pages(&self, seq: usize) -> &[u32] {
+    fn pages(&self, seq: usize) -> &[u32] {
         &self.tables[seq].pages
     }
 
     /// Pages that the sequences of some runs lack for them.
-    pub(super) fn lacking(&self, runs: &[Run]) -> usize {
+    fn lacking(&self, runs: &[Run]) -> usize {
         let of_run = |(i, run): (usize, &Run)| {
             let grown = run.end().div_ceil(PAGE).saturating_sub(self.tables[run.seq].pages.len());
             let copied = self.shared_end(run.seq, run.first).is_some_and(|page| {
@@ -109,8 +198,8 @@ impl Group {
         page.filter(|page| self.owners[*page as usize] > 1)
     }
 
-    /// See [`super::KvCache::make_room`]. Which page must be copied into which, if one must.
-    pub(super) fn make_room(&mut self, seq: usize, next: usize, n: usize) -> Option<(u32, u32)> {
+    /// See [`PageTables::make_room`]. Which page must be copied into which, if one must.
+    fn make_room(&mut self, seq: usize, next: usize, n: usize) -> Option<(u32, u32)> {
         if let Some(window) = self.window {
             let seen = window.start(next.saturating_sub(SPARE)) / PAGE;
             while self.tables[seq].gone < seen {
@@ -133,8 +222,8 @@ impl Group {
         copied
     }
 
-    /// Gives sequence `to`, which has no pages, those of the first `n` positions of `from` too.
-    pub(super) fn share(&mut self, from: usize, to: usize, n: usize) {
+    /// See [`PageTables::share`].
+    fn share(&mut self, from: usize, to: usize, n: usize) {
         let Table { pages, gone } = &self.tables[from];
         let pages = pages[..n.div_ceil(PAGE)].to_vec();
         let table = Table { gone: (*gone).min(pages.len()), pages };
@@ -143,12 +232,12 @@ impl Group {
     }
 
     /// Whether a sequence has what the token at position `n` sees, if it has read the tokens before it once.
-    pub(super) fn holds(&self, seq: usize, n: usize) -> bool {
+    fn holds(&self, seq: usize, n: usize) -> bool {
         self.window.is_none_or(|window| self.tables[seq].gone * PAGE <= window.start(n))
     }
 
-    /// See [`super::KvCache::truncate`].
-    pub(super) fn truncate(&mut self, seq: usize, n: usize) {
+    /// See [`PageTables::truncate`].
+    fn truncate(&mut self, seq: usize, n: usize) {
         let kept = n.div_ceil(PAGE).max(self.tables[seq].gone);
         while self.tables[seq].pages.len() > kept {
             let page = self.tables[seq].pages.pop();
@@ -200,7 +289,7 @@ mod tests {
         assert_eq!(group.lacking(&all), 2 + 1);
         let copies = all.map(|run| group.make_room(run.seq, run.first, run.tokens.len()));
         assert!(copies[0].is_some() && copies[1].is_some() && copies[2].is_none());
-        assert_eq!(group.n_pages() - group.free(), 5);
+        assert_eq!(group.n_pages - group.free(), 5);
     }
 
     /// Every page is free or has as many owners as are counted, and nobody has been given the page of another.
@@ -270,6 +359,6 @@ mod tests {
         assert!(group.holds(0, 19 * PAGE - SPARE));
         assert!(!group.holds(0, 7 * PAGE));
         group.truncate(0, 0);
-        assert_eq!(group.free(), group.n_pages());
+        assert_eq!(group.free(), group.n_pages);
     }
 }

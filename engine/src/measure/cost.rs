@@ -62,7 +62,7 @@ impl Cost {
             cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(n_seq * seen);
             let ops = 2 * a.n_head as u64 * dims * n_seq * looks;
             match model.kernels().attends_in() {
-                _ if scores.exact => cost.f32_ops += ops,
+                _ if scores.exact || model.on_device.is_some() => cost.f32_ops += ops,
                 Numbers::Tiles if of_each > PRIVATE_ROWS as u64 => cost.int8_ops += ops,
                 // those of 16 bits take twice the time
                 Numbers::Integers if of_each > PRIVATE_ROWS as u64 => cost.int8_ops += 2 * ops,

@@ -50,11 +50,11 @@ const AT_LIMIT: f64 = 0.7;
 const STARVED: f64 = 0.1;
 
 impl Reached {
-    /// Of a test whose repetitions took `time` on average, whose limit is `limit`, and whose `n_threads` threads used
-    /// `usage` in `total`, the time of all repetitions.
+    /// Of a test whose repetitions took `time` on average, whose limit is `limit`, and whose `n_threads` threads, of which
+    /// there are none on a GPU, used `usage` in `total`, the time of all repetitions.
     pub fn new(time: f64, limit: &Limit, n_threads: usize, usage: &Usage, total: Duration) -> Reached {
-        let waited =
-            usage.waited.map(|waited| waited.as_secs_f64() / (n_threads as f64 * total.as_secs_f64()));
+        let waited = usage.waited.filter(|_| n_threads > 0);
+        let waited = waited.map(|waited| waited.as_secs_f64() / (n_threads as f64 * total.as_secs_f64()));
         let bound = if waited.is_some_and(|waited| waited >= STARVED) {
             Bound::Threads
         } else if limit.seconds / time < AT_LIMIT {
@@ -71,6 +71,14 @@ impl Reached {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gpu_waits_for_no_cpu() {
+        let limit = Limit { seconds: 0.9, memory: 0.9, arithmetic: 0.1, bytes: 100, ops: 1000 };
+        let usage = Usage { waited: Some(Duration::from_secs(9)), ..Usage::default() };
+        let reached = Reached::new(1.0, &limit, 0, &usage, Duration::from_secs(10));
+        assert_eq!((reached.waited, reached.bound), (None, Bound::Memory));
+    }
 
     fn bound(time: f64, memory: f64, arithmetic: f64, waited_ms: Option<u64>) -> Bound {
         let limit = Limit { seconds: memory.max(arithmetic), memory, arithmetic, bytes: 100, ops: 1000 };

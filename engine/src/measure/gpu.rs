@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 use braise_kernels::cuda::ops::{CopyWords, MultiplyTiles};
 use braise_kernels::cuda::{Address, Device, Error};
 
+use super::Peaks;
+use crate::backend::cuda;
+use crate::error::Result as EngineResult;
+use crate::model::Model;
+
 /// What a GPU can do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GpuPeaks {
@@ -31,7 +36,35 @@ const BYTES: (usize, usize) = (1 << 16, 1 << 30);
 /// The most bytes of a transfer from or to the host, which are held there too.
 const TRANSFER: usize = 64 << 20;
 
+impl From<GpuPeaks> for Peaks {
+    /// All products are counted at the rate of tensor cores, which are the fastest that there are; where that is not known,
+    /// they take no time. Memory is read at least as fast as it is copied.
+    fn from(peaks: GpuPeaks) -> Peaks {
+        let arithmetic = peaks.bf16.unwrap_or(f64::INFINITY);
+        Peaks { read: peaks.copy, int8: arithmetic, f32: arithmetic }
+    }
+}
+
 impl GpuPeaks {
+    /// Measures the device that `model` is on; `None` if that is the CPU.
+    ///
+    /// # Errors
+    /// As [`GpuPeaks::measure`].
+    pub fn of_model(model: &Model) -> EngineResult<Option<GpuPeaks>> {
+        cuda::on_device(model, |loaded| GpuPeaks::measure(&mut *loaded.device))
+    }
+
+    /// The better of two measurements of each kind: the device could do that, so it is the limit.
+    #[must_use]
+    pub fn best(self, other: GpuPeaks) -> GpuPeaks {
+        GpuPeaks {
+            copy: self.copy.max(other.copy),
+            upload: self.upload.max(other.upload),
+            download: self.download.max(other.download),
+            bf16: self.bf16.zip(other.bf16).map(|(a, b)| a.max(b)),
+        }
+    }
+
     /// Measures `device`, of whose memory a quarter is used at most for a moment.
     ///
     /// # Errors

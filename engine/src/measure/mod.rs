@@ -31,7 +31,10 @@
 //! [`default_chunk`](crate::session::default_chunk) tokens, and the multipliers limit it. Int8 and f32 times add up
 //! because the same units do both. Activations are left out: they stay in the caches.
 //!
-//! The bandwidth is that of reading a buffer as large as what a token reads ([`Cost::bytes`] of a pass of one token):
+//! On a GPU the bandwidth is that of copying its memory, read and written bytes together, and all operations count at the
+//! rate of tensor cores ([`GpuPeaks`]), though few tokens are multiplied elsewhere: these are bound by memory long before.
+//!
+//! On the CPU the bandwidth is that of reading a buffer as large as what a token reads ([`Cost::bytes`] of a pass of one token):
 //! where that fits a cache, as small models do on large servers, the cache is what limits. Beyond 1 GiB, more than any
 //! cache holds, size no longer matters.
 

@@ -1,4 +1,4 @@
-//! What the machine can do at most: read bandwidth, and multiply-adds in int8 and f32.
+//! What the CPU can do at most: read bandwidth, and multiply-adds in int8 and f32.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -9,9 +9,12 @@ use memmap2::MmapMut;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::{Cost, GpuPeaks, Pass};
 use crate::error::{Error, ErrorKind, Result};
+use crate::kv::KvTypes;
+use crate::model::Model;
 
-/// What a number of threads can do together.
+/// What a number of threads can do together, or a GPU.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Peaks {
     /// Bytes read per second.
@@ -39,6 +42,21 @@ const TIME: Duration = Duration::from_millis(60);
 const PASS: f64 = 2e-3;
 
 impl Peaks {
+    /// Measures what computes `model`: the device that it is on, or `n_threads` threads, with a buffer as large as what the
+    /// model reads for a token, but never more than `most`.
+    ///
+    /// # Errors
+    /// As [`Peaks::measure`] and [`GpuPeaks::measure`].
+    pub fn of_model(model: &Model, kv: KvTypes, n_threads: usize, most: u64) -> Result<Peaks> {
+        match GpuPeaks::of_model(model)? {
+            Some(peaks) => Ok(peaks.into()),
+            None => {
+                let buffer = Cost::of_pass(model, kv, Pass::TOKEN).bytes;
+                Peaks::measure(model.kernels(), n_threads, buffer, most)
+            }
+        }
+    }
+
     /// Measures what `n_threads` threads can do with the instructions of `kernels`. The bandwidth is that of a buffer
     /// of `buffer` bytes, brought between 64 MiB and 1 GiB, but never more than `most`.
     ///

@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::Usage;
+use crate::backend::cuda::{self, Loaded};
 use crate::error::Result;
 use crate::kv::KvTypes;
 use crate::model::Model;
-use crate::plan::Plan;
-use crate::sequences::{Capacity, SequenceId, Sequences, Work};
+use crate::sequences::{Capacity, Planned, SequenceId, Sequences, Work};
 use crate::session::{Logits, SessionOptions, default_chunk};
 
 /// What is timed: reading a prompt, then generating; of several sequences, one prompt after the other and then all
@@ -103,7 +103,9 @@ pub struct Runs {
     /// What the process used during them.
     pub usage: Usage,
     /// What the sequences take of the memory.
-    pub plan: Plan,
+    pub plan: Planned,
+    /// Bytes of a GPU's memory that were taken at the end, weights and all; `None` where the CPU computes.
+    pub device_bytes: Option<u64>,
     /// What a user should know of the memory, see [`Sequences::warning`].
     pub warning: Option<String>,
     /// Time to get the session ready.
@@ -111,7 +113,7 @@ pub struct Runs {
 }
 
 /// Runs `test`, with a key/value cache of the formats `kv`, once to warm up (of the generation only one token), then
-/// `reps` times on `n_threads` threads, with random tokens. Logits are computed of the last token alone, as generation needs them.
+/// `reps` times where the model is, on the CPU on `n_threads` threads, with random tokens. Logits are computed of the last token alone, as generation needs them.
 ///
 /// # Errors
 /// As [`Sequences::new`] and [`Sequences::step`]; or a logit is not a finite number.
@@ -138,8 +140,9 @@ pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usiz
         first_token = first_token.min(first);
     }
     let usage = Usage::now().since(before);
+    let device_bytes = cuda::on_device(model, Loaded::taken)?.map(|bytes| bytes as u64);
     let (plan, warning) = (all.plan().clone(), all.warning().map(str::to_owned));
-    Ok(Runs { samples, first_token, usage, plan, warning, start })
+    Ok(Runs { samples, first_token, usage, plan, device_bytes, warning, start })
 }
 
 /// Reads the prompts one by one and then the rest, a token of every sequence at a time; the time to the first logits, and
@@ -249,7 +252,7 @@ mod tests {
             let runs = run(&model, &t, 2, KvTypes::default(), reps).expect("runs");
             assert_eq!(runs.samples.len(), reps);
             assert!(runs.samples.iter().all(|all| runs.first_token <= *all && !all.is_zero()), "{runs:?}");
-            assert!(runs.plan.session() > 0);
+            assert!(matches!(runs.plan, Planned::Machine(plan) if plan.session() > 0));
         }
         assert_eq!(
             run(&model, &test(0, 1, 0), 0, KvTypes::default(), 1).expect_err("no threads").kind(),

@@ -17,6 +17,7 @@ use crate::backend::cuda;
 use crate::block::{Norm, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, TensorInfo};
+use crate::parts::{Assignment, Location, Parts};
 
 use bind::Binder;
 pub use layer::{
@@ -42,8 +43,37 @@ pub struct Model {
     pub(crate) output_norm: Option<NormWeights>,
     /// `None`: the token embedding serves as output matrix too.
     output: Option<Weight>,
-    /// The weights on a GPU, if that is where the model runs.
-    pub(crate) on_device: Option<Mutex<cuda::Loaded>>,
+    /// The weights on GPUs, if the model or a part of it runs there.
+    pub(crate) on_device: Option<OnDevices>,
+}
+
+/// Where a model runs that does not run on the CPU alone.
+#[derive(Debug)]
+pub(crate) struct OnDevices {
+    /// The parts on each GPU; [`Location::Gpu`] counts them.
+    pub(crate) gpus: Vec<Mutex<cuda::Loaded>>,
+    /// What runs where, in the order of execution.
+    pub(crate) segments: Vec<(Location, Parts)>,
+}
+
+impl OnDevices {
+    /// The GPU on which all of the model is, if there is one.
+    pub(crate) fn alone(&self) -> Option<&Mutex<cuda::Loaded>> {
+        match (&self.gpus[..], &self.segments[..]) {
+            ([loaded], [_]) => Some(loaded),
+            _ => None,
+        }
+    }
+
+    /// Where the output is.
+    pub(crate) fn end(&self) -> Location {
+        self.segments.last().map_or(Location::Cpu, |(location, _)| *location)
+    }
+
+    /// The segments on the CPU.
+    pub(crate) fn on_cpu(&self) -> impl Iterator<Item = &Parts> {
+        self.segments.iter().filter(|(place, _)| *place == Location::Cpu).map(|(_, parts)| parts)
+    }
 }
 
 /// A matrix, (rows, cols), one row after the other: a tensor of the file, or neighbouring rows of one.
@@ -151,9 +181,48 @@ impl Model {
     /// There are no kernels for the model ([`cuda::unsupported`]), the device has too little memory, or was lost. The
     /// model then runs where it ran before.
     pub fn move_to(&mut self, device: Box<dyn Device + Send>) -> Result<usize> {
-        let loaded = cuda::Loaded::new(self, device)?;
-        let bytes = loaded.bytes();
-        self.on_device = Some(Mutex::new(loaded));
+        let whole = Assignment::new(self.layers.len(), |_| Location::Gpu(0));
+        Ok(self.split(vec![device], &whole)?.into_iter().sum())
+    }
+
+    /// Whether parts of the model are on different devices.
+    pub fn is_divided(&self) -> bool {
+        self.on_device.as_ref().is_some_and(|on| on.alone().is_none())
+    }
+
+    /// Gives back what the model has on devices. Sessions that are made from now on run on the CPU.
+    pub fn move_to_cpu(&mut self) {
+        self.on_device = None;
+    }
+
+    /// Copies the weights of the parts that `assignment` puts on GPUs to `devices`, of which [`Location::Gpu`] counts. Sessions
+    /// that are made from now on run where it says. Gives the bytes of each device's memory that they take.
+    ///
+    /// # Errors
+    /// As [`Model::move_to`]; or the assignment is that of another model, names devices that are not there, or parts what
+    /// must lie together ([`Assignment::torn`]).
+    pub fn split(
+        &mut self,
+        devices: Vec<Box<dyn Device + Send>>,
+        assignment: &Assignment,
+    ) -> Result<Vec<usize>> {
+        let is_missing = |to: Location| matches!(to, Location::Gpu(i) if i >= devices.len());
+        let foreign =
+            assignment.n_layer() != self.layers.len() || assignment.parts().any(|(_, to)| is_missing(to));
+        if foreign || assignment.torn(&self.spec).is_some() {
+            return Err(Error::new(ErrorKind::Input, "the layers cannot be divided like this")
+                .file(self.gguf.path())
+                .next("divide them elsewhere, or not at all"));
+        }
+        let load = |(i, device)| {
+            let here = assignment.parts().filter(|(_, place)| *place == Location::Gpu(i));
+            let here: Vec<_> = here.map(|(part, _)| part).collect();
+            cuda::Loaded::new(self, &here, device)
+        };
+        let loaded = devices.into_iter().enumerate().map(load).collect::<Result<Vec<_>>>()?;
+        let bytes = loaded.iter().map(cuda::Loaded::bytes).collect();
+        let gpus = loaded.into_iter().map(Mutex::new).collect();
+        self.on_device = Some(OnDevices { gpus, segments: assignment.segments() });
         Ok(bytes)
     }
 

@@ -17,11 +17,13 @@
 
 mod device;
 mod fit;
+mod split;
 mod weights;
 
 pub use device::{DEVICE_OVERHEAD, DevicePlan, Placement};
 pub use fit::Fit;
 pub(crate) use fit::warning;
+pub use split::{GpuLayers, GpuRoom, Needs, PartNeeds, Refusal};
 pub use weights::{LayerWeights, Weights};
 
 use braise_kernels::isa::Isa;
@@ -37,6 +39,7 @@ use crate::gguf::Gguf;
 use crate::kv::{KvTypes, LayerBytes, Room};
 use crate::measure::{Mix, Shape, outline};
 use crate::model::Model;
+use crate::parts::Part;
 use crate::sequences::n_logits;
 use crate::session::default_chunk;
 
@@ -119,6 +122,12 @@ impl Outline {
         let spec = arch::spec(file)?;
         let weights = Weights::of(file, spec.layers.len());
         Ok(Outline { operands: operands(file, kernels), weights, spec })
+    }
+
+    /// The same where a session runs some parts of the model alone.
+    pub(crate) fn only(self, has: impl Fn(Part) -> bool) -> Outline {
+        let (spec, weights) = (self.spec.only(&has), self.weights.only(has));
+        Outline { spec, weights, ..self }
     }
 
     /// The model's spec.

@@ -1,6 +1,7 @@
 //! Bytes of weights, by where they are used.
 
 use crate::gguf::Gguf;
+use crate::parts::Part;
 
 /// Bytes of a model's weights.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +63,21 @@ impl Weights {
 
     pub(super) fn with_copies(self, copies: u64) -> Weights {
         Weights { copies, ..self }
+    }
+
+    /// The same where some parts of the model are read alone. What is no expert of a layer is where its mixer is.
+    pub(super) fn only(self, has: impl Fn(Part) -> bool) -> Weights {
+        let some = |part: Part, bytes: u64| if has(part) { bytes } else { 0 };
+        let layer = |(i, layer): (usize, &LayerWeights)| LayerWeights {
+            experts: some(Part::Mlp(i), layer.experts),
+            others: some(Part::Mixer(i), layer.others),
+        };
+        Weights {
+            tables: some(Part::Input, self.tables),
+            output: some(Part::Output, self.output),
+            layers: self.layers.iter().enumerate().map(layer).collect(),
+            ..self
+        }
     }
 
     /// Of all.

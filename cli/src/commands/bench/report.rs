@@ -78,7 +78,11 @@ impl Report {
                 ("f16", "f16") => String::new(),
                 (k, v) => format!("key/value cache {k}/{v}, "),
             };
-            text += &format!("\n{}, {}, {cache}braise {}\n", row.cpu_info, row.isa, row.build_commit);
+            let machine = match row.gpu_info.as_str() {
+                "" => format!("{}, {}", row.cpu_info, row.isa),
+                gpu => gpu.to_owned(),
+            };
+            text += &format!("\n{machine}, {cache}braise {}\n", row.build_commit);
         }
         if self.explain {
             text.extend(self.rows.iter().map(|row| format!("\n{}\n", explanation(row))));
@@ -99,10 +103,15 @@ fn cells(row: &Row) -> [String; 12] {
         format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
         format!("{:.1}", row.limit_ts),
         format!("{:.0}%", row.share_of_limit * 100.0),
-        row.peak_rss.map_or_else(String::new, |bytes| BinaryBytes(bytes).to_string()),
+        taken(row).map_or_else(String::new, |bytes| BinaryBytes(bytes).to_string()),
         planned(row),
         format!("{:.2}", row.sequence_ts),
     ]
+}
+
+/// The most memory that was taken where the test ran.
+fn taken(row: &Row) -> Option<u64> {
+    if row.gpu_info.is_empty() { row.peak_rss } else { row.device_bytes }
 }
 
 /// The bytes that were planned, and how far that was from what was taken.
@@ -113,44 +122,34 @@ fn planned(row: &Row) -> String {
 
 /// What bounds a result, in a paragraph.
 fn explanation(row: &Row) -> String {
+    let on_gpu = !row.gpu_info.is_empty();
     let advice = match row.bound {
         "memory bandwidth" => "a smaller quantization is what would make it faster",
         "arithmetic" => "more or wider multipliers are what would make it faster",
         "threads" => "the threads wait for CPUs: use fewer threads, or a quieter machine",
+        _ if on_gpu => {
+            "the rest of the time goes to starting kernels, and to those that keep neither memory nor multipliers busy"
+        }
         _ => {
             "the rest of the time goes to instructions around the multiply-adds and to threads that wait for each other"
         }
     };
+    let place = if on_gpu { row.gpu_info.clone() } else { threads(row.n_threads) };
+    let peaks = [("int8", row.limit_int8_gops), ("f32", row.limit_f32_gops), ("bf16", row.limit_bf16_gops)];
+    let peaks: Vec<_> =
+        peaks.iter().filter_map(|(name, gops)| Some(format!("{:.0} in {name}", (*gops)?))).collect();
+    let of_peaks = if peaks.is_empty() { String::new() } else { format!(" of {}", peaks.join(" and ")) };
     let mut text = format!(
-        "{}, {} on {}: bound by {}; {advice}.\n- reached {:.1} of {:.1} GB/s, and {:.0} GOP/s of {:.0} in int8 and \
-         {:.0} in f32",
+        "{}, {} on {place}: bound by {}; {advice}.\n- reached {:.1} of {:.1} GB/s, and {:.0} GOP/s{of_peaks}",
         row.model,
         row.test(),
-        threads(row.n_threads),
         row.bound,
         row.read_gbs,
         row.limit_read_gbs,
         row.gops,
-        row.limit_int8_gops,
-        row.limit_f32_gops
     );
-    let kernel = |kernel: &str| match kernel.split_once(':') {
-        Some((format, isa)) => match isa.strip_suffix(":slow") {
-            Some(isa) => format!("{format} on {isa} (slow: other formats have faster ones)"),
-            None => format!("{format} on {isa}"),
-        },
-        None => kernel.to_owned(),
-    };
-    let kernels: Vec<_> = row.kernels.split(' ').map(kernel).collect();
-    text += &format!("\n- kernels: {}", kernels.join(", "));
-    let cores = default_threads();
-    if row.n_threads < cores {
-        text += &format!("\n- threads: {} of {cores} cores are used", row.n_threads);
-    } else if row.n_threads > cores {
-        text += &format!("\n- threads: {} share {cores} cores", row.n_threads);
-    }
-    if let Some(share) = row.cpu_wait_share {
-        text += &format!("\n- the threads waited {:.1}% of their time for a CPU", share * 100.0);
+    if !on_gpu {
+        text += &of_cpu(row);
     }
     let size = |bytes: u64| BinaryBytes(bytes).to_string();
     text += &format!(
@@ -159,11 +158,34 @@ fn explanation(row: &Row) -> String {
         size(row.plan_cache_bytes),
         size(row.plan_batch_bytes)
     );
-    if let Some(peak) = row.peak_rss {
-        text += &format!("; {} at the most", size(peak));
+    if let Some(taken) = taken(row) {
+        text += &format!("; {} at the most", size(taken));
     }
     if let (Some(minor), Some(major)) = (row.minor_faults, row.major_faults) {
         text += &format!("\n- page faults: {minor} in memory, {major} from disk");
+    }
+    text
+}
+
+/// Its kernels and threads on the CPU.
+fn of_cpu(row: &Row) -> String {
+    let kernel = |kernel: &str| match kernel.split_once(':') {
+        Some((format, isa)) => match isa.strip_suffix(":slow") {
+            Some(isa) => format!("{format} on {isa} (slow: other formats have faster ones)"),
+            None => format!("{format} on {isa}"),
+        },
+        None => kernel.to_owned(),
+    };
+    let kernels: Vec<_> = row.kernels.split(' ').map(kernel).collect();
+    let mut text = format!("\n- kernels: {}", kernels.join(", "));
+    let cores = default_threads();
+    if row.n_threads < cores {
+        text += &format!("\n- threads: {} of {cores} cores are used", row.n_threads);
+    } else if row.n_threads > cores {
+        text += &format!("\n- threads: {} share {cores} cores", row.n_threads);
+    }
+    if let Some(share) = row.cpu_wait_share {
+        text += &format!("\n- the threads waited {:.1}% of their time for a CPU", share * 100.0);
     }
     text
 }
@@ -205,6 +227,7 @@ mod tests {
         Row {
             build_commit: "abc",
             cpu_info: "A \"fast\" CPU".into(),
+            gpu_info: String::new(),
             backends: "CPU",
             model: "dir/x.gguf".into(),
             model_filename: "dir/x.gguf".into(),
@@ -232,6 +255,7 @@ mod tests {
             limit_ts: 50.0,
             share_of_limit: 0.8,
             peak_rss: None,
+            device_bytes: None,
             plan_bytes: 900_000_000,
             plan_cache_bytes: 30_000_000,
             plan_batch_bytes: 20_000_000,
@@ -239,14 +263,15 @@ mod tests {
             load_ms: 10.0,
             ttft_ms: 25.0,
             isa: "avx512vnni",
-            device: "cpu",
+            device: "cpu".into(),
             kernels: "Q4_K:avx512vnni Q6_K:avx2:slow".into(),
             bound: "memory bandwidth",
             read_gbs: 32.0,
             gops: 100.0,
             limit_read_gbs: 40.0,
-            limit_int8_gops: 1700.0,
-            limit_f32_gops: 420.0,
+            limit_int8_gops: Some(1700.0),
+            limit_f32_gops: Some(420.0),
+            limit_bf16_gops: None,
             minor_faults: Some(3),
             major_faults: Some(0),
             cpu_wait_share: Some(0.012),
@@ -295,16 +320,49 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_is_reported_by_its_own_memory_and_limits() {
+        let gpu = Row {
+            gpu_info: "A GPU".into(),
+            backends: "CUDA",
+            device: "cuda:1".into(),
+            n_threads: 0,
+            peak_rss: Some(1 << 30),
+            device_bytes: Some(1_000_000_000),
+            plan_error: Some(-0.1),
+            bound: "overhead",
+            limit_int8_gops: None,
+            limit_f32_gops: None,
+            limit_bf16_gops: Some(500_000.0),
+            cpu_wait_share: None,
+            ..row()
+        };
+        let report = Report { format: Format::Md, explain: true, rows: vec![gpu] };
+        let text = report.markdown();
+        for part in [
+            "| CUDA    |       0 | tg128 @ d64 |",
+            "| 953.67 MiB | 858.31 MiB (-10.0%) |",
+            "\nA GPU, braise abc\n",
+            "on A GPU: bound by overhead; the rest of the time goes to starting kernels",
+            "32.0 of 40.0 GB/s, and 100 GOP/s of 500000 in bf16\n- memory: 858.31 MiB (-10.0%) planned",
+            "; 953.67 MiB at the most",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("threads:") && !text.contains("fast"), "{text}");
+    }
+
+    #[test]
     fn csv_has_a_value_for_each_name() {
         let fields = fields(&row()).expect("is an object");
         let header = csv_line(fields.keys().cloned());
         assert!(
-            header.starts_with("\"build_commit\",\"cpu_info\",") && header.ends_with("\"cpu_wait_share\"\n")
+            header.starts_with("\"build_commit\",\"cpu_info\",\"gpu_info\",")
+                && header.ends_with("\"cpu_wait_share\"\n")
         );
         let line = csv_line(fields.values().map(csv_value));
-        assert!(line.starts_with("\"abc\",\"A \"\"fast\"\" CPU\",\"CPU\","), "{line}");
+        assert!(line.starts_with("\"abc\",\"A \"\"fast\"\" CPU\",\"\",\"CPU\","), "{line}");
         assert!(
-            line.contains(",\"3200000000 3200000001\",\"40.0 40.5\",\"50.0\",\"0.8\",\"\",\"900000000\",\"30000000\",\"20000000\",\"\","),
+            line.contains(",\"3200000000 3200000001\",\"40.0 40.5\",\"50.0\",\"0.8\",\"\",\"\",\"900000000\",\"30000000\",\"20000000\",\"\","),
             "{line}"
         );
         assert_eq!(header.matches("\",\"").count(), line.matches("\",\"").count(), "{line}");

@@ -1,19 +1,23 @@
-//! One result: a test of a model on so many threads.
+//! One result: a test of a model on so many threads, or on a GPU.
 
 use braise_engine::gguf::TensorInfo;
 use braise_engine::kv::KvTypes;
-use braise_engine::measure::{Limit, Mix, Peaks, Reached, Runs, Stats, Test};
+use braise_engine::measure::{Limit, Mix, Reached, Runs, Stats, Test};
 use braise_engine::model::Model;
+use braise_engine::sequences::Planned;
 use braise_engine::session::default_chunk;
 use serde::Serialize;
 
 use super::source::Loaded;
+use super::{Can, Where};
 
 /// A result. What llama-bench reports too has its name there; the other names are explained at the fields.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     pub build_commit: &'static str,
     pub cpu_info: String,
+    /// The GPU that computed; nothing where the CPU did.
+    pub gpu_info: String,
     pub backends: &'static str,
     /// The model, as the command line names it.
     pub model: String,
@@ -26,6 +30,7 @@ pub struct Row {
     pub synthetic: bool,
     /// Tokens that are read at a time.
     pub n_ubatch: usize,
+    /// None where a GPU computed.
     pub n_threads: usize,
     pub type_k: &'static str,
     pub type_v: &'static str,
@@ -51,13 +56,16 @@ pub struct Row {
     pub share_of_limit: f64,
     /// Most physical memory of the process in this test, in bytes; nothing where the system does not tell.
     pub peak_rss: Option<u64>,
-    /// What the process was planned to have at most: weights, cache, what a batch needs, and the program.
+    /// Bytes of a GPU's memory that were taken at the end of this test, by all that ran there; nothing on the CPU.
+    pub device_bytes: Option<u64>,
+    /// What was planned to be taken at most, of the GPU's memory where that computed: weights, cache, what a batch needs, and
+    /// the program or the driver.
     pub plan_bytes: u64,
     /// Of these, the key/value cache and states.
     pub plan_cache_bytes: u64,
-    /// Of these, what the workers need for a batch.
+    /// Of these, what a batch needs.
     pub plan_batch_bytes: u64,
-    /// `plan_bytes / peak_rss - 1`.
+    /// `plan_bytes / peak_rss - 1`, or `plan_bytes / device_bytes - 1`.
     pub plan_error: Option<f64>,
     /// Milliseconds to open the model and get a context ready.
     pub load_ms: f64,
@@ -65,7 +73,8 @@ pub struct Row {
     pub ttft_ms: f64,
     /// Instruction set level.
     pub isa: &'static str,
-    pub device: &'static str,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
     /// Each format of the weights, and the level that its kernel is written for, for many tokens where there is a prompt;
     /// whether it is slower than those of others: `Q4_K:avx512vnni Q6_K:avx2:slow`.
     pub kernels: String,
@@ -75,12 +84,14 @@ pub struct Row {
     pub read_gbs: f64,
     /// 10^9 operations per second.
     pub gops: f64,
-    /// Read bandwidth of this machine with these threads.
+    /// Read bandwidth of this machine with these threads, or copy bandwidth of the GPU's memory.
     pub limit_read_gbs: f64,
-    /// Int8 operations per second (10^9) of this machine with these threads.
-    pub limit_int8_gops: f64,
-    /// f32 operations per second (10^9) of this machine with these threads.
-    pub limit_f32_gops: f64,
+    /// Int8 operations per second (10^9) of this machine with these threads; nothing where a GPU computed.
+    pub limit_int8_gops: Option<f64>,
+    /// f32 operations per second (10^9) of this machine with these threads; nothing where a GPU computed.
+    pub limit_f32_gops: Option<f64>,
+    /// bf16 operations per second (10^9) of the GPU's tensor cores, where it has such.
+    pub limit_bf16_gops: Option<f64>,
     /// Page faults in all repetitions.
     pub minor_faults: Option<u64>,
     /// Those of them that waited for a disk.
@@ -92,6 +103,7 @@ pub struct Row {
 /// What a result is made of.
 pub struct Measured<'a> {
     pub loaded: &'a Loaded,
+    pub on: &'a Where,
     pub cpu: &'a str,
     pub test: &'a Test,
     pub n_threads: usize,
@@ -100,7 +112,7 @@ pub struct Measured<'a> {
     pub runs: &'a Runs,
     pub stats: Stats,
     pub peak_rss: Option<u64>,
-    pub peaks: Peaks,
+    pub can: Can,
     pub limit: Limit,
     pub reached: Reached,
 }
@@ -110,14 +122,25 @@ impl Row {
     pub fn new(m: &Measured<'_>) -> Row {
         let (model, test) = (&m.loaded.model, m.test);
         let gguf = model.gguf();
-        // a bench makes no tokenizer
-        let (plan, plan_bytes) = (&m.runs.plan, m.runs.plan.without_tokenizer());
+        let plan = Bytes::of(&m.runs.plan);
+        let taken = if m.on == &Where::Cpu { m.peak_rss } else { m.runs.device_bytes };
+        let (device, gpu) = match m.on {
+            Where::Cpu => ("cpu".to_owned(), ""),
+            Where::Gpu(index, name) => (format!("cuda:{index}"), name.as_str()),
+        };
+        let (read, of_cpu, bf16) = match m.can {
+            Can::Cpu(peaks) => (peaks.read, Some(peaks), None),
+            Can::Gpu(peaks) => (peaks.copy, None, peaks.bf16),
+        };
         let limit_ts = test.n_tokens() as f64 / m.limit.seconds;
         let many = test.n_prompt > 0;
         let slow = model.slow_formats(many);
         let kernels = model.formats(many).into_iter().map(|kernel| {
             let (ty, isa) = kernel;
-            format!("{ty}:{isa}{}", if slow.contains(&kernel) { ":slow" } else { "" })
+            match m.on {
+                Where::Cpu => format!("{ty}:{isa}{}", if slow.contains(&kernel) { ":slow" } else { "" }),
+                Where::Gpu(..) => format!("{ty}:cuda"),
+            }
         });
         let kernels: Vec<_> = kernels.collect();
         let Stats { samples_ns, samples_ts, avg_ns, stddev_ns, avg_ts, stddev_ts, median_ts } =
@@ -125,7 +148,8 @@ impl Row {
         Row {
             build_commit: env!("BRAISE_COMMIT"),
             cpu_info: m.cpu.to_owned(),
-            backends: "CPU",
+            gpu_info: gpu.to_owned(),
+            backends: if gpu.is_empty() { "CPU" } else { "CUDA" },
             model: m.loaded.name.clone(),
             model_filename: gguf.path().display().to_string(),
             model_type: model_type(model),
@@ -152,21 +176,23 @@ impl Row {
             limit_ts,
             share_of_limit: avg_ts / limit_ts,
             peak_rss: m.peak_rss,
-            plan_bytes,
-            plan_cache_bytes: plan.keys_and_values().saturating_add(plan.states()),
-            plan_batch_bytes: plan.activations.saturating_add(plan.scratch),
-            plan_error: m.peak_rss.filter(|peak| *peak > 0).map(|peak| plan_bytes as f64 / peak as f64 - 1.0),
+            device_bytes: m.runs.device_bytes,
+            plan_bytes: plan.all,
+            plan_cache_bytes: plan.cache,
+            plan_batch_bytes: plan.batch,
+            plan_error: taken.filter(|taken| *taken > 0).map(|taken| plan.all as f64 / taken as f64 - 1.0),
             load_ms: (m.loaded.load + m.runs.start).as_secs_f64() * 1e3,
             ttft_ms: m.runs.first_token.as_secs_f64() * 1e3,
             isa: model.kernels().isa().name(),
-            device: "cpu",
+            device,
             kernels: kernels.join(" "),
             bound: m.reached.bound.name(),
             read_gbs: m.reached.bytes * 1e-9,
             gops: m.reached.ops * 1e-9,
-            limit_read_gbs: m.peaks.read * 1e-9,
-            limit_int8_gops: m.peaks.int8 * 1e-9,
-            limit_f32_gops: m.peaks.f32 * 1e-9,
+            limit_read_gbs: read * 1e-9,
+            limit_int8_gops: of_cpu.map(|peaks| peaks.int8 * 1e-9),
+            limit_f32_gops: of_cpu.map(|peaks| peaks.f32 * 1e-9),
+            limit_bf16_gops: bf16.map(|bf16| bf16 * 1e-9),
             minor_faults: m.runs.usage.minor_faults,
             major_faults: m.runs.usage.major_faults,
             cpu_wait_share: m.reached.waited,
@@ -180,6 +206,30 @@ impl Row {
             n_gen: self.n_gen,
             n_depth: self.n_depth,
             n_parallel: self.n_parallel,
+        }
+    }
+}
+
+/// Bytes of a plan.
+struct Bytes {
+    all: u64,
+    cache: u64,
+    batch: u64,
+}
+
+impl Bytes {
+    fn of(plan: &Planned) -> Bytes {
+        match plan {
+            Planned::Machine(plan) => Bytes {
+                // a bench makes no tokenizer
+                all: plan.without_tokenizer(),
+                cache: plan.keys_and_values().saturating_add(plan.states()),
+                batch: plan.activations.saturating_add(plan.scratch),
+            },
+            Planned::Device(plan) => {
+                let plan = plan.unwrap_or_default();
+                Bytes { all: plan.total(), cache: plan.cache, batch: plan.activations }
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
+use braise_kernels::cuda::Gpu;
 use braise_kernels::isa::Isa;
 
 use super::{done, failed, finish, prepare, refused, set, vocabulary, with_model};
@@ -119,10 +120,22 @@ fn gpus_that_are_not_there() {
         assert!(expected.iter().any(|expected| error.contains(expected)), "{error}");
         assert!(error.contains("good.gguf") && error.contains("on the CPU"), "{error}");
         assert!(refused(&home, &[args, &["--device", "gpu"]].concat(), 2).contains("--device"));
+        let layers = |flags: &[&str], code| refused(&home, &[args, flags].concat(), code);
+        assert!(layers(&["--gpu-layers", "many"], 2).contains("--gpu-layers"));
+        let error = layers(&["--device", "cpu", "--gpu-layers", "all"], 2);
+        assert!(error.contains("--gpu-layers all") && error.contains("--device cpu"), "{error}");
+        if let Err(why) = Gpu::count() {
+            let error = layers(&["--gpu-layers", "2"], 1);
+            assert!(error.contains(&format!("--gpu-layers 2: {why}")), "{error}");
+        }
     }
     done(&finish(prepare(
         &home,
         &["logits", "good.gguf", "--tokens", "1", "-o", "logits.bin", "--device=cpu"],
+    )));
+    done(&finish(prepare(
+        &home,
+        &["logits", "good.gguf", "--tokens", "1", "-o", "logits.bin", "--gpu-layers=0"],
     )));
 }
 

@@ -272,11 +272,6 @@ impl Buffers {
         })
     }
 
-    /// Tokens whose logits there is room for.
-    pub(crate) fn n_logits(&self) -> usize {
-        self.logits.bytes() / (self.logits.row_len() * size_of::<f32>())
-    }
-
     /// Values of a token that are in use at a time in the widest layer, for [`crate::session::default_chunk`].
     pub(crate) fn values_a_token(spec: &Spec) -> usize {
         let heads = spec.layers.iter().filter_map(|layer| layer.mixer.attention()).map(|a| &a.heads);
@@ -314,6 +309,17 @@ fn rotations(ropes: &[Rope], n_ctx: usize) -> Vec<Rotation> {
 }
 
 impl Buffers {
+    /// The cosines and sines of all rotations at a position.
+    pub(super) fn rotate(&self, position: usize, cos: &mut [f32], sin: &mut [f32]) {
+        for rotation in &self.rotations {
+            for (j, frequency) in rotation.frequencies.iter().enumerate() {
+                let (s, c) = (frequency * position as f64).sin_cos();
+                cos[rotation.first + j] = c as f32 * rotation.magnitude;
+                sin[rotation.first + j] = s as f32 * rotation.magnitude;
+            }
+        }
+    }
+
     /// Where a block's result is summed up, and the factor that it gets there.
     pub(super) fn target(&self, residual: Residual<'_>) -> (&Shared<f32>, f32) {
         if residual.norm.is_some() { (&self.y, 1.0) } else { (&self.x, residual.scale) }

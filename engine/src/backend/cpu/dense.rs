@@ -48,14 +48,24 @@ impl CpuWorker<'_, '_> {
                 if let Some(kind) = &model.kind_embd {
                     model.kernels().add(kind, x);
                 }
-                for rotation in &buffers.rotations {
-                    for (j, frequency) in rotation.frequencies.iter().enumerate() {
-                        let (s, c) = (frequency * position as f64).sin_cos();
-                        let at = i * n_pairs + rotation.first + j;
-                        cos[at] = c as f32 * rotation.magnitude;
-                        sin[at] = s as f32 * rotation.magnitude;
-                    }
-                }
+                let row = i * n_pairs..(i + 1) * n_pairs;
+                buffers.rotate(position, &mut cos[row.clone()], &mut sin[row]);
+            }
+        }
+        self.worker.barrier();
+    }
+
+    /// The cosines and sines of the batch's positions.
+    pub(super) fn rotate_positions(&mut self) {
+        let (batch, buffers) = (&self.batch, self.buffers);
+        let (n, n_pairs) = (batch.tokens.len(), buffers.cos.row_len());
+        let of = chunks(self.worker, n);
+        while let Some(chunk) = self.worker.claim(of) {
+            let units = Units::all(n, 1);
+            let (cos, sin) = (buffers.cos.rows(&chunk, units), buffers.sin.rows(&chunk, units));
+            for (i, t) in chunk.range(n).enumerate() {
+                let row = i * n_pairs..(i + 1) * n_pairs;
+                buffers.rotate(batch.position(t), &mut cos[row.clone()], &mut sin[row]);
             }
         }
         self.worker.barrier();

@@ -1,13 +1,16 @@
 //! Queries, keys and values, and attention over the cache.
 
+use std::ops::Range;
+
 use braise_kernels::cuda::ops::{
-    Attend, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Matrix, Norm, NormRows, Qkv, Scores,
+    Attend, Cache, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Matrix, Norm, NormRows, Qkv,
+    Scores,
 };
 use braise_kernels::cuda::{Address, Error};
 use braise_kernels::ops::Window;
 
 use super::pass::Pass;
-use super::products::{Form, Results, few_form};
+use super::products::{Acts, Form, Results, few_form};
 use super::weights::norm_kind;
 use super::{TENSOR_CORES, are_few, narrow};
 use crate::block::{self, Attention, NormPlace};
@@ -29,14 +32,21 @@ pub(super) fn has_flash(a: &Attention, compute: (u32, u32)) -> bool {
     compute >= TENSOR_CORES && dims[0] == dims[1] && Flash::DIMS.iter().any(|dim| *dim as usize == dims[0])
 }
 
-/// Blocks that share the positions of a head, so that n tokens keep the device busy.
-pub(super) fn shares(heads: &Heads, n: usize, multiprocessors: u32, pages: u32) -> u32 {
-    if !are_few(n) {
-        return 1;
-    }
+/// Blocks that keep a device of so many multiprocessors busy, for each that the heads of a token are.
+fn busy(heads: &Heads, multiprocessors: u32) -> u32 {
     const BLOCKS_EACH: u32 = 2; // of a multiprocessor
-    let blocks = heads.n_head_kv.saturating_mul(heads.group.div_ceil(8)).saturating_mul(n as u32);
-    (multiprocessors.saturating_mul(BLOCKS_EACH) / blocks.max(1)).clamp(1, pages.max(1))
+    let blocks = heads.n_head_kv.saturating_mul(heads.group.div_ceil(8));
+    multiprocessors.saturating_mul(BLOCKS_EACH) / blocks.max(1)
+}
+
+/// Blocks that share the positions of a head, of which a token sees some pages at most, so that n tokens keep the device busy.
+pub(super) fn shares(heads: &Heads, n: u32, multiprocessors: u32, pages: u32) -> u32 {
+    (busy(heads, multiprocessors) / n.max(1)).clamp(1, pages.max(1))
+}
+
+/// The most shares that up to n tokens have together.
+pub(super) fn shares_of_all(heads: &Heads, n: u32, multiprocessors: u32, pages: u32) -> u32 {
+    busy(heads, multiprocessors).min(n.saturating_mul(pages)).max(n)
 }
 
 /// What a token sees, in positions; all if it is no window.
@@ -104,7 +114,7 @@ impl Pass<'_> {
     ) -> Result<FinishHeads, Error> {
         let AttentionWeights { spec, q, kv, .. } = weights;
         let b = self.buffers;
-        let step = b.step(self.n);
+        let step = self.step();
         let rotation = spec.rope.map(|rope| b.rotations[rope]).unwrap_or_default();
         let (k, v) = if kv.is_some() { (b.k, b.v) } else { (Address::NONE, Address::NONE) };
         let stride = |of: usize| kv.as_ref().map_or(Ok(0), |kv| narrow(kv[of].rows()));
@@ -125,7 +135,7 @@ impl Pass<'_> {
             n_pairs: rotation.n_pairs,
             halves: rotation.halves,
             temperature: spec.temperature.map(|t| Ok((t.scale, narrow(t.every)?))).transpose()?,
-            cache: b.cache(cached_layer(layer, spec), step.positions),
+            cache: self.cache.operands(cached_layer(layer, spec), step.positions, step.sequences)?,
         })
     }
 
@@ -164,69 +174,141 @@ impl Pass<'_> {
         self.launch(NormRows { x: at, stride: n, rows, n, norm, y: at, ..NormRows::default() }.launch())
     }
 
-    /// Attention, in the form that the output matrix takes.
+    /// Attention, in the form that the output matrix takes: runs of many tokens each by itself, those of few together.
     pub(super) fn attention(&mut self, layer: usize, weights: &AttentionWeights) -> Result<(), Error> {
-        let AttentionWeights { spec, q, output, .. } = weights;
-        let (b, to) = (self.buffers, self.form(output, self.n));
-        let properties = self.device.properties();
+        let spec = &weights.spec;
+        let has_flash = has_flash(spec, self.device.properties().compute);
         // that of single tokens knows no window that sees both ways
-        let many = !are_few(self.n) || (!spec.causal && spec.window.is_some());
-        let is_flash = many && has_flash(spec, properties.compute);
-        let multiprocessors = properties.multiprocessors;
-        let heads = heads(&spec.heads)?;
-        let scores = Scores {
-            scale: spec.scale,
-            softcap: spec.softcap,
-            window: window(spec).map(narrow).transpose()?,
-            slopes: self.weights.floats(&weights.scores.slopes)?,
-            sinks: self.weights.floats(&weights.scores.sinks)?,
-        };
-        let (q_stride, q_head_stride) = (narrow(q.rows())?, narrow(q_head_stride(spec))?);
-        let behind_query = b.q.offset((spec.heads.head_dim * size_of::<f32>()) as u64);
-        let gates = if spec.gated { behind_query } else { Address::NONE };
-        let (tokens, step) = (narrow(self.n)?, b.step(self.n));
-        let wanted = |form: Form, at: Address| if form == to { at } else { Address::NONE };
-        if is_flash {
-            let both_ways = if spec.causal { None } else { Some(tokens) };
-            let cache = b.cache(cached_layer(layer, spec), step.positions);
-            let bf16 = wanted(Form::Bf16, b.results.bf16);
-            let y = if bf16 == Address::NONE { b.results.f32 } else { Address::NONE };
-            let q = b.q;
-            let flash =
-                Flash { heads, q, q_stride, q_head_stride, tokens, cache, scores, both_ways, gates, y, bf16 };
-            self.launch(flash.launch())?;
-            return if to == Form::Q8 { self.finish_results(output, to) } else { Ok(()) };
+        let is_many = |n: usize| has_flash && (!are_few(n) || (!spec.causal && spec.window.is_some()));
+        let (mut few, mut next) = (0..0, 0);
+        for i in 0..self.runs.len() {
+            let run = next..next + self.runs[i];
+            next = run.end;
+            if is_many(run.len()) {
+                self.attend_few(layer, weights, std::mem::replace(&mut few, next..next))?;
+                self.attend_many(layer, weights, run)?;
+            } else {
+                few.end = next;
+            }
         }
-        // what sees all positions sees as much as the last token does
-        let positions = if spec.causal { step.positions } else { step.last_positions };
-        let q8 = if heads.dim_v.is_multiple_of(32) { wanted(Form::Q8, b.results.q8) } else { Address::NONE };
-        let attend = Attend {
-            heads,
-            q: b.q,
-            q_stride,
-            q_head_stride,
-            tokens,
-            cache: b.cache(cached_layer(layer, spec), positions),
-            scores,
-            gates,
-            shares: shares(&heads, self.n, multiprocessors, b.seen_pages(spec)?),
-            parts: b.parts,
-            counters: b.counters,
-            y: if q8 == Address::NONE { b.results.f32 } else { Address::NONE },
-            q8,
-        };
-        self.launch(attend.launch())?;
-        if to == Form::F32 || q8 != Address::NONE {
-            return Ok(());
-        }
-        self.finish_results(output, to)
+        self.attend_few(layer, weights, few)
     }
 
-    /// Results in floats become what the output matrix takes.
-    fn finish_results(&mut self, output: &Weight, to: Form) -> Result<(), Error> {
-        let results = self.buffers.results;
-        self.prepare((results.f32, narrow(output.cols())?), self.n, None, to.into(), results)
+    /// Attention of tokens of one run.
+    fn attend_many(
+        &mut self,
+        layer: usize,
+        weights: &AttentionWeights,
+        tokens: Range<usize>,
+    ) -> Result<(), Error> {
+        let AttentionWeights { spec, output, .. } = weights;
+        let (at, to) = (self.attending(layer, weights, &tokens)?, self.form(output, self.n));
+        let n = narrow(tokens.len())?;
+        let bf16 = if to == Form::Bf16 { at.results.bf16 } else { Address::NONE };
+        let flash = Flash {
+            heads: at.heads,
+            q: at.q,
+            q_stride: at.q_stride,
+            q_head_stride: at.q_head_stride,
+            tokens: n,
+            cache: at.cache,
+            scores: at.scores,
+            both_ways: if spec.causal { None } else { Some(n) },
+            gates: at.gates,
+            y: if bf16 == Address::NONE { at.results.f32 } else { Address::NONE },
+            bf16,
+        };
+        self.launch(flash.launch())?;
+        if to == Form::Q8 { self.finish_results(output, at.results, tokens.len()) } else { Ok(()) }
     }
+
+    /// Attention of neighbouring tokens of any runs, each by itself.
+    fn attend_few(
+        &mut self,
+        layer: usize,
+        weights: &AttentionWeights,
+        tokens: Range<usize>,
+    ) -> Result<(), Error> {
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let AttentionWeights { spec, output, .. } = weights;
+        let (at, to) = (self.attending(layer, weights, &tokens)?, self.form(output, self.n));
+        let n = narrow(tokens.len())?;
+        let is_q8 = to == Form::Q8 && at.heads.dim_v.is_multiple_of(32);
+        let (b, multiprocessors) = (self.buffers, self.device.properties().multiprocessors);
+        let attend = Attend {
+            heads: at.heads,
+            q: at.q,
+            q_stride: at.q_stride,
+            q_head_stride: at.q_head_stride,
+            tokens: n,
+            cache: at.cache,
+            scores: at.scores,
+            gates: at.gates,
+            shares: shares(&at.heads, n, multiprocessors, self.cache.seen_pages(spec)?),
+            parts: b.parts,
+            counters: b.counters,
+            y: if is_q8 { Address::NONE } else { at.results.f32 },
+            q8: if is_q8 { at.results.q8 } else { Address::NONE },
+        };
+        self.launch(attend.launch())?;
+        if is_q8 || to == Form::F32 {
+            return Ok(());
+        }
+        self.finish_results(output, at.results, tokens.len())
+    }
+
+    /// What attention of some tokens reads, and where its results go.
+    fn attending(
+        &self,
+        layer: usize,
+        weights: &AttentionWeights,
+        tokens: &Range<usize>,
+    ) -> Result<Attending, Error> {
+        let AttentionWeights { spec, q, output, .. } = weights;
+        let (first, step) = (tokens.start, self.step());
+        let number = |at: Address| at.offset((first * size_of::<u32>()) as u64);
+        // what sees all positions sees as much as the last token does
+        let positions = if spec.causal { step.positions } else { step.last_positions };
+        let layer = cached_layer(layer, spec);
+        let queries = self.buffers.q.offset((first * q.rows() * size_of::<f32>()) as u64);
+        let behind_query = queries.offset((spec.heads.head_dim * size_of::<f32>()) as u64);
+        Ok(Attending {
+            heads: heads(&spec.heads)?,
+            q: queries,
+            q_stride: narrow(q.rows())?,
+            q_head_stride: narrow(q_head_stride(spec))?,
+            gates: if spec.gated { behind_query } else { Address::NONE },
+            cache: self.cache.operands(layer, number(positions), number(step.sequences))?,
+            scores: Scores {
+                scale: spec.scale,
+                softcap: spec.softcap,
+                window: window(spec).map(narrow).transpose()?,
+                slopes: self.weights.floats(&weights.scores.slopes)?,
+                sinks: self.weights.floats(&weights.scores.sinks)?,
+            },
+            results: self.buffers.results.behind(first, output.cols()),
+        })
+    }
+
+    /// Results of n tokens in floats become what the output matrix takes.
+    fn finish_results(&mut self, output: &Weight, results: Acts, n: usize) -> Result<(), Error> {
+        let forms = self.form(output, self.n).into();
+        self.prepare((results.f32, narrow(output.cols())?), n, None, forms, results)
+    }
+}
+
+/// Of some neighbouring tokens.
+struct Attending {
+    heads: Heads,
+    q: Address,
+    q_stride: u32,
+    q_head_stride: u32,
+    gates: Address,
+    cache: Cache,
+    scores: Scores,
+    results: Acts,
 }
 
 /// Whether all heads of a token are normalized together.

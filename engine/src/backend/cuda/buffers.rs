@@ -1,16 +1,14 @@
-//! What a sequence has on a device: the values of a batch between operations, and the cache.
+//! The values of a batch between operations, on a device.
 
-use braise_kernels::cuda::ops::{
-    Argmax, Attend, COLUMNS, Cache, Heads, PAGE, Q8_BYTES, Qkv, TopK, kv_row_bytes,
-};
+use braise_kernels::cuda::ops::{Argmax, Attend, COLUMNS, Heads, Q8_BYTES, Qkv, TopK};
 use braise_kernels::cuda::{Address, Error, Properties};
-use braise_kernels::ops::KvType;
 
 use super::products::Acts;
 use super::room::Room;
-use super::{are_few, attention, narrow};
+use super::{attention, cache, narrow};
 use crate::block::{Attention, Experts, Mixer, Mlp, Pairs, Rope, Spec, StateSpaceKind};
-use crate::kv::KvTypes;
+use crate::kv::Room as Sizes;
+use crate::sequences::n_logits;
 
 /// Rows of n floats.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +17,8 @@ pub(super) struct Rows {
     pub(super) n: usize,
 }
 
-/// The values of a batch of up to `n_batch` tokens between operations, each row a token's.
+/// The values of a batch of up to `n_batch` tokens between operations, each row a token's; of up to `n_logits` of them logits
+/// are computed at a time.
 #[derive(Debug)]
 pub(super) struct Buffers {
     /// (n_batch, n_embd)
@@ -49,20 +48,15 @@ pub(super) struct Buffers {
     pub(super) router: Address,
     pub(super) recurrent: RecurrentBuffers,
     pub(super) rotations: Vec<Rotation>,
-    /// (COLUMNS, n_vocab)
+    /// (n_logits, n_vocab)
     pub(super) logits: Address,
     pub(super) best: BestBuffers,
-    /// COLUMNS counters that are 0.
+    /// n_logits counters that are 0.
     pub(super) counter: Address,
-    /// n_batch zeros: the sequences of the tokens.
+    /// n_batch zeros: the kinds of the tokens, where a model knows kinds.
     pub(super) zeros: Address,
-    /// Tokens, positions and last positions of the batch, and where its run begins and ends, one behind the other.
+    /// The numbers of the batch, see [`StepBuffers`].
     pub(super) steps: Address,
-    types: KvTypes,
-    max_pages: u32,
-    layers: Vec<Option<LayerCache>>,
-    /// What layers remember of all tokens together, see [`crate::block::Mixer::states`].
-    states: Vec<Vec<Address>>,
 }
 
 /// What recurrent layers need between their launches, rows of whatever length.
@@ -120,50 +114,28 @@ pub(super) struct Rotation {
 /// The best logits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BestBuffers {
-    /// (COLUMNS, blocks): logits as integers in the same order, and their places, see [`Argmax`].
+    /// (n_logits, blocks): logits as integers in the same order, and their places, see [`Argmax`].
     pub(super) keys: Address,
-    /// (COLUMNS, k)
+    /// (n_logits, k)
     pub(super) places: Address,
     pub(super) values: Address,
 }
 
-/// Keys and values of a layer.
-#[derive(Debug, Clone, Copy)]
-struct LayerCache {
-    keys: Address,
-    values: Address,
-    /// (max_pages): page p of the sequence is page `p % kept` of the cache.
-    pages: Address,
-    kept: usize,
-    /// Positions that a token sees, if fewer than all are kept.
-    window: Option<usize>,
-}
-
-/// Where the numbers of a batch's tokens are.
+/// Where the numbers of a batch are, one behind the other: four of each of its n tokens, of its r runs where they begin and
+/// end, and which tokens' logits are wanted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StepBuffers {
+    /// (n)
     pub(super) tokens: Address,
     pub(super) positions: Address,
-    /// The position of the last token, for each.
+    /// Positions of the last tokens of their runs.
     pub(super) last_positions: Address,
-    /// 0, and the number of tokens.
+    /// Places of their sequences in the cache.
+    pub(super) sequences: Address,
+    /// (r + 1)
     pub(super) starts: Address,
+    pub(super) wanted: Address,
 }
-
-/// Sizes of a session.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    /// Most tokens of a batch.
-    pub(super) n_batch: usize,
-    pub(super) n_ctx: usize,
-    pub(super) kv: KvTypes,
-}
-
-/// Tokens that can be forgotten without reading those before them again, at least.
-const SPARE: usize = 128;
-
-/// Most positions, so that tables of pages stay small: no memory holds the keys of as many.
-const MAX_CTX: usize = 1 << 28;
 
 impl Buffers {
     /// Takes all that batches on a device of these properties need.
@@ -173,14 +145,8 @@ impl Buffers {
         properties: &Properties,
         room: &mut Room<'_>,
     ) -> Result<Buffers, Error> {
-        if sizes.n_ctx > MAX_CTX {
-            return Err(Error::Operands(format!(
-                "a context of {} tokens is too large for a GPU",
-                sizes.n_ctx
-            )));
-        }
         let float = size_of::<f32>();
-        let n = sizes.n_batch.next_multiple_of(COLUMNS as usize);
+        let n = sizes.chunk.next_multiple_of(COLUMNS as usize);
         let n_embd = spec.n_embd;
         let attentions = || spec.layers.iter().filter_map(|layer| layer.mixer.attention());
         let widest = |f: &dyn Fn(&Attention) -> usize| attentions().map(f).max().unwrap_or(0);
@@ -199,8 +165,7 @@ impl Buffers {
         let experts: Vec<&Experts> = experts.collect();
         let n_expert = experts.iter().map(|e| e.n_expert).max();
         let (parts, counters) = attention_room(spec, &sizes, properties)?;
-        let max_pages = sizes.n_ctx.div_ceil(PAGE as usize);
-        let rows = COLUMNS as usize;
+        let rows = n_logits(sizes);
         let is_normed = |l: &crate::block::Layer| l.norms.mixer_out.is_some() || l.norms.mlp_out.is_some();
         let branched = spec.layers.iter().any(|l| matches!(l.mlp, Mlp::Both(_)));
         let normed = branched || spec.layers.iter().any(is_normed);
@@ -237,66 +202,24 @@ impl Buffers {
             },
             counter: room.zeros(&[rows], size_of::<u32>())?,
             zeros: room.zeros(&[n], size_of::<u32>())?,
-            steps: room.zeros(&[3 * n + 2], size_of::<u32>())?,
-            types: sizes.kv,
-            max_pages: narrow(max_pages)?,
-            layers: cache(spec, &sizes, max_pages, room)?,
+            steps: room.zeros(&[4 * n + sizes.n_seq + 1 + rows], size_of::<u32>())?,
             recurrent: recurrent_buffers(spec, n, room)?,
-            states: (spec.layers.iter())
-                .map(|layer| {
-                    let tables = layer.mixer.states().into_iter();
-                    tables.map(|(rows, n)| room.zeros(&[rows, n], float)).collect()
-                })
-                .collect::<Result<_, _>>()?,
         })
     }
 
-    /// Where the numbers of a batch of n tokens are.
-    pub(super) fn step(&self, n: usize) -> StepBuffers {
-        let part = |i: usize| self.steps.offset((i * n * size_of::<u32>()) as u64);
-        StepBuffers { tokens: part(0), positions: part(1), last_positions: part(2), starts: part(3) }
-    }
-
-    /// The cache of a layer, for tokens at `positions`.
-    pub(super) fn cache(&self, layer: usize, positions: Address) -> Cache {
-        let layer = self.layers[layer].expect("a layer with keys and values of its own");
-        Cache {
-            keys: layer.keys,
-            values: layer.values,
-            types: (self.types.k, self.types.v),
-            positions,
-            sequences: self.zeros,
-            pages: layer.pages,
-            max_pages: self.max_pages,
+    /// Where the numbers of a batch of n tokens in some runs are.
+    pub(super) fn step(&self, n: usize, runs: usize) -> StepBuffers {
+        let at = |i: usize| self.steps.offset((i * size_of::<u32>()) as u64);
+        let (starts, wanted) = (at(4 * n), at(4 * n + runs + 1));
+        StepBuffers {
+            tokens: at(0),
+            positions: at(n),
+            last_positions: at(2 * n),
+            sequences: at(3 * n),
+            starts,
+            wanted,
         }
     }
-
-    /// A table of what a layer remembers of all tokens together.
-    pub(super) fn states(&self, layer: usize, table: usize) -> Address {
-        self.states[layer][table]
-    }
-
-    /// Pages of which a token sees something at most.
-    pub(super) fn seen_pages(&self, a: &Attention) -> Result<u32, Error> {
-        seen_pages(a, self.max_pages as usize)
-    }
-
-    /// Whether what the token at position `next` sees is there, if the positions before `end` were written.
-    pub(super) fn hold(&self, next: usize, end: usize) -> bool {
-        let page = |position: usize| position / PAGE as usize;
-        self.layers.iter().flatten().all(|layer| match layer.window {
-            None => true,
-            Some(window) => {
-                page(end.saturating_sub(1)).saturating_sub(page((next + 1).saturating_sub(window)))
-                    < layer.kept
-            }
-        })
-    }
-}
-
-fn seen_pages(a: &Attention, max_pages: usize) -> Result<u32, Error> {
-    let of_window = attention::window(a).map_or(max_pages, |window| window / PAGE as usize + 2);
-    narrow(of_window.min(max_pages))
 }
 
 /// Rows of k values in all forms.
@@ -311,19 +234,17 @@ fn acts(rows: usize, k: usize, room: &mut Room<'_>) -> Result<Acts, Error> {
 /// Floats and counters that attention of the batches takes, at most.
 fn attention_room(spec: &Spec, sizes: &Sizes, properties: &Properties) -> Result<(usize, usize), Error> {
     let (mut parts, mut counters) = (0, 0);
-    let max_pages = sizes.n_ctx.div_ceil(PAGE as usize);
     for a in spec.layers.iter().filter_map(|layer| layer.mixer.attention()) {
         let heads: Heads = attention::heads(&a.heads)?;
-        let pages = seen_pages(a, max_pages)?;
-        let few = 1..=sizes.n_batch.min(COLUMNS as usize);
-        let all = (!are_few(sizes.n_batch) && !attention::has_flash(a, properties.compute))
-            .then_some(sizes.n_batch);
-        for n in few.chain(all) {
-            let shares = attention::shares(&heads, n, properties.multiprocessors, pages);
-            let tokens = narrow(n)?;
-            parts = parts.max(Attend::parts(&heads, tokens, shares));
-            counters = counters.max(Attend::counters(&heads, tokens)).max(Qkv::counters(&heads, tokens));
-        }
+        let pages = cache::seen_pages(a, cache::max_pages(sizes))?;
+        let most = match attention::has_flash(a, properties.compute) {
+            true => sizes.chunk.min(sizes.n_seq.saturating_mul(COLUMNS as usize)),
+            false => sizes.chunk,
+        };
+        let tokens = narrow(most)?;
+        let shares = attention::shares_of_all(&heads, tokens, properties.multiprocessors, pages);
+        parts = parts.max(Attend::parts(&heads, 1, shares));
+        counters = counters.max(Attend::counters(&heads, tokens)).max(Qkv::counters(&heads, tokens));
     }
     Ok((parts, counters))
 }
@@ -402,45 +323,4 @@ fn rotation(rope: &Rope, sizes: &Sizes, n: usize, room: &mut Room<'_>) -> Result
         cosines: room.zeros(&tables, size_of::<f32>())?,
         sines: room.zeros(&tables, size_of::<f32>())?,
     })
-}
-
-/// The cache of each layer that has keys and values of its own.
-fn cache(
-    spec: &Spec,
-    sizes: &Sizes,
-    max_pages: usize,
-    room: &mut Room<'_>,
-) -> Result<Vec<Option<LayerCache>>, Error> {
-    let mut tables: Vec<(usize, Address)> = Vec::new();
-    let mut layer = |a: &Attention| {
-        let (kept, window) = kept_pages(a, sizes, max_pages);
-        let pages = match tables.iter().find(|(of, _)| *of == kept) {
-            Some((_, table)) => *table,
-            None => {
-                let pages = (0..max_pages).map(|page| narrow(page % kept)).collect::<Result<Vec<_>, _>>()?;
-                let table = room.copy(bytemuck::cast_slice(&pages), 0)?;
-                tables.push((kept, table));
-                table
-            }
-        };
-        let mut heads = |ty: KvType, dim: usize| {
-            let row = kv_row_bytes(ty, narrow(dim)?) as usize;
-            room.zeros(&[kept, a.heads.n_head_kv, PAGE as usize], row)
-        };
-        let keys = heads(sizes.kv.k, a.heads.head_dim)?;
-        Ok(LayerCache { keys, values: heads(sizes.kv.v, a.heads.head_dim_v)?, pages, kept, window })
-    };
-    spec.layers.iter().map(|l| l.mixer.cached().map(&mut layer).transpose()).collect()
-}
-
-/// Pages that a layer keeps, and its window if these are fewer than all: where a sequence outgrows them, the first ones are
-/// written again.
-fn kept_pages(a: &Attention, sizes: &Sizes, max_pages: usize) -> (usize, Option<usize>) {
-    // slopes count from the first position
-    let window = attention::window(a).filter(|_| a.causal && a.alibi.is_none());
-    let Some(window) = window else { return (max_pages, None) };
-    let positions = window.saturating_add(sizes.n_batch).saturating_add(SPARE);
-    // what is not a whole number of pages may begin and end anywhere in one
-    let kept = positions.div_ceil(PAGE as usize) + 1;
-    if kept < max_pages { (kept, Some(window)) } else { (max_pages, None) }
 }

@@ -4,18 +4,20 @@ use braise_kernels::cuda::ops::{
     ActivateValues, Argmax, EmbedRows, Epilogue, Matvec, NormRows, Rotations, ScaleValues, TopK,
 };
 use braise_kernels::cuda::{Address, Error};
+use braise_kernels::quant::Type;
 
 use super::buffers::Rows;
+use super::narrow;
 use super::pass::Pass;
 use super::products::{Acts, Form, Forms, Results};
-use super::{are_few, narrow};
+use super::sequence::Wanted;
 use crate::backend::{Residual, Target};
 use crate::block::Activation;
 use crate::model::{DenseWeights, Model, NormWeights, Weight};
 
 impl Pass<'_> {
     pub(super) fn embed_tokens(&mut self, model: &Model) -> Result<(), Error> {
-        let step = self.buffers.step(self.n);
+        let step = self.step();
         let spec = &model.spec().embedding;
         let table = &model.token_embd;
         let (tokens, n, y) = (narrow(self.n)?, narrow(table.cols())?, self.buffers.x.at);
@@ -30,23 +32,30 @@ impl Pass<'_> {
         }
         if let Some(kind) = &model.kind_embd {
             // a table of one row, which all tokens have
-            let (ty, w) = (braise_kernels::quant::Type::F32, self.weights.floats(kind)?);
+            let (ty, w) = (Type::F32, self.weights.floats(kind)?);
             let ids = self.buffers.zeros;
             self.launch(EmbedRows { ty, w, ids, tokens, n, factor: 1.0, add: true, y }.launch())?;
         }
+        self.rotate_positions()?;
+        self.x_changes();
+        Ok(())
+    }
+
+    /// The cosines and sines of the batch's positions.
+    pub(super) fn rotate_positions(&mut self) -> Result<(), Error> {
+        let positions = self.step().positions;
         for rotation in &self.buffers.rotations {
             let rotations = Rotations {
                 turns: rotation.turns,
                 n_pairs: rotation.n_pairs,
                 magnitude: rotation.magnitude,
-                positions: step.positions,
-                tokens,
+                positions,
+                tokens: narrow(self.n)?,
                 cosines: rotation.cosines,
                 sines: rotation.sines,
             };
             self.launch(rotations.launch())?;
         }
-        self.x_changes();
         Ok(())
     }
 
@@ -183,20 +192,32 @@ impl Pass<'_> {
 
     /// The logits that are asked for, and the best of them if some are.
     pub(super) fn output_logits(&mut self, model: &Model) -> Result<(), Error> {
-        let (range, output, spec) = (self.logits.clone(), model.output(), &model.spec().output);
-        let n = range.len();
+        let (output, spec) = (model.output(), &model.spec().output);
+        let n = self.logits.count(self.n);
         if n == 0 {
             return Ok(());
         }
         let (norm, forms) = (model.output_norm.as_ref(), Forms::from(self.form(output, n)));
-        let acts = if range == (0..self.n) && are_few(self.n) {
-            self.input(norm, forms)?
-        } else {
-            let Rows { at, n: n_embd } = self.buffers.x;
-            let first = at.offset((range.start * n_embd * size_of::<f32>()) as u64);
-            self.x_changes();
-            self.prepare((first, narrow(n_embd)?), n, norm, forms, self.buffers.input)?;
-            self.buffers.input
+        let acts = match self.logits {
+            Wanted::All => self.input(norm, forms)?,
+            Wanted::Some(_) => {
+                let (x, acts) = (self.buffers.x, self.buffers.input);
+                let (tokens, n_embd) = (narrow(n)?, narrow(x.n)?);
+                let rows = EmbedRows {
+                    ty: Type::F32,
+                    w: x.at,
+                    ids: self.step().wanted,
+                    tokens,
+                    n: n_embd,
+                    factor: 1.0,
+                    add: false,
+                    y: acts.f32,
+                };
+                self.x_changes();
+                self.launch(rows.launch())?;
+                self.prepare((acts.f32, n_embd), n, norm, forms, acts)?;
+                acts
+            }
         };
         let (logits, n_vocab) = (self.buffers.logits, output.rows());
         self.multiply(output, acts, n, Epilogue::Store, Results { at: logits, stride: n_vocab })?;

@@ -4,18 +4,21 @@
 //! a layer for one token:   q, k, v, rotation, store | attention | output + x, norm | gate, up, silu | down + x, norm
 //! ```
 //!
-//! [`Loaded`] is a model's weights on a device, which all its sessions share; `Sequence` is what a session has there: the
+//! [`Loaded`] is the weights of a model, or of some parts of it, on a device, which all its sessions share; `OnDevice` is what
+//! sequences have there: the
 //! cache, and the values of a batch. A `Pass` turns each operation of [`super::Backend`] into launches. Nothing of it
-//! looks at a result, so that the launches of a few tokens depend on their number alone: they are captured in a graph the
-//! second time, and replayed from then on.
+//! looks at a result, so that the launches of a few tokens, or of one of each sequence, depend on their number alone: they
+//! are captured in a graph the second time, and replayed from then on.
 //!
 //! Few tokens, up to [`COLUMNS`], are multiplied in the numbers of the CPU backend; many in bf16 on tensor cores. On GPUs
 //! that lack these ([`TENSOR_CORES`]) the kernels of few tokens take many, eight at a time, which is slow.
 
 mod attention;
 mod buffers;
+mod cache;
 mod dense;
 mod experts;
+mod needs;
 mod pass;
 mod products;
 mod recurrent;
@@ -31,12 +34,15 @@ use std::fmt;
 use braise_kernels::cuda::ops::COLUMNS;
 use braise_kernels::cuda::{Device, Error as DeviceError};
 
+use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::Model;
+use crate::model::{Model, OnDevices};
+use crate::parts::Part;
 
-pub(crate) use sequence::{Sequence, Step, bytes as sequence_bytes};
+pub(crate) use needs::needs;
+pub(crate) use sequence::{OnDevice, bytes as sequence_bytes};
 pub(crate) use support::MAX_BEST;
-pub use support::{slow, unsupported};
+pub use support::{slow, unsupported, unsupported_part};
 
 use room::Room;
 use weights::Weights;
@@ -44,35 +50,47 @@ use weights::Weights;
 /// The compute capability from which on there are kernels for tensor cores.
 pub const TENSOR_CORES: (u32, u32) = (8, 0);
 
-/// A model's weights on a device.
+/// The weights of a model on a device, or those of some parts of it.
 pub struct Loaded {
     pub(crate) device: Box<dyn Device + Send>,
+    /// The model's, with the blocks of these parts alone.
+    spec: Spec,
     weights: Weights,
     bytes: usize,
+    /// Bytes of the device's memory that were free before.
+    free_before: usize,
 }
 
 impl Loaded {
-    /// Copies the weights of `model` to `device`.
+    /// Copies the weights of some parts of `model` to `device`.
     ///
     /// # Errors
-    /// The device cannot run the model ([`unsupported`]), has too little memory, or was lost.
-    pub fn new(model: &Model, mut device: Box<dyn Device + Send>) -> Result<Loaded> {
-        if let Some(what) = unsupported(model, device.properties().compute) {
+    /// The device cannot run them ([`unsupported_part`]), has too little memory, or was lost.
+    pub fn new(model: &Model, parts: &[Part], mut device: Box<dyn Device + Send>) -> Result<Loaded> {
+        let compute = device.properties().compute;
+        if let Some(what) = parts.iter().find_map(|part| unsupported_part(model, *part, compute)) {
             let what = format!("there are no GPU kernels for {what}");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .file(model.gguf().path())
                 .next("run the model on the CPU"));
         }
+        let free_before = device.memory().map_err(|e| error(model, e))?.free;
         let mut room = Room::on(&mut *device);
-        let weights = Weights::new(model, &mut room).map_err(|e| error(model, e))?;
+        let weights = Weights::new(model, parts.iter().copied(), &mut room).map_err(|e| error(model, e))?;
         // the device frees what it holds when it is dropped
         let (_, bytes) = room.into_held();
-        Ok(Loaded { device, weights, bytes })
+        let spec = model.spec().only(|part| parts.contains(&part));
+        Ok(Loaded { device, spec, weights, bytes, free_before })
     }
 
     /// Bytes of its memory that the weights take.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of its memory that were taken since the model came, by all that runs there.
+    pub(crate) fn taken(&mut self) -> std::result::Result<usize, DeviceError> {
+        Ok(self.free_before.saturating_sub(self.device.memory()?.free))
     }
 }
 
@@ -83,14 +101,26 @@ impl fmt::Debug for Loaded {
     }
 }
 
-/// Bytes that the weights of `model` take on a device.
+/// Bytes that the weights of some parts of `model` take on a device.
 ///
 /// # Errors
 /// None of a model that could be opened.
-pub(crate) fn weight_bytes(model: &Model) -> Result<usize> {
+pub(crate) fn weight_bytes(model: &Model, parts: impl Iterator<Item = Part>) -> Result<usize> {
     let mut room = Room::counting();
-    Weights::new(model, &mut room).map_err(|e| error(model, e))?;
+    Weights::new(model, parts, &mut room).map_err(|e| error(model, e))?;
     Ok(room.into_held().1)
+}
+
+/// What `ask` finds out about the device that `model` is on as a whole; `None` if it is on no GPU, or on several devices.
+///
+/// # Errors
+/// Those of the device.
+pub(crate) fn on_device<T>(
+    model: &Model,
+    ask: impl FnOnce(&mut Loaded) -> std::result::Result<T, DeviceError>,
+) -> Result<Option<T>> {
+    let loaded = model.on_device.as_ref().and_then(OnDevices::alone).map(sequence::lock);
+    loaded.map(|mut loaded| ask(&mut loaded).map_err(|e| error(model, e))).transpose()
 }
 
 /// What a user is told of a device's error.

@@ -1,14 +1,13 @@
 //! One forward pass: each operation becomes launches.
 
-use std::ops::Range;
-
 use braise_kernels::cuda::ops::{Matvec, NormRows, Runs, Then};
 use braise_kernels::cuda::{Address, Device, Error, Launch};
 
-use super::buffers::{Buffers, Rows};
+use super::buffers::{Buffers, Rows, StepBuffers};
+use super::cache::Cache;
 use super::narrow;
 use super::products::{Acts, Forms};
-use super::sequence::Shape;
+use super::sequence::{Shape, Wanted};
 use super::weights::Weights;
 use crate::backend::{Backend, Residual};
 use crate::model::{
@@ -25,9 +24,12 @@ pub(super) struct Pass<'a> {
     pub(super) weights: &'a Weights,
     pub(super) model: &'a Model,
     pub(super) buffers: &'a Buffers,
-    /// Tokens of the batch, and those of them whose logits are asked for.
+    pub(super) cache: &'a Cache,
+    /// Tokens of the batch, and of each of its runs.
     pub(super) n: usize,
-    pub(super) logits: Range<usize>,
+    pub(super) runs: &'a [usize],
+    /// Tokens whose logits are asked for.
+    pub(super) logits: Wanted,
     /// How many of the best logits are asked for besides.
     pub(super) best: Option<usize>,
     /// Experts that a token takes, of the mixture that was routed last.
@@ -44,12 +46,25 @@ impl<'a> Pass<'a> {
         device: &'a mut (dyn Device + Send),
         weights: &'a Weights,
         model: &'a Model,
-        buffers: &'a Buffers,
-        shape: &Shape,
+        (buffers, cache): (&'a Buffers, &'a Cache),
+        shape: &'a Shape,
     ) -> Pass<'a> {
-        let (n, logits, best) = (shape.n, shape.logits.clone(), shape.best);
-        let (used, pending, prepared, result) = (0, None, None, Ok(()));
-        Pass { device, weights, model, buffers, n, logits, best, used, pending, prepared, result }
+        let Shape { runs, logits, best, .. } = shape;
+        Pass {
+            device,
+            weights,
+            model,
+            buffers,
+            cache,
+            n: shape.n(),
+            runs,
+            logits: *logits,
+            best: *best,
+            used: 0,
+            pending: None,
+            prepared: None,
+            result: Ok(()),
+        }
     }
 
     /// What went wrong.
@@ -117,11 +132,16 @@ impl<'a> Pass<'a> {
         Ok(acts)
     }
 
-    /// The tokens of the batch: all follow each other in one sequence.
-    pub(super) fn runs(&self) -> Result<Runs, Error> {
-        let step = self.buffers.step(self.n);
-        let (starts, positions) = (step.starts, step.positions);
-        Ok(Runs { n: 1, longest: narrow(self.n)?, starts, positions, sequences: self.buffers.zeros })
+    /// Where the numbers of the batch are.
+    pub(super) fn step(&self) -> StepBuffers {
+        self.buffers.step(self.n, self.runs.len())
+    }
+
+    /// The runs of the batch, for layers that go through them token by token.
+    pub(super) fn recurrent_runs(&self) -> Result<Runs, Error> {
+        let StepBuffers { starts, positions, sequences, .. } = self.step();
+        let longest = narrow(self.runs.iter().copied().max().unwrap_or(0))?;
+        Ok(Runs { n: narrow(self.runs.len())?, longest, starts, positions, sequences })
     }
 
     /// Rows of n values at `x`, normalized if asked for, in some forms.
@@ -167,6 +187,10 @@ impl<'a> Pass<'a> {
 impl Backend for Pass<'_> {
     fn embed(&mut self, model: &Model) {
         self.attempt(|pass| pass.embed_tokens(model));
+    }
+
+    fn rotations(&mut self) {
+        self.attempt(Pass::rotate_positions);
     }
 
     fn layer_inputs(&mut self, _: &LayerInputsWeights) {

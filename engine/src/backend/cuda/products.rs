@@ -1,6 +1,6 @@
 //! Matrix products, in the form of activations that each takes.
 
-use braise_kernels::cuda::ops::{Epilogue, ExpertsOf, Matmul, Matvec, Ordered, takes_q8};
+use braise_kernels::cuda::ops::{Epilogue, ExpertsOf, Matmul, Matvec, Ordered, Q8_BYTES, takes_q8};
 use braise_kernels::cuda::{Address, Error};
 use braise_kernels::quant::Type;
 
@@ -14,6 +14,21 @@ pub(super) struct Acts {
     pub(super) f32: Address,
     pub(super) q8: Address,
     pub(super) bf16: Address,
+}
+
+impl Acts {
+    /// Those behind the `first` rows, where rows have k values.
+    pub(super) fn behind(self, first: usize, k: usize) -> Acts {
+        let skip = |at: Address, row_bytes: usize| match at {
+            Address::NONE => at,
+            _ => at.offset((first * row_bytes) as u64),
+        };
+        Acts {
+            f32: skip(self.f32, k * size_of::<f32>()),
+            q8: skip(self.q8, k.div_ceil(32) * Q8_BYTES),
+            bf16: skip(self.bf16, k * size_of::<u16>()),
+        }
+    }
 }
 
 /// One of these forms.

@@ -38,8 +38,8 @@ impl Pass<'_> {
             width: narrow(spec.width)?,
             channels: narrow(spec.channels)?,
             out_gates: value(b.work, spec.channels),
-            runs: self.runs()?,
-            past: self.buffers.states(layer, 0),
+            runs: self.recurrent_runs()?,
+            past: self.cache.states(layer, 0),
             y: to.f32,
             q8: to.q8,
             bf16: to.bf16,
@@ -56,7 +56,7 @@ impl Pass<'_> {
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
         let StateSpaceWeights { spec, input, selection, .. } = weights;
-        let (b, runs) = (self.buffers.recurrent, self.runs()?);
+        let (b, runs) = (self.buffers.recurrent, self.recurrent_runs()?);
         let stride = spec.inputs();
         self.project(std::slice::from_ref(input), norm, stride)?;
         let (conv_first, gate_first) = spec.conv_and_gate();
@@ -72,7 +72,7 @@ impl Pass<'_> {
             bias: self.weights.floats(&weights.conv_bias)?,
             activated: true,
             runs,
-            past: self.buffers.states(layer, 0),
+            past: self.cache.states(layer, 0),
             y: b.conv.f32,
             q8: wanted(conv_forms.q8, b.conv.q8),
             bf16: wanted(conv_forms.bf16, b.conv.bf16),
@@ -91,7 +91,7 @@ impl Pass<'_> {
             n_group: narrow(spec.n_group)?,
             d_state: narrow(spec.d_state)?,
             runs,
-            states: self.buffers.states(layer, 1),
+            states: self.cache.states(layer, 1),
             ..StateSpace::default()
         };
         match selection {
@@ -170,7 +170,7 @@ impl Pass<'_> {
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
         let DeltaNetWeights { spec, inputs, fine, .. } = weights;
-        let (b, runs, channels) = (self.buffers.recurrent, self.runs()?, spec.conv_channels());
+        let (b, runs, channels) = (self.buffers.recurrent, self.recurrent_runs()?, spec.conv_channels());
         let (n_head, dim, values) = (spec.n_head, spec.head_dim, spec.values());
         let stride = inputs.iter().map(Weight::rows).sum();
         self.project(inputs, norm, stride)?;
@@ -182,7 +182,7 @@ impl Pass<'_> {
             channels: narrow(channels)?,
             activated: true,
             runs,
-            past: self.buffers.states(layer, 0),
+            past: self.cache.states(layer, 0),
             y: b.conv.f32,
             ..Convolve::default()
         };
@@ -223,7 +223,7 @@ impl Pass<'_> {
             rate: self.weights.floats(&weights.a)?,
             a_bias: self.weights.floats(&weights.dt_bias)?,
             runs,
-            states: self.buffers.states(layer, 1),
+            states: self.cache.states(layer, 1),
             y: b.y,
         };
         self.launch(delta.launch())?;

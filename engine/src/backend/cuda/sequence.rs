@@ -1,4 +1,4 @@
-//! A sequence of tokens on a device.
+//! Sequences of tokens on a device.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,47 +7,91 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use braise_kernels::cuda::ops::Argmax;
 use braise_kernels::cuda::{Address, Error as DeviceError, Graph, Properties};
 
-use super::buffers::{Buffers, Sizes};
+use super::buffers::Buffers;
+use super::cache::Cache;
 use super::pass::Pass;
 use super::room::{self, Room};
 use super::{Loaded, are_few, error, narrow};
+use crate::backend::Batch;
+use crate::block::Spec;
 use crate::error::Result;
 use crate::forward;
-use crate::kv::KvTypes;
+use crate::kv::{KvTypes, PageTables, Room as Sizes};
 use crate::model::Model;
-use crate::sample::Scored;
+use crate::parts::{Part, Parts, WHOLE};
+use crate::sequences::{Best, Place};
 
-/// What a session has on a device.
+/// What sequences have on a device, for the parts of the model that are there.
 #[derive(Debug)]
-pub(crate) struct Sequence<'m> {
+pub(crate) struct OnDevice<'m> {
     model: &'m Model,
     loaded: &'m Mutex<Loaded>,
     buffers: Buffers,
+    cache: Cache,
     held: Vec<Address>,
     bytes: usize,
-    /// Positions before this one were written since the sequence began.
-    written: usize,
     graphs: HashMap<Shape, Launches>,
-}
-
-/// One forward pass.
-#[derive(Debug, Clone)]
-pub(crate) struct Step<'a> {
-    pub(crate) tokens: &'a [u32],
-    /// Position of the first.
-    pub(crate) first: usize,
-    /// Those of them whose logits are asked for, up to [`braise_kernels::cuda::ops::COLUMNS`].
-    pub(crate) logits: Range<usize>,
-    /// How many of the best of them are wanted in place of all.
-    pub(crate) best: Option<usize>,
+    /// What a step uploads, and what came back from it; kept, so that steps take no memory.
+    numbers: Vec<u32>,
+    floats: Vec<f32>,
+    best: Vec<Best>,
 }
 
 /// All that the launches of a pass depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
-    pub(super) n: usize,
-    pub(super) logits: Range<usize>,
+    pub(super) parts: Parts,
+    /// Tokens of each run.
+    pub(super) runs: Vec<usize>,
+    pub(super) logits: Wanted,
+    /// How many of the best logits are wanted in place of all.
     pub(super) best: Option<usize>,
+}
+
+/// Tokens of a batch whose logits are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Wanted {
+    /// All, in order.
+    All,
+    /// So many; which ones is in the device's memory.
+    Some(usize),
+}
+
+impl Wanted {
+    /// How many of n tokens.
+    pub(super) fn count(self, n: usize) -> usize {
+        match self {
+            Wanted::All => n,
+            Wanted::Some(count) => count,
+        }
+    }
+}
+
+impl Shape {
+    fn of(batch: Batch<'_>, best: Option<usize>, parts: &Parts) -> Shape {
+        let has_output = parts.contains(&Part::Output);
+        let are_all = batch.logits.iter().map(|token| *token as usize).eq(0..batch.tokens.len());
+        Shape {
+            parts: parts.clone(),
+            runs: batch.runs.iter().map(|run| run.tokens.len()).collect(),
+            logits: match are_all {
+                _ if !has_output => Wanted::Some(0),
+                true => Wanted::All,
+                false => Wanted::Some(batch.logits.len()),
+            },
+            best: best.filter(|_| has_output),
+        }
+    }
+
+    /// Tokens of all runs.
+    pub(super) fn n(&self) -> usize {
+        self.runs.iter().sum()
+    }
+
+    /// Whether such passes will come again and again: a token of each sequence, or few of one.
+    fn is_common(&self) -> bool {
+        self.runs.iter().all(|n| *n == 1) || (self.runs.len() == 1 && are_few(self.n()))
+    }
 }
 
 /// How the launches of a shape are made.
@@ -58,74 +102,85 @@ enum Launches {
     Captured(Graph),
 }
 
-/// The best logits of a row in descending order, of equal ones the first before the others: their places and they.
-pub(crate) type Best = Vec<Scored>;
-
-impl<'m> Sequence<'m> {
-    /// A sequence without tokens that has room for `n_ctx` of them, read `n_batch` at a time.
+impl<'m> OnDevice<'m> {
+    /// Takes what sequences of these sizes need.
     pub(crate) fn new(
         model: &'m Model,
         loaded: &'m Mutex<Loaded>,
-        (n_ctx, n_batch): (usize, usize),
+        sizes: Sizes,
         kv: KvTypes,
-    ) -> Result<Sequence<'m>> {
+    ) -> Result<OnDevice<'m>> {
         let mut on = lock(loaded);
         let properties = on.device.properties().clone();
-        let mut room = Room::on(&mut *on.device);
-        match Buffers::new(model.spec(), Sizes { n_batch, n_ctx, kv }, &properties, &mut room) {
-            Ok(buffers) => {
-                let (held, bytes) = room.into_held();
-                let (written, graphs) = (0, HashMap::new());
-                Ok(Sequence { model, loaded, buffers, held, bytes, written, graphs })
-            }
+        let Loaded { device, spec, .. } = &mut *on;
+        let mut room = Room::on(&mut **device);
+        let taken = take(spec, sizes, kv, &properties, &mut room);
+        let (cache, buffers) = match taken {
+            Ok(taken) => taken,
             Err(e) => {
                 room.give_back();
-                Err(error(model, e))
+                return Err(error(model, e));
             }
+        };
+        let (held, bytes) = room.into_held();
+        let (numbers, floats, best) = Default::default();
+        let graphs = HashMap::new();
+        Ok(OnDevice { model, loaded, buffers, cache, held, bytes, graphs, numbers, floats, best })
+    }
+
+    /// Uploads the numbers of a batch.
+    fn upload(&mut self, on: &mut Loaded, batch: Batch<'_>) -> std::result::Result<(), DeviceError> {
+        let numbers = &mut self.numbers;
+        numbers.clear();
+        numbers.extend(batch.tokens);
+        for run in batch.runs {
+            let positions = narrow(run.first)?..narrow(run.end())?;
+            numbers.extend(positions);
         }
-    }
-
-    /// Bytes on the device.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether what the token at position `next` sees is there, if those before it were read once.
-    pub(crate) fn holds(&self, next: usize) -> bool {
-        self.buffers.hold(next, self.written)
-    }
-
-    /// Reads the tokens of `step`, and computes the logits that it asks for.
-    pub(crate) fn read(&mut self, step: &Step<'_>) -> Result<()> {
-        let end = step.first + step.tokens.len();
-        self.written = if step.first == 0 { end } else { self.written.max(end) };
-        self.run(step).map_err(|e| error(self.model, e))
-    }
-
-    fn run(&mut self, step: &Step<'_>) -> std::result::Result<(), DeviceError> {
-        let n = step.tokens.len();
-        let mut numbers = step.tokens.to_vec();
-        for position in step.first..step.first + n {
-            numbers.push(narrow(position)?);
+        for run in batch.runs {
+            numbers.extend(std::iter::repeat_n(narrow(run.end().saturating_sub(1))?, run.tokens.len()));
         }
-        numbers.resize(3 * n, narrow(step.first + n - 1)?);
-        numbers.extend([0, narrow(n)?]);
-        let shape = Shape { n, logits: step.logits.clone(), best: step.best };
+        for run in batch.runs {
+            numbers.extend(std::iter::repeat_n(narrow(run.seq)?, run.tokens.len()));
+        }
+        numbers.push(0);
+        for run in batch.runs {
+            numbers.push(narrow(run.tokens.end)?);
+        }
+        numbers.extend(batch.logits);
+        on.device.upload(self.buffers.steps, bytemuck::cast_slice(numbers))
+    }
+
+    /// Takes a batch, before [`OnDevice::run`] runs parts of the model with it.
+    pub(crate) fn begin(&mut self, batch: Batch<'_>) -> Result<()> {
+        let on = &mut *lock(self.loaded);
+        let uploaded = self.upload(on, batch);
+        let uploaded = uploaded.and_then(|()| self.cache.upload_tables(&mut *on.device, batch.runs));
+        uploaded.map_err(|e| error(self.model, e))
+    }
+
+    /// Runs parts of the model that follow each other with the batch that was taken; if the last of them is the output, it
+    /// computes the logits that are asked for.
+    pub(crate) fn run(&mut self, batch: Batch<'_>, best: Option<usize>, parts: &Parts) -> Result<()> {
+        self.run_shape(Shape::of(batch, best, parts)).map_err(|e| error(self.model, e))
+    }
+
+    fn run_shape(&mut self, shape: Shape) -> std::result::Result<(), DeviceError> {
         let mut on = lock(self.loaded);
-        on.device.upload(self.buffers.steps, bytemuck::cast_slice(&numbers))?;
+        let program = |pass: &mut Pass<'_>, model: &Model| forward::forward_parts(pass, model, &shape.parts);
         let launches = self.graphs.get(&shape).copied();
         if let Some(Launches::Captured(graph)) = launches {
             return on.device.replay(graph);
         }
         if launches.is_none() {
-            self.launch(&mut on, &shape, |pass, model| forward::forward(pass, model))?;
-            if are_few(n) {
+            self.launch(&mut on, &shape, program)?;
+            if shape.is_common() {
                 self.graphs.insert(shape, Launches::Once);
             }
             return Ok(());
         }
         on.device.begin_capture()?;
-        let launched = self.launch(&mut on, &shape, |pass, model| forward::forward(pass, model));
+        let launched = self.launch(&mut on, &shape, program);
         // whatever went wrong, nothing is captured any longer
         let graph = on.device.end_capture();
         launched?;
@@ -134,82 +189,156 @@ impl<'m> Sequence<'m> {
         on.device.replay(graph)
     }
 
-    /// Computes the logits of other tokens of the batch that was read last.
-    pub(crate) fn logits(&mut self, step: &Step<'_>) -> Result<()> {
-        let shape = Shape { n: step.tokens.len(), logits: step.logits.clone(), best: step.best };
-        let mut on = lock(self.loaded);
-        self.launch(&mut on, &shape, |pass, model| forward::logits(pass, model))
-            .map_err(|e| error(self.model, e))
-    }
-
     fn launch(
         &self,
         on: &mut Loaded,
         shape: &Shape,
-        program: fn(&mut Pass<'_>, &Model),
+        program: impl FnOnce(&mut Pass<'_>, &Model),
     ) -> std::result::Result<(), DeviceError> {
-        let mut pass = Pass::new(&mut *on.device, &on.weights, self.model, &self.buffers, shape);
+        let memory = (&self.buffers, &self.cache);
+        let mut pass = Pass::new(&mut *on.device, &on.weights, self.model, memory, shape);
         program(&mut pass, self.model);
         pass.finish()
     }
 
-    /// The logits (rows, n_vocab) that were computed last.
-    pub(crate) fn download_logits(&self, rows: usize) -> Result<Vec<f32>> {
-        self.download(self.buffers.logits, rows * self.model.spec().n_vocab)
+    /// Copies the values between parts (tokens, n_embd) of the first tokens of the batch, as many as `x` has room for.
+    pub(crate) fn download_x(&self, x: &mut [f32]) -> Result<()> {
+        download(self.model, self.loaded, self.buffers.x.at, x)
     }
 
-    /// The `k` best of each row of logits that were computed last, if so many were asked for.
-    pub(crate) fn download_best(&self, rows: usize, k: usize) -> Result<Vec<Best>> {
-        let best = self.buffers.best;
-        if k == 1 {
-            let keys: Vec<u64> = self.download(best.keys, rows * Argmax::BLOCKS as usize)?;
-            let rows = keys.chunks_exact(Argmax::BLOCKS as usize);
-            return Ok(rows.map(|keys| vec![largest(keys)]).collect());
-        }
-        let places: Vec<u32> = self.download(best.places, rows * k)?;
-        let values: Vec<f32> = self.download(best.values, rows * k)?;
-        let both: Best = places.into_iter().zip(values).collect();
-        Ok(both.chunks_exact(k).map(<[_]>::to_vec).collect())
+    /// Gives the parts that run next the values (tokens, n_embd) of the batch.
+    pub(crate) fn upload_x(&self, x: &[f32]) -> Result<()> {
+        let device = &mut lock(self.loaded).device;
+        device.upload(self.buffers.x.at, bytemuck::cast_slice(x)).map_err(|e| error(self.model, e))
     }
 
-    /// The values (tokens, n_embd) of the last layer, of some tokens of the batch that was read last.
-    pub(crate) fn download_values(&self, tokens: Range<usize>) -> Result<Vec<f32>> {
-        let x = self.buffers.x;
-        self.download(x.at.offset((tokens.start * x.n * size_of::<f32>()) as u64), tokens.len() * x.n)
-    }
-
-    fn download<T: bytemuck::Pod>(&self, from: Address, n: usize) -> Result<Vec<T>> {
-        let mut values = vec![T::zeroed(); n];
-        if n > 0 {
-            let device = &mut lock(self.loaded).device;
-            let bytes = bytemuck::cast_slice_mut(&mut values);
-            device.download(from, bytes).map_err(|e| error(self.model, e))?;
-        }
-        Ok(values)
+    /// Floats from the device, in the buffer that is kept for them.
+    fn download_floats(&mut self, from: Address, n: usize) -> Result<&[f32]> {
+        self.floats.resize(n, 0.0);
+        download(self.model, self.loaded, from, &mut self.floats)?;
+        Ok(&self.floats)
     }
 }
 
-impl Drop for Sequence<'_> {
+impl Place for OnDevice<'_> {
+    fn pages(&self) -> &PageTables {
+        &self.cache.tables
+    }
+
+    fn holds(&self, seq: usize, n: usize) -> bool {
+        self.cache.tables.holds(seq, n)
+    }
+
+    fn truncate(&mut self, seq: usize, n: usize) {
+        self.cache.tables.truncate(seq, n);
+    }
+
+    fn make_room(&mut self, seq: usize, next: usize, n: usize) -> Result<()> {
+        let device = &mut *lock(self.loaded).device;
+        self.cache.make_room(device, (seq, next, n)).map_err(|e| error(self.model, e))
+    }
+
+    fn share(&mut self, from: usize, to: usize, n: usize) -> Result<()> {
+        let device = &mut *lock(self.loaded).device;
+        self.cache.share(device, (from, to), n).map_err(|e| error(self.model, e))
+    }
+
+    fn forward(&mut self, batch: Batch<'_>, best: Option<usize>) -> Result<()> {
+        self.begin(batch)?;
+        self.run(batch, best, &WHOLE)
+    }
+
+    fn logits(&mut self, batch: Batch<'_>, best: Option<usize>) -> Result<()> {
+        let mut on = lock(self.loaded);
+        let shape = Shape::of(batch, best, &(Part::Output..=Part::Output));
+        let launched = self
+            .upload(&mut on, batch)
+            .and_then(|()| self.launch(&mut on, &shape, |pass, model| forward::logits(pass, model)));
+        launched.map_err(|e| error(self.model, e))
+    }
+
+    fn rows(&mut self, n: usize) -> Result<&[f32]> {
+        self.download_floats(self.buffers.logits, n * self.model.spec().n_vocab)
+    }
+
+    fn best(&mut self, n: usize, k: usize) -> Result<&[Best]> {
+        let (model, loaded, best) = (self.model, self.loaded, self.buffers.best);
+        self.best.clear();
+        if k == 1 {
+            let mut keys = vec![0_u64; n * Argmax::BLOCKS as usize];
+            download(model, loaded, best.keys, &mut keys)?;
+            let rows = keys.chunks_exact(Argmax::BLOCKS as usize);
+            self.best.extend(rows.map(|keys| vec![largest(keys)]));
+        } else {
+            let (mut places, mut values) = (vec![0_u32; n * k], vec![0.0_f32; n * k]);
+            download(model, loaded, best.places, &mut places)?;
+            download(model, loaded, best.values, &mut values)?;
+            let rows = places.chunks_exact(k).zip(values.chunks_exact(k));
+            let both = |(places, values): (&[u32], &[f32])| {
+                places.iter().copied().zip(values.iter().copied()).collect()
+            };
+            self.best.extend(rows.map(both));
+        }
+        Ok(&self.best)
+    }
+
+    fn values(&mut self, tokens: Range<usize>) -> Result<&[f32]> {
+        let x = self.buffers.x;
+        let first = x.at.offset((tokens.start * x.n * size_of::<f32>()) as u64);
+        self.download_floats(first, tokens.len() * x.n)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+}
+
+impl Drop for OnDevice<'_> {
     fn drop(&mut self) {
         room::free(&mut *lock(self.loaded).device, &self.held);
     }
 }
 
-/// Bytes that a sequence would take on a device of these properties.
+fn take(
+    spec: &Spec,
+    sizes: Sizes,
+    kv: KvTypes,
+    properties: &Properties,
+    room: &mut Room<'_>,
+) -> std::result::Result<(Cache, Buffers), DeviceError> {
+    let cache = Cache::new(spec, sizes, kv, room)?;
+    Ok((cache, Buffers::new(spec, sizes, properties, room)?))
+}
+
+/// Bytes that a sequence would take for the blocks of `spec` on a device of these properties.
 pub(crate) fn bytes(
     model: &Model,
+    spec: &Spec,
     (n_ctx, n_batch): (usize, usize),
     kv: KvTypes,
     properties: &Properties,
 ) -> Result<usize> {
     let mut room = Room::counting();
-    let buffers = Buffers::new(model.spec(), Sizes { n_batch, n_ctx, kv }, properties, &mut room);
-    buffers.map_err(|e| error(model, e))?;
+    take(spec, Sizes::of_one(n_ctx, n_batch), kv, properties, &mut room).map_err(|e| error(model, e))?;
     Ok(room.into_held().1)
 }
 
+/// Copies numbers from the device.
+fn download<T: bytemuck::Pod>(
+    model: &Model,
+    loaded: &Mutex<Loaded>,
+    from: Address,
+    to: &mut [T],
+) -> Result<()> {
+    if to.is_empty() {
+        return Ok(());
+    }
+    let device = &mut lock(loaded).device;
+    device.download(from, bytemuck::cast_slice_mut(to)).map_err(|e| error(model, e))
+}
+
 /// A panic in an earlier pass cannot have left anything on the device that is read again.
-fn lock(loaded: &Mutex<Loaded>) -> MutexGuard<'_, Loaded> {
+pub(super) fn lock(loaded: &Mutex<Loaded>) -> MutexGuard<'_, Loaded> {
     loaded.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -9,6 +9,7 @@ use crate::block::{
     Activation, Attention, Dense, Experts, Mixer, Mlp, NormPlace, Spec, StateSpace, StateSpaceKind,
 };
 use crate::model::{MixerWeights, Model};
+use crate::parts::Part;
 
 /// Most experts of a mixture, most values of a head, and most tokens that a convolution covers.
 const MAX_EXPERTS: usize = 2048;
@@ -17,19 +18,23 @@ const MAX_WIDTH: usize = 32;
 
 /// What of a model there are no kernels for on a device of this compute capability, if there is such.
 pub fn unsupported(model: &Model, compute: (u32, u32)) -> Option<String> {
-    let spec = model.spec();
-    if spec.layer_inputs.is_some() {
-        return Some("what layers get of each token besides".into());
+    Part::all(model.layers.len()).find_map(|part| unsupported_part(model, part, compute))
+}
+
+/// The same of a part of a model.
+pub fn unsupported_part(model: &Model, part: Part, compute: (u32, u32)) -> Option<String> {
+    match part {
+        Part::Input if model.layer_inputs.is_some() => Some("what layers get of each token besides".into()),
+        Part::Mixer(i) => of_mixer(&model.spec().layers[i].mixer, compute).or_else(|| {
+            let own_gates = match &model.layers[i].mixer {
+                MixerWeights::Attention(a) | MixerWeights::Both(a, _) => a.gate.is_some(),
+                _ => false,
+            };
+            own_gates.then(|| "gates of attention with a matrix of their own".into())
+        }),
+        Part::Mlp(i) => of_mlp(&model.spec().layers[i].mlp),
+        Part::Input | Part::Output => None,
     }
-    let own_gates = model.layers.iter().any(|layer| match &layer.mixer {
-        MixerWeights::Attention(a) | MixerWeights::Both(a, _) => a.gate.is_some(),
-        _ => false,
-    });
-    if own_gates {
-        return Some("gates of attention with a matrix of their own".into());
-    }
-    let mut layers = spec.layers.iter();
-    layers.find_map(|layer| of_mixer(&layer.mixer, compute).or_else(|| of_mlp(&layer.mlp)))
 }
 
 /// What of a model is slow on a device of this compute capability, for want of kernels for many tokens; nothing, mostly.

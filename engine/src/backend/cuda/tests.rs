@@ -1,15 +1,18 @@
 //! What is asked of a device, by one that does nothing but write it down.
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use braise_kernels::cuda::{Address, Device, Error as DeviceError, Graph, Launch, Memory, Properties};
 use braise_kernels::isa::Isa;
 
-use crate::device::{Placement, place_on_any};
+use crate::device::{GpuLayers, Placement, place_on};
 use crate::error::{ErrorKind, Result};
-use crate::measure::{Mix, Shape, synthetic};
+use crate::kv::KvTypes;
+use crate::measure::{self, GpuPeaks, Mix, Peaks, Shape, Test, synthetic};
 use crate::model::Model;
+use crate::parts::Part;
+use crate::sequences::{Capacity, Planned, SequenceId, Sequences, Work};
 use crate::session::{Logits, Session, SessionOptions};
 
 /// What was asked for since it was last looked at, and what will go wrong.
@@ -50,7 +53,8 @@ impl Fake {
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().expect("no test panicked")
+        // what a test that failed drops looks at it too
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets what was asked for so far.
@@ -199,8 +203,9 @@ fn a_step_of_one_token_is_captured_and_replayed() {
         read(&mut session, &[token]).expect("is read");
         let log = fake.log();
         assert_eq!((log.replays, log.launches.len(), log.captured.len()), (1, 0, 0));
-        // a token, its position, the last position, and where the run begins and ends; the best logit of each block
-        assert_eq!((log.allocations, log.uploaded, log.downloaded), (0, 20, 512));
+        // a token, its position, the last position, its sequence, and where the run begins and ends; the best logit of each
+        // block
+        assert_eq!((log.allocations, log.uploaded, log.downloaded), (0, 28, 512));
     }
     // another number of tokens is another graph
     fake.forget();
@@ -208,9 +213,86 @@ fn a_step_of_one_token_is_captured_and_replayed() {
     let log = fake.log();
     assert_eq!(
         (log.replays, log.launches.len()),
-        (0, 3 + 8 * n_layer + 3),
-        "several tokens share the weights"
+        (0, 3 + 8 * n_layer + 4),
+        "several tokens share the weights, and the last one's logits are asked for"
     );
+}
+
+/// A step of all sequences, of so many tokens each; the bytes that it uploads and downloads.
+fn step(all: &mut Sequences<'_>, ids: &[SequenceId], tokens: &[u32], fake: &Fake) -> Result<(usize, usize)> {
+    fake.forget();
+    let work = |id: &SequenceId| Work { sequence: *id, tokens, logits: Logits::Last };
+    let work: Vec<_> = ids.iter().map(work).collect();
+    all.step_best(&work, 1, &mut |_| ControlFlow::Continue(()))?;
+    let log = fake.log();
+    Ok((log.uploaded, log.downloaded))
+}
+
+#[test]
+fn a_token_of_each_sequence_is_captured_and_replayed() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let capacity = Capacity { sequences: 10, tokens: None };
+    let mut all = Sequences::new(&model, capacity, &options()).expect("there is room");
+    let ids: Vec<_> = (0..10).map(|_| all.add().expect("there is room")).collect();
+    for n in [3, 10] {
+        let log = |all: &mut Sequences<'_>, tokens: &[u32]| {
+            let bytes = step(all, &ids[..n], tokens, &fake).expect("is read");
+            let log = fake.log();
+            (log.launches.is_empty(), log.captured.is_empty(), log.replays, bytes)
+        };
+        // four numbers of each token, the starts of the runs, and whose logits are wanted; the best of each block
+        let bytes = (4 * (4 * n + n + 1 + n), 512 * n);
+        let launched = log(&mut all, &[1]);
+        assert_eq!((launched.0, launched.1, launched.2), (false, true, 0));
+        assert_eq!(log(&mut all, &[2]), (true, false, 1, bytes));
+        assert_eq!(log(&mut all, &[3]), (true, true, 1, bytes));
+        assert_eq!(log(&mut all, &[1, 2]).2, 0, "other shapes are launched");
+        assert_eq!(log(&mut all, &[4]), (true, true, 1, bytes));
+    }
+    // a sequence that needs another page says which
+    let id = &ids[9..];
+    for _ in 0..31 {
+        step(&mut all, id, &[1; 8], &fake).expect("is read");
+    }
+    assert_eq!(all.tokens(id[0]).expect("is there").len(), 6 + 248);
+    let pages: Vec<_> = (0..4).map(|_| step(&mut all, id, &[1], &fake).expect("is read").0 - 28).collect();
+    assert_eq!(pages, [0, 0, 4 * size_of::<u32>(), 0]);
+}
+
+#[test]
+fn a_step_that_fails_leaves_the_tokens_to_be_read_again() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let capacity = Capacity { sequences: 3, tokens: Some(512) };
+    let mut all = Sequences::new(&model, capacity, &options()).expect("there is room");
+    let ids: Vec<_> = (0..2).map(|_| all.add().expect("there is room")).collect();
+    step(&mut all, &ids, &[1, 2, 3], &fake).expect("is read");
+    for lost_after in [0, 7] {
+        fake.forget();
+        fake.log().lost_after = Some(lost_after);
+        let tokens = [9, 8];
+        let work = ids.iter().map(|id| Work { sequence: *id, tokens: &tokens, logits: Logits::Last });
+        let work: Vec<_> = work.collect();
+        let error = all.step(&work, &mut |_| panic!("nothing is computed")).expect_err("the device is lost");
+        assert_eq!(error.kind(), ErrorKind::Device);
+        assert!(all.settle(ids[0]).is_err() && all.fork(ids[1], 3).is_ok_and(|id| all.remove(id).is_ok()));
+        for id in &ids {
+            assert_eq!(all.tokens(*id).expect("is there"), [1, 2, 3]);
+        }
+        assert_eq!(all.free_tokens(), 512, "nothing is known of what was read");
+    }
+    // both read three tokens again, and then one
+    step(&mut all, &ids, &[4], &fake).expect("it works again");
+    let log = fake.log();
+    let rotations = log.launches.iter().chain(&log.captured).filter(|name| **name == "rotations").count();
+    assert_eq!(rotations, 3);
+    drop(log);
+    for id in &ids {
+        assert_eq!(all.tokens(*id).expect("is there"), [1, 2, 3, 4]);
+    }
 }
 
 #[test]
@@ -237,13 +319,14 @@ fn many_tokens_go_through_tensor_cores_where_there_are_some() {
 fn weights_are_copied_once_and_shared_by_sessions() {
     let fake = Fake::new(1 << 30);
     let mut model = model();
-    let bytes = super::weight_bytes(&model).expect("is a number");
+    let bytes = super::weight_bytes(&model, Part::all(model.layers.len())).expect("is a number");
     assert_eq!(model.move_to(Box::new(fake.clone())).expect("there is room"), bytes);
     let tensors: usize = model.gguf().tensors().iter().map(|tensor| tensor.n_bytes()).sum();
     assert!(fake.log().uploaded <= tensors && fake.log().uploaded > tensors * 9 / 10);
     let taken = fake.log().taken;
     let sizes = options().sizes(model.spec());
-    let of_session = super::sequence_bytes(&model, sizes, options().kv, &fake.properties).expect("a number");
+    let of_session =
+        super::sequence_bytes(&model, model.spec(), sizes, options().kv, &fake.properties).expect("a number");
     for _ in 0..2 {
         fake.forget();
         let session = Session::new(&model, &options()).expect("there is room");
@@ -256,10 +339,61 @@ fn weights_are_copied_once_and_shared_by_sessions() {
     }
 }
 
+/// What is planned by parts is what is taken as a whole, and enough for some of them.
+#[test]
+fn parts_need_what_the_whole_takes() {
+    for mix in ["Q8_0", "Q4_K_M"] {
+        let gguf = synthetic("fake.gguf", &Shape::TINY, Mix::by_name(mix).expect("is known"));
+        let model = Model::new(gguf.expect("is made"), Isa::best()).expect("is a model");
+        let (sizes, kv) = (options().sizes(model.spec()), options().kv);
+        let properties = Fake::new(0).properties;
+        let (needs, fixed) = super::needs(&model, sizes, kv, &properties).expect("are numbers");
+        let taken = |has: &dyn Fn(Part) -> bool| {
+            let parts = Part::all(model.layers.len()).filter(|part| has(*part));
+            let weights = super::weight_bytes(&model, parts).expect("a number");
+            let spec = model.spec().only(has);
+            weights + super::sequence_bytes(&model, &spec, sizes, kv, &properties).expect("a number")
+        };
+        assert_eq!(needs.bytes() + fixed, taken(&|_| true), "{mix}");
+        for first in 0..=model.layers.len() {
+            let here = |part: Part| part >= Part::Mixer(first);
+            let parts = Part::all(model.layers.len()).zip(&needs.parts);
+            let planned: usize = parts.filter(|(part, _)| here(*part)).map(|(_, needs)| needs.bytes).sum();
+            let taken = taken(&here);
+            assert!(taken <= planned + fixed && taken + fixed > planned, "{mix}: {first}");
+        }
+    }
+}
+
+#[test]
+fn a_benchmark_tells_what_the_device_took_and_can_do() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    assert!(GpuPeaks::of_model(&model).expect("nothing is asked").is_none());
+    let weights = model.move_to(Box::new(fake.clone())).expect("there is room");
+    let test = Test { n_prompt: 8, n_gen: 4, n_depth: 2, n_parallel: 3 };
+    let runs = measure::run(&model, &test, 0, KvTypes::default(), 2).expect("runs");
+    assert_eq!(runs.samples.len(), 2);
+    let taken = runs.device_bytes.expect("is known") as usize;
+    let Planned::Device(Some(plan)) = runs.plan else { panic!("the plan of a GPU") };
+    // places begin at multiples of 256 bytes, which this device does not take
+    let weights = weights - 256 * model.gguf().tensors().len()..=weights;
+    assert!(weights.contains(&(plan.weights as usize)), "{plan:?}, {weights:?}");
+    assert!(
+        taken > *weights.end() + plan.cache as usize && taken < plan.total() as usize,
+        "{taken}, {plan:?}"
+    );
+    assert!(fake.log().replays > 0 && fake.log().taken <= *weights.end(), "the cache was given back");
+    let peaks = GpuPeaks::of_model(&model).expect("is measured").expect("there is a device");
+    let limits = Peaks::from(peaks);
+    assert!(limits.read == peaks.copy && Some(limits.int8) == peaks.bf16 && limits.f32 == limits.int8);
+    assert_eq!(Peaks::from(GpuPeaks { bf16: None, ..peaks }).f32, f64::INFINITY);
+}
+
 #[test]
 fn too_little_memory_is_an_error_that_says_what_to_do() {
     let mut model = model();
-    let bytes = super::weight_bytes(&model).expect("is a number");
+    let bytes = super::weight_bytes(&model, Part::all(model.layers.len())).expect("is a number");
     let error = model.move_to(Box::new(Fake::new(bytes / 2))).expect_err("half the weights");
     assert_eq!(error.kind(), ErrorKind::Device);
     let text = error.to_string();
@@ -300,7 +434,8 @@ fn a_lost_device_is_an_error_wherever_it_is_lost() {
 fn a_model_stays_on_the_cpu_where_no_gpu_has_room() {
     let place = |model: &mut Model, devices: Vec<std::result::Result<Fake, DeviceError>>| {
         let boxed = |fake: Fake| Box::new(fake) as Box<dyn Device + Send>;
-        place_on_any(model, devices.into_iter().map(|device| device.map(boxed)), &options()).expect("a place")
+        let devices = devices.into_iter().map(|device| device.map(boxed)).enumerate();
+        place_on(model, devices.collect(), GpuLayers::Auto, &options()).expect("a place")
     };
     let small = || Ok(Fake::new(300 << 20));
     let no = DeviceError::Unsupported {
@@ -323,7 +458,7 @@ fn a_model_stays_on_the_cpu_where_no_gpu_has_room() {
     let Placement::Cpu { because: Some(because), beside_gpu: true } = place(&mut model, vec![tiny()]) else {
         panic!("too small a GPU")
     };
-    assert!(because.contains("fake has 0.0 GB free"), "{because}");
+    assert!(because.contains("fake has 0.00 GB free"), "{because}");
     assert!(model.on_device.is_none());
     match place(&mut model, vec![Err(no), tiny(), small()]) {
         Placement::Gpu { index: 2, name, weight_bytes, slow: None } => {
@@ -332,4 +467,37 @@ fn a_model_stays_on_the_cpu_where_no_gpu_has_room() {
         other => panic!("{other:?}"),
     }
     assert!(model.on_device.is_some());
+}
+
+/// On a GPU with room for some layers alone: those are there, the others on the CPU, and the report says so.
+#[test]
+fn what_does_not_fit_stays_on_the_cpu() {
+    let place = |total: usize, layers: GpuLayers| {
+        let (mut model, fake) = (model(), Fake::new((256 << 20) + total));
+        let device = Ok(Box::new(fake.clone()) as Box<dyn Device + Send>);
+        let placement = place_on(&mut model, vec![(3, device)], layers, &options());
+        (placement.map(|placement| (placement, model)), fake)
+    };
+    let (sizes, kv) = (options().sizes(model().spec()), options().kv);
+    let (needs, fixed) = super::needs(&model(), sizes, kv, &Fake::new(0).properties).expect("are numbers");
+    let (n, last) = (needs.parts.len(), needs.parts.len() / 2 - 2);
+    let room = fixed + needs.parts[n - 3..].iter().map(|part| part.bytes).sum::<usize>();
+    for (total, layers) in [(room, GpuLayers::Auto), (2 * room, GpuLayers::Last(2))] {
+        let (placed, fake) = place(total, layers);
+        let (Placement::Split(split), model) = placed.expect("is placed") else { panic!("it does not fit") };
+        let text = split.to_string();
+        let on_gpu = format!("; layer {last} and the output: cuda:3 fake");
+        assert!(text.starts_with("the input") && text.ends_with(&on_gpu), "{text}");
+        let why = if layers == GpuLayers::Auto { "fake has 0.27 GB free" } else { "--gpu-layers 2" };
+        assert!(text.contains("CPU (") && text.contains(why), "{text}");
+        let weights: usize = split.gpus.iter().map(|gpu| gpu.weight_bytes).sum();
+        let session = Session::new(&model, &options()).expect("there is room");
+        assert!(weights > 0 && weights < fake.log().taken && fake.log().taken <= total);
+        assert!(session.threads() > 0 && session.plan().is_some() && session.finds_best());
+    }
+    let missing = needs.bytes() + fixed - room;
+    let error = place(room, GpuLayers::All).0.expect_err("it does not fit").to_string();
+    assert!(error.contains(&format!("--gpu-layers all: {missing} bytes are missing")), "{error}");
+    let (placed, fake) = place(room, GpuLayers::Last(0));
+    assert!(matches!(placed, Ok((Placement::Cpu { .. }, _))) && fake.log().taken == 0);
 }

@@ -12,6 +12,7 @@ use crate::model::{
     AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, LayerWeights,
     MixerWeights, MlpWeights, Model, NormWeights, StateSpaceWeights, Weight,
 };
+use crate::parts::Part;
 
 /// Where on the device the numbers are that lie at some place in the host's memory. Matrices that several layers or
 /// operations share, as an embedding and an output matrix may, are there once.
@@ -22,11 +23,15 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Copies all numbers of `model` that kernels read into `room`.
-    pub(super) fn new(model: &Model, room: &mut Room<'_>) -> Result<Weights, Error> {
+    /// Copies all numbers that kernels read of some parts of `model` into `room`.
+    pub(super) fn new(
+        model: &Model,
+        parts: impl Iterator<Item = Part>,
+        room: &mut Room<'_>,
+    ) -> Result<Weights, Error> {
         let mut weights = Weights::default();
         let mut numbers = Numbers { model, all: Vec::new() };
-        numbers.of_model();
+        parts.for_each(|part| numbers.of_part(part));
         for (place, bytes) in numbers.all {
             let key = (place, bytes.len());
             if !bytes.is_empty() && !weights.at.contains_key(&key) {
@@ -109,22 +114,27 @@ struct Numbers<'m> {
 }
 
 impl<'m> Numbers<'m> {
-    fn of_model(&mut self) {
+    fn of_part(&mut self, part: Part) {
         let model = self.model;
-        self.weight(&model.token_embd);
-        model.position_embd.iter().for_each(|weight| self.weight(weight));
-        model.kind_embd.iter().for_each(|values| self.floats(values));
-        self.norm(&model.embd_norm);
-        model.layers.iter().for_each(|layer| self.layer(layer));
-        self.norm(&model.output_norm);
-        self.weight(model.output());
+        match part {
+            Part::Input => {
+                self.weight(&model.token_embd);
+                model.position_embd.iter().for_each(|weight| self.weight(weight));
+                model.kind_embd.iter().for_each(|values| self.floats(values));
+                self.norm(&model.embd_norm);
+            }
+            Part::Mixer(i) => self.mixer(&model.layers[i]),
+            Part::Mlp(i) => self.mlp(&model.layers[i]),
+            Part::Output => {
+                self.norm(&model.output_norm);
+                self.weight(model.output());
+            }
+        }
     }
 
-    fn layer(&mut self, layer: &'m LayerWeights) {
+    fn mixer(&mut self, layer: &'m LayerWeights) {
         let norms = &layer.norms;
-        let norms =
-            [&norms.mixer, &norms.mixer_out, &norms.mixer_sum, &norms.mlp, &norms.mlp_out, &norms.mlp_sum];
-        norms.into_iter().for_each(|norm| self.norm(norm));
+        [&norms.mixer, &norms.mixer_out, &norms.mixer_sum].into_iter().for_each(|norm| self.norm(norm));
         match &layer.mixer {
             MixerWeights::Attention(attention) => self.attention(attention),
             MixerWeights::ShortConv(conv) => {
@@ -139,6 +149,11 @@ impl<'m> Numbers<'m> {
             MixerWeights::DeltaNet(d) => self.delta_net(d),
             MixerWeights::Latent(_) | MixerWeights::Nothing => {}
         }
+    }
+
+    fn mlp(&mut self, layer: &'m LayerWeights) {
+        let norms = &layer.norms;
+        [&norms.mlp, &norms.mlp_out, &norms.mlp_sum].into_iter().for_each(|norm| self.norm(norm));
         match &layer.mlp {
             MlpWeights::Dense(dense) => self.dense(dense),
             MlpWeights::Experts(experts) => self.experts(experts),
