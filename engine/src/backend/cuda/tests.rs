@@ -376,14 +376,11 @@ fn a_benchmark_tells_what_the_device_took_and_can_do() {
     assert_eq!(runs.samples.len(), 2);
     let taken = runs.device_bytes.expect("is known") as usize;
     let Planned::Device(Some(plan)) = runs.plan else { panic!("the plan of a GPU") };
-    // places begin at multiples of 256 bytes, which this device does not take
-    let weights = weights - 256 * model.gguf().tensors().len()..=weights;
-    assert!(weights.contains(&(plan.weights as usize)), "{plan:?}, {weights:?}");
-    assert!(
-        taken > *weights.end() + plan.cache as usize && taken < plan.total() as usize,
-        "{taken}, {plan:?}"
-    );
-    assert!(fake.log().replays > 0 && fake.log().taken <= *weights.end(), "the cache was given back");
+    // a plan leaves out what is small
+    let planned = plan.weights as usize;
+    assert!(planned <= weights && planned > weights / 100 * 99, "{plan:?}, {weights}");
+    assert!(taken > planned + plan.cache as usize && taken < plan.total() as usize, "{taken}, {plan:?}");
+    assert!(fake.log().replays > 0 && fake.log().taken <= weights, "the cache was given back");
     let peaks = GpuPeaks::of_model(&model).expect("is measured").expect("there is a device");
     let limits = Peaks::from(peaks);
     assert!(limits.read == peaks.copy && Some(limits.int8) == peaks.bf16 && limits.f32 == limits.int8);
