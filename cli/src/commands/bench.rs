@@ -266,6 +266,10 @@ impl Bench {
             if let Some(warning) = &runs.warning {
                 eprintln!("warning: {warning}");
             }
+            let weights_read = match self.on {
+                Where::Cpu => measure::tensor_bandwidth(&self.loaded.model, n_threads, available_memory())?,
+                Where::Gpu(..) => None,
+            };
             let after = self.limits(n_threads)?;
             let can = before.best(after);
             before = after;
@@ -284,6 +288,7 @@ impl Bench {
                 runs: &runs,
                 stats,
                 peak_rss,
+                weights_read,
                 can,
                 limit,
                 reached,

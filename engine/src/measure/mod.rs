@@ -52,7 +52,7 @@ pub use cost::{Cost, Limit};
 pub use explain::{Bound, Reached};
 pub use gpu::GpuPeaks;
 pub use mix::Mix;
-pub use peaks::Peaks;
+pub use peaks::{Peaks, tensor_bandwidth};
 pub use process::{Usage, peak_rss, reset_peak_rss};
 pub use run::{Pass, Runs, Test, run};
 pub use stats::Stats;

@@ -63,10 +63,7 @@ impl Peaks {
     /// # Errors
     /// [`ErrorKind::Io`] if the buffer or the threads cannot be had.
     pub fn measure(kernels: Kernels, n_threads: usize, buffer: u64, most: u64) -> Result<Peaks> {
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(n_threads)
-            .build()
-            .map_err(|e| Error::new(ErrorKind::Io, format!("cannot start {n_threads} threads: {e}")))?;
+        let pool = pool(n_threads)?;
         let bytes = buffer.clamp(MIN_BUFFER as u64, MAX_BUFFER as u64).min(most.max(PART as u64));
         Ok(Peaks {
             read: bandwidth(&pool, bytes as usize)?,
@@ -84,6 +81,33 @@ impl Peaks {
             f32: self.f32.max(other.f32),
         }
     }
+}
+
+/// Bytes per second at which `n_threads` threads read the tensors of `model` where they lie; `None` if they are more than
+/// `most`. That is less than [`Peaks::read`] where pages are small, as those of many files are, or where memory is far away.
+///
+/// # Errors
+/// As [`Peaks::measure`].
+pub fn tensor_bandwidth(model: &Model, n_threads: usize, most: u64) -> Result<Option<f64>> {
+    let tensors = model.gguf().tensors().iter().map(|tensor| model.gguf().data(tensor));
+    let parts: Vec<&[u8]> = tensors.flat_map(|data| data.chunks(PART)).collect();
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    if len as u64 > most {
+        return Ok(None);
+    }
+    let pool = pool(n_threads)?;
+    let read =
+        || pool.install(|| parts.par_iter().map(|part| peak::read(part)).reduce(|| 0, u64::wrapping_add));
+    read(); // pages that are not there yet come now
+    Ok(Some(best_rate(|| {
+        black_box(read());
+        len as f64
+    })))
+}
+
+fn pool(n_threads: usize) -> Result<ThreadPool> {
+    let refused = |e| Error::new(ErrorKind::Io, format!("cannot start {n_threads} threads: {e}"));
+    ThreadPoolBuilder::new().num_threads(n_threads).build().map_err(refused)
 }
 
 /// Bytes per second of the best pass over `len` bytes.

@@ -167,7 +167,10 @@ fn explanation(row: &Row) -> String {
     text
 }
 
-/// Its kernels and threads on the CPU.
+/// Weights that are read at less than this share of the bandwidth lie where others would be read faster.
+const SLOW_PLACE: f64 = 0.85;
+
+/// Its kernels, weights and threads on the CPU.
 fn of_cpu(row: &Row) -> String {
     let kernel = |kernel: &str| match kernel.split_once(':') {
         Some((format, isa)) => match isa.strip_suffix(":slow") {
@@ -178,6 +181,12 @@ fn of_cpu(row: &Row) -> String {
     };
     let kernels: Vec<_> = row.kernels.split(' ').map(kernel).collect();
     let mut text = format!("\n- kernels: {}", kernels.join(", "));
+    if let Some(read) = row.weights_read_gbs {
+        text += &format!("\n- the weights can be read at {read:.1} GB/s where they lie");
+        if read < SLOW_PLACE * row.limit_read_gbs {
+            text += ", in small pages or far away: a copy of the file in pieces of 2 MB, or --no-mmap, may be faster";
+        }
+    }
     let cores = default_threads();
     if row.n_threads < cores {
         text += &format!("\n- threads: {} of {cores} cores are used", row.n_threads);
@@ -269,6 +278,7 @@ mod tests {
             read_gbs: 32.0,
             gops: 100.0,
             limit_read_gbs: 40.0,
+            weights_read_gbs: Some(30.0),
             limit_int8_gops: Some(1700.0),
             limit_f32_gops: Some(420.0),
             limit_bf16_gops: None,
@@ -311,6 +321,7 @@ mod tests {
             "32.0 of 40.0 GB/s",
             "100 GOP/s of 1700 in int8 and 420 in f32",
             "Q4_K on avx512vnni, Q6_K on avx2 (slow: other formats have faster ones)",
+            "- the weights can be read at 30.0 GB/s where they lie, in small pages or far away: a copy",
             "waited 1.2% of their time",
             "3 in memory, 0 from disk",
             "- memory: 858.31 MiB planned, of which the cache 28.61 MiB and the batch 19.07 MiB\n",

@@ -86,6 +86,9 @@ pub struct Row {
     pub gops: f64,
     /// Read bandwidth of this machine with these threads, or copy bandwidth of the GPU's memory.
     pub limit_read_gbs: f64,
+    /// The same of the weights where they lie, which is less where their pages are small or far away; nothing where a GPU
+    /// computed, or if they are more than the free memory.
+    pub weights_read_gbs: Option<f64>,
     /// Int8 operations per second (10^9) of this machine with these threads; nothing where a GPU computed.
     pub limit_int8_gops: Option<f64>,
     /// f32 operations per second (10^9) of this machine with these threads; nothing where a GPU computed.
@@ -112,6 +115,7 @@ pub struct Measured<'a> {
     pub runs: &'a Runs,
     pub stats: Stats,
     pub peak_rss: Option<u64>,
+    pub weights_read: Option<f64>,
     pub can: Can,
     pub limit: Limit,
     pub reached: Reached,
@@ -190,6 +194,7 @@ impl Row {
             read_gbs: m.reached.bytes * 1e-9,
             gops: m.reached.ops * 1e-9,
             limit_read_gbs: read * 1e-9,
+            weights_read_gbs: m.weights_read.map(|read| read * 1e-9),
             limit_int8_gops: of_cpu.map(|peaks| peaks.int8 * 1e-9),
             limit_f32_gops: of_cpu.map(|peaks| peaks.f32 * 1e-9),
             limit_bf16_gops: bf16.map(|bf16| bf16 * 1e-9),
