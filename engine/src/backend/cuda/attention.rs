@@ -204,6 +204,8 @@ impl Pass<'_> {
         let AttentionWeights { spec, output, .. } = weights;
         let (at, to) = (self.attending(layer, weights, &tokens)?, self.form(output, self.n));
         let n = narrow(tokens.len())?;
+        // the first one's position counts
+        let positions = self.step().positions.offset((tokens.start * size_of::<u32>()) as u64);
         let bf16 = if to == Form::Bf16 { at.results.bf16 } else { Address::NONE };
         let flash = Flash {
             heads: at.heads,
@@ -211,7 +213,7 @@ impl Pass<'_> {
             q_stride: at.q_stride,
             q_head_stride: at.q_head_stride,
             tokens: n,
-            cache: at.cache,
+            cache: Cache { positions, ..at.cache },
             scores: at.scores,
             both_ways: if spec.causal { None } else { Some(n) },
             gates: at.gates,
