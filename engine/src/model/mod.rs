@@ -44,6 +44,8 @@ pub struct Model {
     output: Option<Weight>,
     /// The weights on a GPU, if that is where the model runs.
     pub(crate) on_device: Option<Mutex<cuda::Loaded>>,
+    /// Who is told how far a copy there is.
+    pub(crate) watch: Option<cuda::Watch>,
 }
 
 /// A matrix, (rows, cols), one row after the other: a tensor of the file, or neighbouring rows of one.
@@ -140,16 +142,22 @@ impl Model {
             output_norm,
             output,
             on_device: None,
+            watch: None,
             gguf,
         })
+    }
+
+    /// Lets `watch` be told how far copies to devices are from now on, or nobody.
+    pub fn watch_loading(&mut self, watch: Option<cuda::Watch>) {
+        self.watch = watch;
     }
 
     /// Copies the weights to a device, on which all sessions that are made from now on run. Gives the bytes of its memory
     /// that they take.
     ///
     /// # Errors
-    /// There are no kernels for the model ([`cuda::unsupported`]), the device has too little memory, or was lost. The
-    /// model then runs where it ran before.
+    /// There are no kernels for the model ([`cuda::unsupported`]), the device has too little memory, or was lost, or
+    /// the watch ended it. The model then runs where it ran before.
     pub fn move_to(&mut self, device: Box<dyn Device + Send>) -> Result<usize> {
         let loaded = cuda::Loaded::new(self, device)?;
         let bytes = loaded.bytes();
@@ -194,6 +202,12 @@ impl Model {
         let layers = self.layers.iter().flat_map(LayerWeights::matrices);
         let inputs = self.layer_inputs.iter().map(|inputs| &inputs.projection);
         layers.map(|(weight, _)| weight).chain(inputs).chain([self.output()])
+    }
+
+    /// The types of all matrices, those that are tables too.
+    pub(crate) fn stored_types(&self) -> impl Iterator<Item = Type> {
+        let tables = [&self.token_embd].into_iter().chain(&self.position_embd);
+        self.weights().chain(tables).map(|weight| weight.tensor.ty)
     }
 
     /// The formats of the matrices, each with the level that its kernel is written for.

@@ -16,6 +16,7 @@ mod attention;
 mod buffers;
 mod dense;
 mod experts;
+mod load;
 mod pass;
 mod products;
 mod recurrent;
@@ -29,11 +30,12 @@ mod weights;
 use std::fmt;
 
 use braise_kernels::cuda::ops::COLUMNS;
-use braise_kernels::cuda::{Device, Error as DeviceError};
+use braise_kernels::cuda::{Device, Error as DeviceError, Fused};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 
+pub use load::{Loading, Watch};
 pub(crate) use sequence::{Sequence, Step, bytes as sequence_bytes};
 pub(crate) use support::MAX_BEST;
 pub use support::{slow, unsupported};
@@ -55,19 +57,31 @@ impl Loaded {
     /// Copies the weights of `model` to `device`.
     ///
     /// # Errors
-    /// The device cannot run the model ([`unsupported`]), has too little memory, or was lost.
-    pub fn new(model: &Model, mut device: Box<dyn Device + Send>) -> Result<Loaded> {
+    /// The device cannot run the model ([`unsupported`]), has too little memory, or was lost; or the model's watch ended it.
+    /// Nothing is left on the device then.
+    pub fn new(model: &Model, device: Box<dyn Device + Send>) -> Result<Loaded> {
+        let mut device = Box::new(Fused::new(device));
         if let Some(what) = unsupported(model, device.properties().compute) {
             let what = format!("there are no GPU kernels for {what}");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .file(model.gguf().path())
                 .next("run the model on the CPU"));
         }
+        let all = weight_bytes(model)?;
+        device.reserve(all).map_err(|e| error(model, e))?;
         let mut room = Room::on(&mut *device);
-        let weights = Weights::new(model, &mut room).map_err(|e| error(model, e))?;
+        let taken = Weights::new(model, &mut room).map_err(|e| error(model, e));
         // the device frees what it holds when it is dropped
-        let (_, bytes) = room.into_held();
-        Ok(Loaded { device, weights, bytes })
+        let (held, bytes) = room.into_held();
+        let loaded =
+            taken.and_then(|(weights, parts)| load::load(model, &mut *device, parts).map(|()| weights));
+        match loaded {
+            Ok(weights) => Ok(Loaded { device, weights, bytes }),
+            Err(e) => {
+                room::free(&mut *device, &held);
+                Err(e)
+            }
+        }
     }
 
     /// Bytes of its memory that the weights take.
@@ -100,6 +114,10 @@ pub(crate) fn error(model: &Model, e: DeviceError) -> Error {
             "choose a smaller context, a smaller model or a cache of 8 bits, or run it on the CPU"
         }
         DeviceError::Lost(_) => "start again; if it happens again, run the model on the CPU",
+        DeviceError::NoDevice { count: 1.., .. } => "choose one of these, or run the model on the CPU",
+        DeviceError::NoDriver | DeviceError::NoDevice { .. } => {
+            "run the model on the CPU, or see what `braise doctor` finds"
+        }
         _ => "run the model on the CPU",
     };
     let error = Error::new(ErrorKind::Device, e.to_string()).file(model.gguf().path()).next(next);

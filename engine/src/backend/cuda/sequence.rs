@@ -71,6 +71,9 @@ impl<'m> Sequence<'m> {
     ) -> Result<Sequence<'m>> {
         let mut on = lock(loaded);
         let properties = on.device.properties().clone();
+        // what is refused at once is refused with all that it takes
+        let all = bytes(model, (n_ctx, n_batch), kv, &properties)?;
+        on.device.reserve(all).map_err(|e| error(model, e))?;
         let mut room = Room::on(&mut *on.device);
         match Buffers::new(model.spec(), Sizes { n_batch, n_ctx, kv }, &properties, &mut room) {
             Ok(buffers) => {
@@ -190,8 +193,15 @@ impl<'m> Sequence<'m> {
 }
 
 impl Drop for Sequence<'_> {
+    /// Errors have nobody to go to.
     fn drop(&mut self) {
-        room::free(&mut *lock(self.loaded).device, &self.held);
+        let mut on = lock(self.loaded);
+        for launches in self.graphs.values() {
+            if let Launches::Captured(graph) = launches {
+                let _ = on.device.destroy(*graph);
+            }
+        }
+        room::free(&mut *on.device, &self.held);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use braise_kernels::cuda::ops::{self, DeltaNet, TopK};
 use braise_kernels::ops::Window;
+use braise_kernels::quant::Type;
 
 use super::TENSOR_CORES;
 use super::attention::has_flash;
@@ -18,6 +19,9 @@ const MAX_WIDTH: usize = 32;
 /// What of a model there are no kernels for on a device of this compute capability, if there is such.
 pub fn unsupported(model: &Model, compute: (u32, u32)) -> Option<String> {
     let spec = model.spec();
+    if let Some(what) = unread(model.stored_types(), ops::reads) {
+        return Some(what);
+    }
     if spec.layer_inputs.is_some() {
         return Some("what layers get of each token besides".into());
     }
@@ -30,6 +34,11 @@ pub fn unsupported(model: &Model, compute: (u32, u32)) -> Option<String> {
     }
     let mut layers = spec.layers.iter();
     layers.find_map(|layer| of_mixer(&layer.mixer, compute).or_else(|| of_mlp(&layer.mlp)))
+}
+
+/// The first of these types of weights that no kernel `reads`.
+fn unread(mut types: impl Iterator<Item = Type>, reads: impl Fn(Type) -> bool) -> Option<String> {
+    types.find(|ty| !reads(*ty)).map(|ty| format!("weights in {ty}"))
 }
 
 /// What of a model is slow on a device of this compute capability, for want of kernels for many tokens; nothing, mostly.
@@ -126,3 +135,23 @@ fn of_experts(experts: &Experts) -> Option<String> {
 
 /// How many of the best logits a device can find, at most.
 pub(crate) const MAX_BEST: usize = TopK::MOST as usize;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_that_no_kernel_reads_is_named() {
+        let types = [Type::F32, Type::Q4_K, Type::Q6_K, Type::Q5_K];
+        let reads = |ty| ![Type::Q6_K, Type::Q5_K].contains(&ty);
+        assert_eq!(unread(types.into_iter(), reads), Some("weights in Q6_K".to_owned()));
+        assert_eq!(unread(types.into_iter(), ops::reads), None);
+    }
+
+    #[test]
+    fn gpus_read_all_that_the_cpu_does() {
+        for ty in Type::ALL {
+            assert_eq!(ops::reads(*ty), ty.scalar().is_some(), "{ty}");
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use braise_kernels::cuda::ops::{Matrix, Norm, NormKind, WEIGHT_PADDING};
 use braise_kernels::cuda::{Address, Error};
 
+use super::load::Part;
 use super::room::Room;
 use crate::block;
 use crate::model::{
@@ -22,18 +23,20 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Copies all numbers of `model` that kernels read into `room`.
-    pub(super) fn new(model: &Model, room: &mut Room<'_>) -> Result<Weights, Error> {
-        let mut weights = Weights::default();
+    /// Takes room for all numbers of `model` that kernels read; what has to be copied there.
+    pub(super) fn new<'m>(model: &'m Model, room: &mut Room<'_>) -> Result<(Weights, Vec<Part<'m>>), Error> {
+        let (mut weights, mut parts) = (Weights::default(), Vec::new());
         let mut numbers = Numbers { model, all: Vec::new() };
         numbers.of_model();
         for (place, bytes) in numbers.all {
             let key = (place, bytes.len());
             if !bytes.is_empty() && !weights.at.contains_key(&key) {
-                weights.at.insert(key, room.copy(&bytes, WEIGHT_PADDING)?);
+                let to = room.take(bytes.len() + WEIGHT_PADDING)?;
+                weights.at.insert(key, to);
+                parts.push(Part { bytes, padding: WEIGHT_PADDING, to });
             }
         }
-        Ok(weights)
+        Ok((weights, parts))
     }
 
     fn find(&self, (place, len): (usize, usize), what: &str) -> Result<Address, Error> {
