@@ -97,7 +97,8 @@ fn a_refusal_names_all_bytes() {
     let all = super::super::sequence_bytes(&model, sizes, options().kv, &fake.properties).expect("a number");
     let error = Session::new(&model, &options()).expect_err("no room for a cache");
     assert!(error.to_string().contains(&format!("{all} bytes were asked for")), "{error}");
-    assert_eq!(fake.log().allocations, fake.log().held.len(), "nothing was tried");
+    let log = fake.log();
+    assert_eq!(log.allocations, log.held.len(), "nothing was tried");
 }
 
 #[test]
