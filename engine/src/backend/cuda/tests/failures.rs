@@ -98,7 +98,8 @@ fn a_refusal_names_all_bytes() {
     let all = all.expect("is a number");
     let error = Session::new(&model, &options()).expect_err("no room for a cache");
     assert!(error.to_string().contains(&format!("{all} bytes were asked for")), "{error}");
-    assert_eq!(fake.log().allocations, fake.log().held.len(), "nothing was tried");
+    let log = fake.log();
+    assert_eq!(log.allocations, log.held.len(), "nothing was tried");
 }
 
 #[test]
