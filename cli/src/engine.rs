@@ -1,10 +1,13 @@
 //! The engine behind the [`Chat`] that the conversation talks to.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use braise_engine::backend::cuda::{Loading, Watch};
 use braise_engine::chat::ChatTemplate;
 use braise_engine::constrain::{Constraint, Format, Grammars};
 use braise_engine::device::{self, Choice, GpuLayers, Placement};
@@ -24,6 +27,7 @@ use crate::chat::{Chat, Message, Role, Sink};
 use crate::failure::Usage;
 use crate::machine::available_memory;
 use crate::output::notice;
+use crate::progress::Progress;
 use crate::stats::Stats;
 
 /// A model file with its tokenizer, open.
@@ -127,7 +131,17 @@ pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, ver
             Usage(format!("--gpu-layers {layers}: there are none with --device cpu; leave one out")).into()
         );
     }
-    match device::place(model, compute.device(), compute.gpu_layers, options)? {
+    let progress = Mutex::new(Progress::new("copying to the GPU", None));
+    model.watch_loading(Some(Watch::new(move |Loading { done, total }| {
+        // a panic elsewhere leaves a bar that can be drawn on
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.set_total(total);
+        progress.set(done);
+        ControlFlow::Continue(())
+    })));
+    let placed = device::place(model, compute.device(), compute.gpu_layers, options);
+    model.watch_loading(None); // takes the bar away
+    match placed? {
         Placement::Gpu { index, name, weight_bytes, slow } => {
             if verbose {
                 let size = DecimalBytes(weight_bytes as u64);

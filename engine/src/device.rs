@@ -114,7 +114,7 @@ pub fn place(
         }
         Choice::Cuda(index) => {
             let gpu = Gpu::open(index).map_err(|e| cuda::error(model, e))?;
-            match place_on(model, vec![(index, Ok(Box::new(gpu)))], layers, options)? {
+            match try_on(model, vec![(index, Ok(Box::new(gpu)))], layers, options)? {
                 Placement::Cpu { because, .. } => {
                     let why = because.unwrap_or_else(|| "there is no GPU".to_owned());
                     Err(Error::new(ErrorKind::Device, why)
@@ -139,11 +139,28 @@ pub fn place(
     }
 }
 
-/// Moves as much of `model` as `layers` says to `devices`, each of which has a number; what does not fit stays on the CPU.
+/// Moves as much of `model` as `layers` says to `devices`, each of which has a number; what does not fit stays on the CPU, and
+/// all of it if a device fails.
 ///
 /// # Errors
-/// Layers were asked for that the devices have no kernels or no memory for.
+/// Layers were asked for that the devices have no kernels or no memory for; or the model's watch ended it.
 pub fn place_on(
+    model: &mut Model,
+    devices: Opened,
+    layers: GpuLayers,
+    options: &SessionOptions,
+) -> Result<Placement> {
+    match try_on(model, devices, layers, options) {
+        // another program took the memory meanwhile, or the device was lost
+        Err(e) if layers == GpuLayers::Auto && e.kind() == ErrorKind::Device => {
+            Ok(Placement::Cpu { because: Some(e.to_string()), beside_gpu: true })
+        }
+        placed => placed,
+    }
+}
+
+/// The same, but a device that fails is an error.
+fn try_on(
     model: &mut Model,
     devices: Opened,
     layers: GpuLayers,
@@ -181,12 +198,7 @@ pub fn place_on(
     }
     let mut gpus: Vec<UsedGpu> = used.iter().map(|candidate| UsedGpu::of(model, candidate)).collect();
     let devices = used.into_iter().map(|candidate| candidate.device).collect();
-    let bytes = match model.split(devices, &assignment) {
-        Ok(bytes) => bytes,
-        // what another program took meanwhile
-        Err(e) if layers == GpuLayers::Auto => return on_cpu(e.to_string()),
-        Err(e) => return Err(e),
-    };
+    let bytes = model.split(devices, &assignment)?;
     gpus.iter_mut().zip(bytes).for_each(|(gpu, bytes)| gpu.weight_bytes = bytes);
     if let ([gpu], [_]) = (&gpus[..], &assignment.segments()[..]) {
         let UsedGpu { index, name, weight_bytes, slow } = gpu.clone();

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Numeric,
     /// A GPU is missing, has too little memory, or was lost.
     Device,
+    /// Somebody asked for an end.
+    Cancelled,
 }
 
 /// An error with its context. `Display` gives one line: `FILE: what went wrong; next step`.

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use braise_kernels::cuda::{Address, Device, Error, Graph, Launch, Memory, Properties};
+use braise_kernels::cuda::{
+    Address, Device, Error, Graph, HostBuffer, Launch, Memory, Piece, Properties, Transfer,
+};
 
 use crate::ptx;
 
@@ -14,8 +16,12 @@ pub struct Interpreter {
     /// Bytes of its memory, and those of each allocation.
     total: usize,
     taken: HashMap<Address, usize>,
-    graphs: Vec<Vec<Launch>>,
+    /// `None`: it was destroyed.
+    graphs: Vec<Option<Vec<Launch>>>,
     capture: Option<Vec<Launch>>,
+    /// Copies that were begun. They are made when they are waited for, no sooner, so that what is read before is not there.
+    copies: HashMap<u64, (HostBuffer, Vec<Piece>)>,
+    begun: u64,
 }
 
 impl Default for Interpreter {
@@ -26,9 +32,17 @@ impl Default for Interpreter {
             multiprocessors: 4,
             shared_bytes: 164 << 10,
         };
-        let machine = ptx::Machine::new();
-        let (modules, taken) = (HashMap::new(), HashMap::new());
-        Interpreter { machine, modules, properties, total: 1 << 30, taken, graphs: Vec::new(), capture: None }
+        Interpreter {
+            machine: ptx::Machine::new(),
+            modules: HashMap::new(),
+            properties,
+            total: 1 << 30,
+            taken: HashMap::new(),
+            graphs: Vec::new(),
+            capture: None,
+            copies: HashMap::new(),
+            begun: 0,
+        }
     }
 }
 
@@ -102,6 +116,22 @@ impl Device for Interpreter {
         self.machine.free(address.0).map_err(lost)
     }
 
+    fn send(&mut self, buffer: HostBuffer, pieces: &[Piece]) -> Result<Transfer, Error> {
+        self.outside("memory cannot be uploaded")?;
+        self.begun += 1;
+        self.copies.insert(self.begun, (buffer, pieces.to_vec()));
+        Ok(Transfer::Running(self.begun))
+    }
+
+    fn reclaim(&mut self, transfer: Transfer) -> Result<HostBuffer, Error> {
+        let Transfer::Running(number) = transfer else { return Err(lost("no copy is done at once")) };
+        let (buffer, pieces) = self.copies.remove(&number).ok_or_else(|| lost("no such copy"))?;
+        for piece in &pieces {
+            self.machine.write(piece.to.0, piece.of(&buffer)?).map_err(lost)?;
+        }
+        Ok(buffer)
+    }
+
     fn upload(&mut self, to: Address, bytes: &[u8]) -> Result<(), Error> {
         self.outside("memory cannot be uploaded")?;
         self.machine.write(to.0, bytes).map_err(lost)
@@ -133,14 +163,20 @@ impl Device for Interpreter {
 
     fn end_capture(&mut self) -> Result<Graph, Error> {
         let launches = self.capture.take().ok_or_else(|| lost("nothing is being captured"))?;
-        self.graphs.push(launches);
+        self.graphs.push(Some(launches));
         Ok(Graph::new(self.graphs.len() - 1))
     }
 
     fn replay(&mut self, graph: Graph) -> Result<(), Error> {
         self.outside("a graph cannot be run")?;
-        let launches = self.graphs.get(graph.number()).ok_or_else(|| lost("no such graph"))?.clone();
+        let launches = self.graphs.get(graph.number()).and_then(Option::clone);
+        let launches = launches.ok_or_else(|| lost("no such graph"))?;
         launches.iter().try_for_each(|launch| self.interpret(launch))
+    }
+
+    fn destroy(&mut self, graph: Graph) -> Result<(), Error> {
+        let launches = self.graphs.get_mut(graph.number()).and_then(Option::take);
+        launches.map(drop).ok_or_else(|| lost("no such graph"))
     }
 
     fn synchronize(&mut self) -> Result<(), Error> {

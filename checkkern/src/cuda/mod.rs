@@ -69,6 +69,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("route", choice::route),
     ("experts", choice::experts),
     ("transfers", whole::transfers),
+    ("copies beside each other", whole::copies_beside),
     ("copy_words", whole::copies),
     ("multiply_tiles", whole::tiles),
     ("graphs", whole::graphs),
@@ -174,8 +175,9 @@ impl Bench<'_> {
             self.device.begin_capture()?;
             let captured = self.device.launch(&launch);
             let graph = self.device.end_capture()?;
-            captured?;
-            self.device.replay(graph)?;
+            let ran = captured.and_then(|()| self.device.replay(graph));
+            self.device.destroy(graph)?;
+            ran?;
         } else {
             self.device.launch(&launch)?;
         }
@@ -232,6 +234,9 @@ mod tests {
             lost()
         }
         fn replay(&mut self, _: Graph) -> Result<(), Error> {
+            lost()
+        }
+        fn destroy(&mut self, _: Graph) -> Result<(), Error> {
             lost()
         }
         fn synchronize(&mut self) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use braise_kernels::cuda::ops::{
     ActivateValues, AddValues, Argmax, CopyWords, MultiplyTiles, Norm, NormKind, NormRows,
 };
-use braise_kernels::cuda::{Address, Error, Launch};
+use braise_kernels::cuda::{Address, Error, Launch, Piece};
 use braise_kernels::ops::Activation;
 use fastrand::Rng;
 
@@ -28,6 +28,40 @@ pub(super) fn transfers(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), 
         cases.expect(got == bytes[n / 2..], || format!("bytes from {} of {n} came back wrong", n / 2));
         bench.let_go()?;
     }
+    Ok(())
+}
+
+/// Copies that run beside each other, out of buffers of several pieces, and what they leave alone.
+pub(super) fn copies_beside(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
+    const BYTES: usize = (1 << 20) + 3;
+    let mut random = Rng::with_seed(47);
+    let mut want = vec![0; 5 * BYTES];
+    random.fill(&mut want);
+    let address = bench.put(&want)?;
+    let mut running = Vec::new();
+    for copy in 0..4 {
+        let mut buffer = bench.device.host_buffer(BYTES)?;
+        random.fill(&mut buffer);
+        // neighbours in the buffer go to places far apart
+        let pieces = [(0, 1, BYTES - 1), (1, BYTES / 2, 5), (1 + BYTES / 2, 700, BYTES - 800)];
+        let pieces = pieces.map(|(from, bytes, to)| {
+            let at = (4 - copy) * BYTES + to;
+            want[at..at + bytes].copy_from_slice(&buffer[from..from + bytes]);
+            Piece { from, bytes, to: address.offset(at as u64) }
+        });
+        running.push(bench.device.send(buffer, &pieces)?);
+    }
+    for transfer in running {
+        let buffer = bench.device.reclaim(transfer)?;
+        cases.expect(buffer.len() == BYTES, || format!("a buffer of {} bytes came back", buffer.len()));
+    }
+    let got: Vec<u8> = bench.get(address, want.len())?;
+    let wrong = got.iter().zip(&want).filter(|(got, want)| got != want).count();
+    cases.expect(wrong == 0, || format!("{wrong} of {} bytes came back wrong", want.len()));
+    let outside = Piece { from: 10, bytes: 7, to: address };
+    let buffer = bench.device.host_buffer(16)?;
+    let refused = bench.device.send(buffer, &[outside]).and_then(|copy| bench.device.reclaim(copy));
+    cases.expect(refused.is_err(), || "a piece beyond its buffer was copied".to_owned());
     Ok(())
 }
 
@@ -104,5 +138,8 @@ pub(super) fn graphs(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
         let before: Vec<u32> = values.iter().map(|x| x.to_bits()).collect();
         cases.expect(results[0].0 != before, || format!("run {run}: nothing was computed"));
     }
+    bench.device.destroy(graph)?;
+    let again = bench.device.replay(graph);
+    cases.expect(again.is_err(), || "a graph that was destroyed was run".to_owned());
     Ok(())
 }

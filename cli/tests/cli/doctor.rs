@@ -43,6 +43,15 @@ fn the_kernels_of_a_level_are_right_and_the_rest_is_skipped_with_reasons() {
         let found = of_group(&checks, group).into_iter().find(|check| check["name"] == name);
         assert!(found.is_some_and(|check| check["status"] != "failed"), "{group} {name}: {found:?}");
     }
+    // peaks are measured when all checks are over
+    let (_, stderr) = texts(&report);
+    let lines = |begin: &str| {
+        let is = |(_, line): &(usize, &str)| line.contains(begin);
+        stderr.lines().enumerate().filter(is).map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    let [measuring] = lines("measuring what the machine can do")[..] else { panic!("{stderr}") };
+    let (kernels, peaks) = (lines("cpu:portable: "), lines("cpu-peaks:portable: "));
+    assert!(kernels.last() < Some(&measuring) && peaks.first() > Some(&measuring), "{stderr}");
     let [gpus] = of_group(&checks, "gpus")[..] else { panic!("one line says which GPUs there are") };
     let skipped = gpus["status"] == "skipped" && gpus["next_step"].is_string();
     assert!(skipped || gpus["value"].is_number(), "{gpus}");

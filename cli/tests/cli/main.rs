@@ -7,6 +7,8 @@ mod bad_input;
 mod bench;
 mod doctor;
 mod embed;
+#[cfg(target_os = "linux")] // where a library is looked for by LD_LIBRARY_PATH
+mod gpu;
 #[cfg(unix)] // pip is played by a shell script
 mod pull;
 mod store;

@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use memmap2::{Advice, Mmap, MmapMut};
+use memmap2::{Advice, Mmap, MmapMut, UncheckedAdvice};
 
 use super::Residency;
 
@@ -21,7 +22,12 @@ pub(super) struct Map {
     mapped: bool,
     /// Whether they stay in memory.
     locked: bool,
+    /// Whether some of them were released, so that nobody should page them in again.
+    released: AtomicBool,
 }
+
+/// The largest pages that systems map files in, unless told otherwise.
+const PAGE: usize = 64 << 10;
 
 /// Bytes that a thread pages in or reads at a time.
 const PIECE: usize = 32 << 20;
@@ -54,7 +60,7 @@ impl Map {
         }
         let mut map = match residency.copy {
             true => Map::copy(path, &bytes)?,
-            false => Map { path: path.to_path_buf(), bytes, mapped: true, locked: false },
+            false => Map::of(path.to_path_buf(), bytes, true),
         };
         if residency.lock {
             map.bytes.lock().map_err(|e| {
@@ -64,6 +70,10 @@ impl Map {
             map.locked = true;
         }
         Ok(map)
+    }
+
+    fn of(path: PathBuf, bytes: Mmap, mapped: bool) -> Map {
+        Map { path, bytes, mapped, locked: false, released: AtomicBool::new(false) }
     }
 
     /// The same bytes in memory of their own.
@@ -90,6 +100,9 @@ impl Map {
             let work = move || {
                 for start in (first * PIECE..map.len()).step_by(THREADS * PIECE) {
                     let len = PIECE.min(map.len() - start);
+                    if map.released.load(Ordering::Relaxed) {
+                        return;
+                    }
                     if map.bytes.advise_range(Advice::PopulateRead, start, len).is_err() {
                         return; // an old kernel, or bytes that cannot be read: who needs them will say so
                     }
@@ -97,6 +110,26 @@ impl Map {
             };
             // without the thread, pages come when they are read
             let _ = std::thread::Builder::new().name(format!("braise-read-{first}")).spawn(work);
+        }
+    }
+
+    /// Lets go of the pages that hold nothing but these bytes, if they are of this map and its file can be read again.
+    pub(super) fn release(&self, bytes: &[u8]) {
+        let range = bytes.as_ptr_range();
+        let start = range.start.addr().wrapping_sub(self.bytes.as_ptr().addr());
+        let Some(end) = start.checked_add(bytes.len()).filter(|end| *end <= self.len()) else { return };
+        if !self.is_droppable() {
+            return;
+        }
+        self.released.store(true, Ordering::Relaxed);
+        // the map begins at a page
+        let (first, last) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if first < last {
+            // SAFETY: the map is of a file and is never written: the pages that are dropped hold what the file does, from
+            // where the system reads them again.
+            let dropped =
+                unsafe { self.bytes.unchecked_advise_range(UncheckedAdvice::DontNeed, first, last - first) };
+            let _ = dropped; // a system that does not do it keeps them
         }
     }
 
@@ -111,7 +144,7 @@ impl Map {
         let _ = bytes.advise(Advice::HugePage); // as above
         fill(&mut bytes)?;
         let bytes = bytes.make_read_only().map_err(failed)?;
-        Ok(Map { path: PathBuf::from(name), bytes, mapped: false, locked: false })
+        Ok(Map::of(PathBuf::from(name), bytes, false))
     }
 
     /// Whether the system may drop them, because it can read them again.

@@ -75,6 +75,12 @@ impl Gguf {
         self.parts.iter().for_each(|part| part.map.read_ahead());
     }
 
+    /// Says that `bytes`, if they lie in a file, will hardly be read again: their pages leave this program's memory, and come
+    /// back when they are read. What others have there stays.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        self.parts.iter().for_each(|part| part.map.release(bytes));
+    }
+
     /// The file that `writer` would write, in memory alone; `name` stands for its path in messages.
     ///
     /// # Errors

@@ -380,3 +380,43 @@ fn a_file_in_memory_repeats_its_pattern() {
         assert_eq!(make(wrong).bytes().expect_err("no whole blocks").kind(), ErrorKind::Input);
     }
 }
+
+/// Bytes of a file's map that are in this program's memory now, if the system tells.
+fn resident(path: &Path) -> Option<u64> {
+    let maps = fs::read_to_string("/proc/self/smaps").ok()?;
+    let name = path.to_str()?;
+    let mut of_map = maps.lines().skip_while(|line| !line.ends_with(name));
+    let rss = of_map.find_map(|line| line.strip_prefix("Rss:"))?;
+    rss.trim().trim_end_matches(" kB").parse().ok().map(|kib: u64| kib << 10)
+}
+
+#[test]
+fn released_bytes_leave_the_memory_and_come_back() {
+    const N: usize = 2 << 20;
+    let numbers: Vec<u8> = (0..4 * N).map(|i| (i * 31 + i / 251) as u8).collect();
+    let writer = Writer::new().tensor("a", &[N as u64], Type::F32, numbers.clone());
+    let data = |gguf: &Gguf| gguf.data(&gguf.tensors()[0]) == numbers;
+
+    let file = NamedTempFile::new().unwrap();
+    fs::write(file.path(), write(&writer)).unwrap();
+    let gguf = Gguf::open(file.path()).unwrap();
+    assert!(data(&gguf));
+    let before = resident(file.path());
+    gguf.release(&numbers); // of no file
+    gguf.release(gguf.data(&gguf.tensors()[0]));
+    match (before, resident(file.path())) {
+        (Some(before), Some(after)) => {
+            assert!(before >= 4 * N as u64 && after < 1 << 20, "{before}, {after}")
+        }
+        _ => println!("skipped: this system does not tell what is in memory"),
+    }
+    assert!(data(&gguf));
+
+    // what lies in no file would be lost
+    let own = Gguf::in_memory("memory", &writer).unwrap();
+    let copy = Gguf::open_with(file.path(), Residency { copy: true, lock: false }).unwrap();
+    for gguf in [own, copy] {
+        gguf.release(gguf.data(&gguf.tensors()[0]));
+        assert!(data(&gguf));
+    }
+}

@@ -272,37 +272,46 @@ impl LayerWeights {
 
     /// All matrices, each with the share of its rows that a token is multiplied with.
     pub(crate) fn matrices(&self) -> Vec<(&Weight, f64)> {
-        let mut all = Vec::new();
-        let mut whole = |weight| all.push((weight, 1.0));
-        match &self.mixer {
-            MixerWeights::Nothing => {}
-            MixerWeights::Attention(a) => a.matrices().for_each(whole),
+        let mixer = self.mixer.matrices().into_iter();
+        let input = self.input.iter().flat_map(|input| [&input.gate, &input.output]);
+        let whole = |weight| (weight, 1.0);
+        mixer.map(whole).chain(self.mlp.matrices()).chain(input.map(whole)).collect()
+    }
+}
+
+impl MixerWeights {
+    /// All matrices.
+    pub(crate) fn matrices(&self) -> Vec<&Weight> {
+        match self {
+            MixerWeights::Nothing => Vec::new(),
+            MixerWeights::Attention(a) => a.matrices().collect(),
             MixerWeights::Latent(l) => {
-                let [q_a, kv_a, k_b, v_b, output] = [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output];
-                [q_a, kv_a, k_b, v_b, output].into_iter().for_each(&mut whole);
-                l.q_b.iter().for_each(|(_, q_b)| whole(q_b));
+                let all = [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output];
+                all.into_iter().chain(l.q_b.iter().map(|(_, q_b)| q_b)).collect()
             }
-            MixerWeights::ShortConv(conv) => [&conv.input, &conv.output].into_iter().for_each(whole),
-            MixerWeights::StateSpace(s) => s.matrices().for_each(whole),
+            MixerWeights::ShortConv(conv) => vec![&conv.input, &conv.output],
+            MixerWeights::StateSpace(s) => s.matrices().collect(),
             MixerWeights::DeltaNet(d) => {
                 let fine = d.fine.iter().flat_map(|fine| [&fine.a, &fine.z]);
-                d.inputs.iter().chain([&d.output]).chain(fine).for_each(whole);
+                d.inputs.iter().chain([&d.output]).chain(fine).collect()
             }
-            MixerWeights::Both(a, s) => a.matrices().chain(s.matrices()).for_each(whole),
+            MixerWeights::Both(a, s) => a.matrices().chain(s.matrices()).collect(),
         }
-        match &self.mlp {
-            MlpWeights::Nothing => {}
-            MlpWeights::Dense(dense) => all.extend(dense.matrices().map(|weight| (weight, 1.0))),
-            MlpWeights::Experts(experts) => all.extend(experts.matrices()),
+    }
+}
+
+impl MlpWeights {
+    /// See [`LayerWeights::matrices`].
+    pub(crate) fn matrices(&self) -> Vec<(&Weight, f64)> {
+        let whole = |weight| (weight, 1.0);
+        match self {
+            MlpWeights::Nothing => Vec::new(),
+            MlpWeights::Dense(dense) => dense.matrices().map(whole).collect(),
+            MlpWeights::Experts(experts) => experts.matrices().collect(),
             MlpWeights::Both(both) => {
-                all.extend(both.dense.matrices().map(|weight| (weight, 1.0)));
-                all.extend(both.experts.matrices());
+                both.dense.matrices().map(whole).chain(both.experts.matrices()).collect()
             }
         }
-        if let Some(input) = &self.input {
-            all.extend([(&input.gate, 1.0), (&input.output, 1.0)]);
-        }
-        all
     }
 }
 

@@ -17,7 +17,7 @@ use crate::backend::cuda;
 use crate::block::{Norm, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, TensorInfo};
-use crate::parts::{Assignment, Location, Parts};
+use crate::parts::{Assignment, Location, Part, Parts};
 
 use bind::Binder;
 pub use layer::{
@@ -45,6 +45,8 @@ pub struct Model {
     output: Option<Weight>,
     /// The weights on GPUs, if the model or a part of it runs there.
     pub(crate) on_device: Option<OnDevices>,
+    /// Who is told how far a copy there is.
+    pub(crate) watch: Option<cuda::Watch>,
 }
 
 /// Where a model runs that does not run on the CPU alone.
@@ -170,16 +172,22 @@ impl Model {
             output_norm,
             output,
             on_device: None,
+            watch: None,
             gguf,
         })
+    }
+
+    /// Lets `watch` be told how far copies to devices are from now on, one device after the other; or nobody.
+    pub fn watch_loading(&mut self, watch: Option<cuda::Watch>) {
+        self.watch = watch;
     }
 
     /// Copies the weights to a device, on which all sessions that are made from now on run. Gives the bytes of its memory
     /// that they take.
     ///
     /// # Errors
-    /// There are no kernels for the model ([`cuda::unsupported`]), the device has too little memory, or was lost. The
-    /// model then runs where it ran before.
+    /// There are no kernels for the model ([`cuda::unsupported`]), the device has too little memory, or was lost, or
+    /// the watch ended it. The model then runs where it ran before.
     pub fn move_to(&mut self, device: Box<dyn Device + Send>) -> Result<usize> {
         let whole = Assignment::new(self.layers.len(), |_| Location::Gpu(0));
         Ok(self.split(vec![device], &whole)?.into_iter().sum())
@@ -263,6 +271,17 @@ impl Model {
         let layers = self.layers.iter().flat_map(LayerWeights::matrices);
         let inputs = self.layer_inputs.iter().map(|inputs| &inputs.projection);
         layers.map(|(weight, _)| weight).chain(inputs).chain([self.output()])
+    }
+
+    /// The types of a part's matrices, those that are tables too.
+    pub(crate) fn stored_types(&self, part: Part) -> Vec<Type> {
+        let weights: Vec<&Weight> = match part {
+            Part::Input => [&self.token_embd].into_iter().chain(&self.position_embd).collect(),
+            Part::Mixer(i) => self.layers[i].mixer.matrices(),
+            Part::Mlp(i) => self.layers[i].mlp.matrices().into_iter().map(|(weight, _)| weight).collect(),
+            Part::Output => vec![self.output()],
+        };
+        weights.into_iter().map(|weight| weight.tensor.ty).collect()
     }
 
     /// The formats of the matrices, each with the level that its kernel for few tokens, or for many, is written for.

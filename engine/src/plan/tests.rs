@@ -34,6 +34,16 @@ impl Header {
         Header { writer: self.writer.metadata(&key, value), ..self }
     }
 
+    /// Width of the networks, query heads, key/value heads, and the size of each, all of which is rotated.
+    fn sizes(self, n_ff: u32, n_head: impl ToValue, n_head_kv: impl ToValue, dim: u32) -> Header {
+        self.key("feed_forward_length", n_ff)
+            .key("attention.head_count", n_head)
+            .key("attention.head_count_kv", n_head_kv)
+            .key("attention.key_length", dim)
+            .key("attention.value_length", dim)
+            .key("rope.dimension_count", dim)
+    }
+
     fn tensor(self, name: &str, dims: &[u64], ty: Type) -> Header {
         let pattern = &ZEROS[..ty.bytes()];
         Header { writer: self.writer.repeating_tensor(name, dims, ty, pattern), ..self }
@@ -71,13 +81,8 @@ const MIB: u64 = 1 << 20;
 /// Gemma 3 12B: every sixth of 48 layers sees all, the others 1024 positions.
 fn gemma3() -> Header {
     Header::new("gemma3", 48, 3840, 262_208, "attention.layer_norm_rms_epsilon")
-        .key("feed_forward_length", 15_360_u32)
-        .key("attention.head_count", 16_u32)
-        .key("attention.head_count_kv", 8_u32)
-        .key("attention.key_length", 256_u32)
-        .key("attention.value_length", 256_u32)
+        .sizes(15_360, 16_u32, 8_u32, 256)
         .key("attention.sliding_window", 1024_u32)
-        .key("rope.dimension_count", 256_u32)
         .layers(0..48, &[("attn_q_norm", &[256], Type::F32), ("attn_k_norm", &[256], Type::F32)])
 }
 
@@ -137,12 +142,7 @@ fn recurrent_layers_have_states_whatever_the_context() {
     let attends = |i: usize| i % 10 == 5;
     let counts = |n: u32| (0..40).map(|i| if attends(i) { n } else { 0 }).collect::<Vec<_>>();
     let header = Header::new("granitehybrid", 40, 2048, 100_352, "attention.layer_norm_rms_epsilon")
-        .key("feed_forward_length", 8192_u32)
-        .key("attention.head_count", counts(32))
-        .key("attention.head_count_kv", counts(8))
-        .key("attention.key_length", 64_u32)
-        .key("attention.value_length", 64_u32)
-        .key("rope.dimension_count", 64_u32)
+        .sizes(8192, counts(32), counts(8), 64)
         .key("ssm.conv_kernel", 4_u32)
         .key("ssm.inner_size", 4096_u32)
         .key("ssm.state_size", 128_u32)
@@ -165,15 +165,10 @@ fn recurrent_layers_have_states_whatever_the_context() {
 /// Qwen3 30B-A3B: 48 layers of 128 experts.
 fn qwen3moe() -> Header {
     Header::new("qwen3moe", 48, 2048, 151_936, "attention.layer_norm_rms_epsilon")
-        .key("feed_forward_length", 6144_u32)
+        .sizes(6144, 32_u32, 4_u32, 128)
         .key("expert_count", 128_u32)
         .key("expert_used_count", 8_u32)
         .key("expert_feed_forward_length", 768_u32)
-        .key("attention.head_count", 32_u32)
-        .key("attention.head_count_kv", 4_u32)
-        .key("attention.key_length", 128_u32)
-        .key("attention.value_length", 128_u32)
-        .key("rope.dimension_count", 128_u32)
         .tensor("output.weight", &[2048, 151_936], Type::Q6_K)
         .layers(
             0..48,

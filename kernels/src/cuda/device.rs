@@ -1,5 +1,8 @@
 //! What kernels run on, as a trait: a GPU, or in tests a machine that interprets the same PTX.
 
+use std::fmt;
+use std::ops::DerefMut;
+
 use super::{Error, Launch};
 
 /// A place in a device's memory. No host memory can be reached through it.
@@ -54,7 +57,51 @@ impl Graph {
     }
 }
 
-/// A device. All it does is done in the order of the calls; what goes wrong in a launch may be reported by a later call.
+/// Host memory that a device copies from by itself, while the processor does other things.
+pub type HostBuffer = Box<dyn DerefMut<Target = [u8]> + Send>;
+
+/// Neighbouring bytes of a [`HostBuffer`], and where they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Where they begin in the buffer.
+    pub from: usize,
+    /// How many there are.
+    pub bytes: usize,
+    /// Where they go.
+    pub to: Address,
+}
+
+impl Piece {
+    /// The bytes in `buffer`.
+    ///
+    /// # Errors
+    /// The buffer ends before.
+    pub fn of<'b>(&self, buffer: &'b [u8]) -> Result<&'b [u8], Error> {
+        let end = self.from.checked_add(self.bytes);
+        let bytes = end.and_then(|end| buffer.get(self.from..end));
+        bytes.ok_or_else(|| Error::Operands(format!("{self:?} of a buffer of {} bytes", buffer.len())))
+    }
+}
+
+/// A copy that was begun.
+pub enum Transfer {
+    /// It is done.
+    Done(HostBuffer),
+    /// The device has the buffer, and counts its copies.
+    Running(u64),
+}
+
+impl fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Transfer::Done(buffer) => write!(f, "Done({} bytes)", buffer.len()),
+            Transfer::Running(number) => write!(f, "Running({number})"),
+        }
+    }
+}
+
+/// A device. All it does is done in the order of the calls, but for [`Device::send`]; what goes wrong in a launch may be
+/// reported by a later call.
 ///
 /// Every function fails with [`Error::Lost`] once the device is lost.
 pub trait Device {
@@ -78,6 +125,46 @@ pub trait Device {
     /// # Errors
     /// The address is not that of an allocation.
     fn free(&mut self, address: Address) -> Result<(), Error>;
+
+    /// Says that the next allocations take so many bytes in all, each filled up to a multiple of 256. A driver hands out
+    /// memory in pages, which allocations of their own would leave empty in part.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], with all these bytes: then none of the allocations need be tried.
+    fn reserve(&mut self, _bytes: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// A buffer for [`Device::send`].
+    ///
+    /// # Errors
+    /// Those of the driver.
+    fn host_buffer(&mut self, bytes: usize) -> Result<HostBuffer, Error> {
+        Ok(Box::new(vec![0; bytes]))
+    }
+
+    /// Begins to copy pieces of `buffer` to the device, beside all else that it does: their places may not be used before
+    /// [`Device::reclaim`]. Unless the device says otherwise, they are copied at once.
+    ///
+    /// # Errors
+    /// A piece lies outside the buffer; those of the driver.
+    fn send(&mut self, buffer: HostBuffer, pieces: &[Piece]) -> Result<Transfer, Error> {
+        for piece in pieces {
+            self.upload(piece.to, piece.of(&buffer)?)?;
+        }
+        Ok(Transfer::Done(buffer))
+    }
+
+    /// Waits for a copy, whose bytes are there for all that is asked from now on, and gives its buffer back.
+    ///
+    /// # Errors
+    /// The copy is not this device's, or went wrong.
+    fn reclaim(&mut self, transfer: Transfer) -> Result<HostBuffer, Error> {
+        match transfer {
+            Transfer::Done(buffer) => Ok(buffer),
+            Transfer::Running(_) => Err(Error::Operands(format!("{transfer:?} is of another device"))),
+        }
+    }
 
     /// Copies bytes to the device; they may change once this returns.
     ///
@@ -120,6 +207,12 @@ pub trait Device {
     /// # Errors
     /// The graph is not this device's; those of the driver.
     fn replay(&mut self, graph: Graph) -> Result<(), Error>;
+
+    /// Destroys a graph, which ends its run first if there is one.
+    ///
+    /// # Errors
+    /// The graph is not this device's; those of the driver.
+    fn destroy(&mut self, graph: Graph) -> Result<(), Error>;
 
     /// Waits until all is done.
     ///

@@ -10,10 +10,13 @@
 mod device;
 mod driver;
 mod error;
+mod fused;
+mod memory;
 pub mod module;
 pub mod ops;
 
-pub use device::{Address, Device, Graph, Memory, Properties};
+pub use device::{Address, Device, Graph, HostBuffer, Memory, Piece, Properties, Transfer};
 pub use driver::Gpu;
 pub use error::Error;
+pub use fused::Fused;
 pub use module::{Arg, Kernel, Launch, Module};

@@ -30,8 +30,9 @@ pub use rows::{
 };
 pub use sample::{Argmax, Draw, Penalize, Sample, SharedTopK, TopK};
 
-use super::{Address, Error};
+use super::{Address, Error, Kernel};
 use crate::ops::Activation;
+use crate::quant::Type;
 
 /// Bytes that must be readable behind a matrix.
 pub const WEIGHT_PADDING: usize = 16;
@@ -79,6 +80,14 @@ fn activation_number(activation: Activation) -> Result<u32, Error> {
         Activation::Clamped => Ok(4),
         Activation::Xielu(_) => Err(Error::Operands("no kernel computes xIELU".to_owned())),
     }
+}
+
+/// Whether there are kernels that read weights of this type, of tables and for any number of columns.
+pub fn reads(ty: Type) -> bool {
+    let name = ty.name().to_lowercase();
+    let of_columns = [1, 4, COLUMNS].map(|width| format!("matvec_{name}_{width}"));
+    let others = [format!("rows_{name}"), format!("matmul_{name}")];
+    of_columns.iter().chain(&others).all(|name| Kernel::find(name).is_ok())
 }
 
 /// Fails with `what` unless `ok`.

@@ -137,7 +137,8 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
 
 fn ended(mut child: Child, end: End) -> End {
     if wait(&mut child).is_none() {
-        let _ = child.kill(); // nothing more can be done
+        let _ = child.kill();
+        wait(&mut child); // what is measured next should not share the machine with it; nothing more can be done
     }
     end
 }

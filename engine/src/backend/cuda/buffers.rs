@@ -316,7 +316,7 @@ fn rotation(rope: &Rope, sizes: &Sizes, n: usize, room: &mut Room<'_>) -> Result
     let turns: Vec<f64> = frequencies.iter().map(|radians| radians / std::f64::consts::TAU).collect();
     let tables = [n, turns.len()];
     Ok(Rotation {
-        turns: room.copy(bytemuck::cast_slice(&turns), 0)?,
+        turns: room.copy(bytemuck::cast_slice(&turns))?,
         n_pairs: narrow(turns.len())?,
         magnitude,
         halves: rope.pairs == Pairs::Halves,

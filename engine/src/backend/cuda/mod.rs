@@ -18,6 +18,7 @@ mod buffers;
 mod cache;
 mod dense;
 mod experts;
+mod load;
 mod needs;
 mod pass;
 mod products;
@@ -32,13 +33,14 @@ mod weights;
 use std::fmt;
 
 use braise_kernels::cuda::ops::COLUMNS;
-use braise_kernels::cuda::{Device, Error as DeviceError};
+use braise_kernels::cuda::{Device, Error as DeviceError, Fused};
 
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Model, OnDevices};
 use crate::parts::Part;
 
+pub use load::{Loading, Watch};
 pub(crate) use needs::needs;
 pub(crate) use sequence::{OnDevice, bytes as sequence_bytes};
 pub(crate) use support::MAX_BEST;
@@ -65,8 +67,10 @@ impl Loaded {
     /// Copies the weights of some parts of `model` to `device`.
     ///
     /// # Errors
-    /// The device cannot run them ([`unsupported_part`]), has too little memory, or was lost.
-    pub fn new(model: &Model, parts: &[Part], mut device: Box<dyn Device + Send>) -> Result<Loaded> {
+    /// The device cannot run them ([`unsupported_part`]), has too little memory, or was lost; or the model's watch ended it.
+    /// Nothing is left on the device then.
+    pub fn new(model: &Model, parts: &[Part], device: Box<dyn Device + Send>) -> Result<Loaded> {
+        let mut device = Box::new(Fused::new(device));
         let compute = device.properties().compute;
         if let Some(what) = parts.iter().find_map(|part| unsupported_part(model, *part, compute)) {
             let what = format!("there are no GPU kernels for {what}");
@@ -75,12 +79,24 @@ impl Loaded {
                 .next("run the model on the CPU"));
         }
         let free_before = device.memory().map_err(|e| error(model, e))?.free;
+        let all = weight_bytes(model, parts.iter().copied())?;
+        device.reserve(all).map_err(|e| error(model, e))?;
         let mut room = Room::on(&mut *device);
-        let weights = Weights::new(model, parts.iter().copied(), &mut room).map_err(|e| error(model, e))?;
+        let taken = Weights::new(model, parts.iter().copied(), &mut room).map_err(|e| error(model, e));
         // the device frees what it holds when it is dropped
-        let (_, bytes) = room.into_held();
-        let spec = model.spec().only(|part| parts.contains(&part));
-        Ok(Loaded { device, spec, weights, bytes, free_before })
+        let (held, bytes) = room.into_held();
+        let loaded =
+            taken.and_then(|(weights, uploads)| load::load(model, &mut *device, uploads).map(|()| weights));
+        match loaded {
+            Ok(weights) => {
+                let spec = model.spec().only(|part| parts.contains(&part));
+                Ok(Loaded { device, spec, weights, bytes, free_before })
+            }
+            Err(e) => {
+                room::free(&mut *device, &held);
+                Err(e)
+            }
+        }
     }
 
     /// Bytes of its memory that the weights take.
@@ -130,6 +146,10 @@ pub(crate) fn error(model: &Model, e: DeviceError) -> Error {
             "choose a smaller context, a smaller model or a cache of 8 bits, or run it on the CPU"
         }
         DeviceError::Lost(_) => "start again; if it happens again, run the model on the CPU",
+        DeviceError::NoDevice { count: 1.., .. } => "choose one of these, or run the model on the CPU",
+        DeviceError::NoDriver | DeviceError::NoDevice { .. } => {
+            "run the model on the CPU, or see what `braise doctor` finds"
+        }
         _ => "run the model on the CPU",
     };
     let error = Error::new(ErrorKind::Device, e.to_string()).file(model.gguf().path()).next(next);

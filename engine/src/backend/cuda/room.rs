@@ -40,19 +40,17 @@ impl<'d> Room<'d> {
         Ok(at)
     }
 
-    /// A copy of `bytes`, and `padding` zeros behind it.
-    pub(super) fn copy(&mut self, bytes: &[u8], padding: usize) -> Result<Address, Error> {
-        let at = self.take(bytes.len() + padding)?;
-        if let Some(device) = &mut self.device {
+    /// A copy of `bytes`.
+    pub(super) fn copy(&mut self, bytes: &[u8]) -> Result<Address, Error> {
+        let at = self.take(bytes.len())?;
+        if let Some(device) = self.device.as_mut().filter(|_| !bytes.is_empty()) {
             device.upload(at, bytes)?;
-            if padding > 0 {
-                device.clear(at.offset(bytes.len() as u64), padding)?;
-            }
         }
         Ok(at)
     }
 
-    fn take(&mut self, bytes: usize) -> Result<Address, Error> {
+    /// Memory that holds anything. Where there is none, there is no place.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<Address, Error> {
         if bytes == 0 {
             return Ok(Address::NONE);
         }

@@ -113,6 +113,9 @@ impl<'m> OnDevice<'m> {
         let mut on = lock(loaded);
         let properties = on.device.properties().clone();
         let Loaded { device, spec, .. } = &mut *on;
+        // what is refused at once is refused with all that it takes
+        let reserved = count(spec, sizes, kv, &properties).and_then(|all| device.reserve(all));
+        reserved.map_err(|e| error(model, e))?;
         let mut room = Room::on(&mut **device);
         let taken = take(spec, sizes, kv, &properties, &mut room);
         let (cache, buffers) = match taken {
@@ -294,8 +297,15 @@ impl Place for OnDevice<'_> {
 }
 
 impl Drop for OnDevice<'_> {
+    /// Errors have nobody to go to.
     fn drop(&mut self) {
-        room::free(&mut *lock(self.loaded).device, &self.held);
+        let mut on = lock(self.loaded);
+        for launches in self.graphs.values() {
+            if let Launches::Captured(graph) = launches {
+                let _ = on.device.destroy(*graph);
+            }
+        }
+        room::free(&mut *on.device, &self.held);
     }
 }
 
@@ -318,8 +328,18 @@ pub(crate) fn bytes(
     kv: KvTypes,
     properties: &Properties,
 ) -> Result<usize> {
+    count(spec, Sizes::of_one(n_ctx, n_batch), kv, properties).map_err(|e| error(model, e))
+}
+
+/// Bytes that sequences of these sizes take for the blocks of `spec`.
+pub(super) fn count(
+    spec: &Spec,
+    sizes: Sizes,
+    kv: KvTypes,
+    properties: &Properties,
+) -> std::result::Result<usize, DeviceError> {
     let mut room = Room::counting();
-    take(spec, Sizes::of_one(n_ctx, n_batch), kv, properties, &mut room).map_err(|e| error(model, e))?;
+    take(spec, sizes, kv, properties, &mut room)?;
     Ok(room.into_held().1)
 }
 

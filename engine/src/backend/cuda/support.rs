@@ -2,6 +2,7 @@
 
 use braise_kernels::cuda::ops::{self, DeltaNet, TopK};
 use braise_kernels::ops::Window;
+use braise_kernels::quant::Type;
 
 use super::TENSOR_CORES;
 use super::attention::has_flash;
@@ -23,6 +24,9 @@ pub fn unsupported(model: &Model, compute: (u32, u32)) -> Option<String> {
 
 /// The same of a part of a model.
 pub fn unsupported_part(model: &Model, part: Part, compute: (u32, u32)) -> Option<String> {
+    if let Some(what) = unread(model.stored_types(part), ops::reads) {
+        return Some(what);
+    }
     match part {
         Part::Input if model.layer_inputs.is_some() => Some("what layers get of each token besides".into()),
         Part::Mixer(i) => of_mixer(&model.spec().layers[i].mixer, compute).or_else(|| {
@@ -35,6 +39,11 @@ pub fn unsupported_part(model: &Model, part: Part, compute: (u32, u32)) -> Optio
         Part::Mlp(i) => of_mlp(&model.spec().layers[i].mlp),
         Part::Input | Part::Output => None,
     }
+}
+
+/// The first of these types of weights that no kernel `reads`.
+fn unread(types: impl IntoIterator<Item = Type>, reads: impl Fn(Type) -> bool) -> Option<String> {
+    types.into_iter().find(|ty| !reads(*ty)).map(|ty| format!("weights in {ty}"))
 }
 
 /// What of a model is slow on a device of this compute capability, for want of kernels for many tokens; nothing, mostly.
@@ -134,3 +143,23 @@ fn of_experts(experts: &Experts) -> Option<String> {
 
 /// How many of the best logits a device can find, at most.
 pub(crate) const MAX_BEST: usize = TopK::MOST as usize;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_that_no_kernel_reads_is_named() {
+        let types = [Type::F32, Type::Q4_K, Type::Q6_K, Type::Q5_K];
+        let reads = |ty| ![Type::Q6_K, Type::Q5_K].contains(&ty);
+        assert_eq!(unread(types, reads), Some("weights in Q6_K".to_owned()));
+        assert_eq!(unread(types, ops::reads), None);
+    }
+
+    #[test]
+    fn gpus_read_all_that_the_cpu_does() {
+        for ty in Type::ALL {
+            assert_eq!(ops::reads(*ty), ty.scalar().is_some(), "{ty}");
+        }
+    }
+}

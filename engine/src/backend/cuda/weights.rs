@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use braise_kernels::cuda::ops::{Matrix, Norm, NormKind, WEIGHT_PADDING};
 use braise_kernels::cuda::{Address, Error};
 
+use super::load::Upload;
 use super::room::Room;
 use crate::block;
 use crate::model::{
@@ -23,22 +24,24 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Copies all numbers that kernels read of some parts of `model` into `room`.
-    pub(super) fn new(
-        model: &Model,
+    /// Takes room for all numbers of some parts of `model` that kernels read; what has to be copied there.
+    pub(super) fn new<'m>(
+        model: &'m Model,
         parts: impl Iterator<Item = Part>,
         room: &mut Room<'_>,
-    ) -> Result<Weights, Error> {
-        let mut weights = Weights::default();
+    ) -> Result<(Weights, Vec<Upload<'m>>), Error> {
+        let (mut weights, mut uploads) = (Weights::default(), Vec::new());
         let mut numbers = Numbers { model, all: Vec::new() };
         parts.for_each(|part| numbers.of_part(part));
         for (place, bytes) in numbers.all {
             let key = (place, bytes.len());
             if !bytes.is_empty() && !weights.at.contains_key(&key) {
-                weights.at.insert(key, room.copy(&bytes, WEIGHT_PADDING)?);
+                let to = room.take(bytes.len() + WEIGHT_PADDING)?;
+                weights.at.insert(key, to);
+                uploads.push(Upload { bytes, padding: WEIGHT_PADDING, to });
             }
         }
-        Ok(weights)
+        Ok((weights, uploads))
     }
 
     fn find(&self, (place, len): (usize, usize), what: &str) -> Result<Address, Error> {

@@ -1,0 +1,206 @@
+//! What a user sees of GPUs and of all that can be wrong with them: on a library that stands in for an NVIDIA driver's, whose
+//! kernels compute nothing, so that logits are 0 where a GPU was used.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use braise_engine::gguf::Writer;
+use braise_kernels::quant::Type;
+
+use super::{BRAISE, Home, done, failed, texts};
+
+const N_EMBD: u64 = 32;
+const N_VOCAB: u64 = 64;
+
+/// The folder of the library; why there is none, else.
+fn library() -> Result<&'static Path, &'static str> {
+    static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let make = || {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("driver-{}", std::process::id()));
+        fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+        let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/driver/libcuda.rs");
+        let mut command = Command::new(rustc);
+        command.args([
+            "--edition",
+            "2024",
+            "--crate-type",
+            "cdylib",
+            "--check-cfg",
+            "cfg(lacks_graphs)",
+            "-o",
+        ]);
+        let output = command.arg(folder.join("libcuda.so")).arg(source).output();
+        let output = output.map_err(|e| format!("rustc cannot be started: {e}"))?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(folder)
+    };
+    LIBRARY.get_or_init(make).as_deref().map_err(|e: &String| e.as_str())
+}
+
+/// A model of one layer, in `model.gguf`.
+fn write_model(home: &Home) {
+    let mut writer = Writer::new()
+        .metadata("general.architecture", "llama")
+        .metadata("llama.block_count", 1_u32)
+        .metadata("llama.context_length", 64_u32)
+        .metadata("llama.embedding_length", N_EMBD as u32)
+        .metadata("llama.feed_forward_length", 64_u32)
+        .metadata("llama.attention.head_count", 2_u32)
+        .metadata("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)
+        .metadata("llama.vocab_size", N_VOCAB as u32);
+    for (name, dims) in [
+        ("token_embd.weight", &[N_EMBD, N_VOCAB][..]),
+        ("output_norm.weight", &[N_EMBD]),
+        ("blk.0.attn_norm.weight", &[N_EMBD]),
+        ("blk.0.attn_q.weight", &[N_EMBD, N_EMBD]),
+        ("blk.0.attn_k.weight", &[N_EMBD, N_EMBD]),
+        ("blk.0.attn_v.weight", &[N_EMBD, N_EMBD]),
+        ("blk.0.attn_output.weight", &[N_EMBD, N_EMBD]),
+        ("blk.0.ffn_norm.weight", &[N_EMBD]),
+        ("blk.0.ffn_gate.weight", &[N_EMBD, 64]),
+        ("blk.0.ffn_up.weight", &[N_EMBD, 64]),
+        ("blk.0.ffn_down.weight", &[64, N_EMBD]),
+    ] {
+        let n = dims.iter().product::<u64>();
+        let numbers: Vec<u8> =
+            (0..n).flat_map(|i| ((i * i % 23) as f32 / 23.0 - 0.4).to_le_bytes()).collect();
+        writer = writer.tensor(name, dims, Type::F32, numbers);
+    }
+    let mut file = fs::File::create(home.path("model.gguf")).expect("is created");
+    writer.write_to(&mut file).expect("is written");
+}
+
+/// Computes logits on `device`, with a driver of these settings.
+fn logits(home: &Home, driver: &Path, device: &str, settings: &str) -> Output {
+    let mut command = home.prepare(BRAISE);
+    command.current_dir(home.path("")).env("LD_LIBRARY_PATH", driver).env("FAKE_CUDA", settings);
+    command.env_remove("CUDA_VISIBLE_DEVICES");
+    command.args(["logits", "model.gguf", "--tokens", "1,2,3", "-o", "logits.bin", "--device", device]);
+    command.output().expect("starts")
+}
+
+/// Whether the logits that were written last come from the GPU that computes nothing.
+fn are_of_gpu(home: &Home) -> bool {
+    let bytes = fs::read(home.path("logits.bin")).expect("was written");
+    assert_eq!(bytes.len(), 3 * 4 * N_VOCAB as usize);
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+#[test]
+fn a_gpu_is_used_where_all_is_well() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    for device in ["auto", "cuda", "cuda:1"] {
+        done(&logits(&home, driver, device, "count=2"));
+        assert!(are_of_gpu(&home), "{device}");
+    }
+    done(&logits(&home, driver, "cpu", "cuInit=999"));
+    assert!(!are_of_gpu(&home));
+}
+
+#[test]
+fn auto_says_why_it_takes_the_cpu_and_cuda_fails() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    // what both say, and what else the error says of the next step
+    let cases = [
+        (
+            "version=11040",
+            "supports CUDA 11.4, but 12.0 is needed: install driver 525",
+            "run the model on the CPU",
+        ),
+        ("cuInit=803", "its kernel module are of different versions: restart the machine", "on the CPU"),
+        ("cuInit=804", "does not serve this GPU: take its folder out of LD_LIBRARY_PATH", "on the CPU"),
+        ("cuInit=34", "it is the stub that programs are linked with", "on the CPU"),
+        ("compute=61", "Fake GPU has compute capability 6.1, but braise needs 7.5", "on the CPU"),
+        (
+            "cuDevicePrimaryCtxRetain=46",
+            "the GPU is not available: another program has it for itself",
+            "on the CPU",
+        ),
+        ("cuMemAlloc_v2=2", "bytes were asked for, 1073741824 of 1073741824 are free", "a smaller model"),
+        ("cuMemcpyHtoDAsync_v2=719", "the GPU was lost: cuMemcpyHtoDAsync: unspecified", "start again"),
+    ];
+    for (settings, what, next) in cases {
+        let run = logits(&home, driver, "auto", settings);
+        done(&run);
+        let (_, stderr) = texts(&run);
+        assert!(!are_of_gpu(&home), "{settings}");
+        let note = stderr.lines().find(|line| line.starts_with("note: the model runs on the CPU: "));
+        assert!(note.is_some_and(|note| note.contains(what)), "{settings}: {stderr}");
+        fs::remove_file(home.path("logits.bin")).expect("was written");
+        let error = failed(&logits(&home, driver, "cuda", settings), 1);
+        assert!(error.contains(what) && error.contains(next), "{settings}: {error}");
+        assert!(!home.path("logits.bin").exists(), "{settings}: an error is no result");
+    }
+    // too little memory is found before anything is taken; by whom is asked for a GPU, with the bytes
+    let run = logits(&home, driver, "auto", "memory=1000");
+    done(&run);
+    assert!(texts(&run).1.contains("on a GPU, and Fake GPU has 0.0 GB free"), "{}", texts(&run).1);
+    let error = failed(&logits(&home, driver, "cuda", "memory=1000"), 1);
+    assert!(
+        error.contains(" bytes were asked for, 1000 of 1000 are free; choose a smaller context"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_number_that_is_wrong_is_answered_with_those_that_are_right() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    let error = failed(&logits(&home, driver, "cuda:7", "count=2"), 1);
+    let want = "there is no GPU 7: the driver knows 2, cuda:0 to cuda:1; choose one of these, or run the model on the CPU";
+    assert!(error.ends_with(want), "{error}");
+    let error = failed(&logits(&home, driver, "cuda", "cuInit=100"), 1);
+    assert!(
+        error.ends_with("the driver knows none; run the model on the CPU, or see what `braise doctor` finds"),
+        "{error}"
+    );
+    // which names the variable that hides them
+    let mut doctor = home.prepare(BRAISE);
+    doctor.env("LD_LIBRARY_PATH", driver).env("FAKE_CUDA", "cuInit=100").env("CUDA_VISIBLE_DEVICES", "");
+    let told = doctor.args(["doctor", "--part", "gpus"]).output().expect("starts");
+    assert!(done(&told).contains("CUDA_VISIBLE_DEVICES is ''"), "{told:?}");
+}
+
+#[test]
+fn a_gpu_that_is_lost_on_the_way_is_an_error_and_no_result() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    for (settings, call) in
+        [("cuLaunchKernel=719@4", "cuLaunchKernel"), ("cuMemcpyDtoHAsync_v2=719", "cuMemcpyDtoHAsync")]
+    {
+        for device in ["auto", "cuda"] {
+            let error = failed(&logits(&home, driver, device, settings), 1);
+            let want = format!(
+                "the GPU was lost: {call}: unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED); start again"
+            );
+            assert!(error.contains(&want), "{error}");
+            assert!(!home.path("logits.bin").exists());
+        }
+    }
+    let error = failed(&logits(&home, driver, "auto", "cuModuleLoadDataEx=218"), 1);
+    assert!(
+        error.contains("a PTX JIT compilation failed (CUDA_ERROR_INVALID_PTX); ptxas application"),
+        "{error}"
+    );
+}
