@@ -128,7 +128,7 @@ pub fn place_on_any(
 
 fn place_on(model: &mut Model, index: usize, device: Box<dyn Device + Send>) -> Result<Placement> {
     let name = device.properties().name.clone();
-    let slow = cuda::slow(model.spec(), device.properties().compute);
+    let slow = cuda::slow(model.spec(), device.properties());
     let weight_bytes = model.move_to(device)?;
     Ok(Placement::Gpu { index, name, weight_bytes, slow })
 }
@@ -140,7 +140,7 @@ fn check(
     options: &SessionOptions,
 ) -> std::result::Result<(), String> {
     let properties = device.properties().clone();
-    if let Some(what) = cuda::unsupported(model, properties.compute) {
+    if let Some(what) = cuda::unsupported(model) {
         return Err(format!("there are no GPU kernels for {what}"));
     }
     let free = device.memory().map_err(|e| e.to_string())?.free;

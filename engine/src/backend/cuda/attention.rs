@@ -1,17 +1,17 @@
 //! Queries, keys and values, and attention over the cache.
 
 use braise_kernels::cuda::ops::{
-    Attend, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Matrix, Norm, NormRows, Qkv, Scores,
+    Attend, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, HeadRows, Heads, Matrix, Norm, NormRows, Qkv,
+    Scores, Temperature,
 };
-use braise_kernels::cuda::{Address, Error};
-use braise_kernels::ops::Window;
+use braise_kernels::cuda::{Address, Error, Properties};
 
 use super::pass::Pass;
 use super::products::{Form, Results, few_form};
 use super::weights::norm_kind;
 use super::{TENSOR_CORES, are_few, narrow};
 use crate::block::{self, Attention, NormPlace};
-use crate::model::{AttentionWeights, NormWeights, Weight};
+use crate::model::{AttentionWeights, HeadScores, NormWeights};
 
 /// Sizes of heads as kernels take them.
 pub(super) fn heads(heads: &block::Heads) -> Result<Heads, Error> {
@@ -24,9 +24,9 @@ pub(super) fn heads(heads: &block::Heads) -> Result<Heads, Error> {
 }
 
 /// Whether there is a kernel for many tokens.
-pub(super) fn has_flash(a: &Attention, compute: (u32, u32)) -> bool {
-    let dims = [a.heads.head_dim, a.heads.head_dim_v];
-    compute >= TENSOR_CORES && dims[0] == dims[1] && Flash::DIMS.iter().any(|dim| *dim as usize == dims[0])
+pub(super) fn has_flash(a: &Attention, properties: &Properties) -> bool {
+    let room = heads(&a.heads).ok().and_then(|heads| Flash::room(heads.dim_k, heads.dim_v));
+    properties.compute >= TENSOR_CORES && room.is_some_and(|room| room <= properties.shared_bytes)
 }
 
 /// Blocks that share the positions of a head, so that n tokens keep the device busy.
@@ -39,12 +39,12 @@ pub(super) fn shares(heads: &Heads, n: usize, multiprocessors: u32, pages: u32) 
     (multiprocessors.saturating_mul(BLOCKS_EACH) / blocks.max(1)).clamp(1, pages.max(1))
 }
 
-/// What a token sees, in positions; all if it is no window.
-pub(super) fn window(a: &Attention) -> Option<usize> {
-    match a.window {
-        Some(Window::Sliding(n)) => Some(n),
-        _ => None,
-    }
+/// How queries grow, as kernels take it.
+pub(super) fn temperature(a: &Attention) -> Result<Temperature, Error> {
+    let Some(block::Temperature { scale, every, offset }) = a.temperature else {
+        return Ok(Temperature::default());
+    };
+    Ok(Temperature { scale, every: narrow(every)?, offset: narrow(offset)? })
 }
 
 impl Pass<'_> {
@@ -54,9 +54,13 @@ impl Pass<'_> {
         weights: &AttentionWeights,
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
-        let AttentionWeights { spec, q, kv, .. } = weights;
+        let AttentionWeights { spec, q, gate, kv, .. } = weights;
         let (b, all) = (self.buffers, || [q].into_iter().chain(kv.iter().flatten()));
-        let acts = self.input(norm, self.forms(all()))?;
+        let acts = self.input(norm, self.forms(all().chain(gate)))?;
+        if let Some(gate) = gate {
+            let y = Results { at: self.gates(weights)?.at, stride: gate.rows() };
+            self.multiply(gate, acts, self.n, Epilogue::Store, y)?;
+        }
         // each token of a launch for all matrices reads them for itself
         let types = kv.as_ref().map(|[k, v]| [q, k, v].map(|weight| weight.matmul.weights()));
         if let Some(types) = types.filter(|types| self.n == 1 && Qkv::has_kernel(*types)) {
@@ -112,7 +116,7 @@ impl Pass<'_> {
             heads: heads(&spec.heads)?,
             q: b.q,
             q_stride: narrow(q.rows())?,
-            q_head_stride: narrow(q_head_stride(spec))?,
+            q_head_stride: self.queries(weights)?.head_stride,
             k,
             k_stride: stride(0)?,
             v,
@@ -124,7 +128,7 @@ impl Pass<'_> {
             sines: rotation.sines,
             n_pairs: rotation.n_pairs,
             halves: rotation.halves,
-            temperature: spec.temperature.map(|t| Ok((t.scale, narrow(t.every)?))).transpose()?,
+            temperature: temperature(spec)?,
             cache: b.cache(cached_layer(layer, spec), step.positions),
         })
     }
@@ -164,68 +168,77 @@ impl Pass<'_> {
         self.launch(NormRows { x: at, stride: n, rows, n, norm, y: at, ..NormRows::default() }.launch())
     }
 
+    /// The queries of the batch.
+    fn queries(&self, weights: &AttentionWeights) -> Result<HeadRows, Error> {
+        let rows = weights.q.rows();
+        let head_stride = narrow(rows / weights.spec.heads.n_head)?;
+        Ok(HeadRows { at: self.buffers.q, stride: narrow(rows)?, head_stride })
+    }
+
+    /// What its results are gated by: behind each query, or behind the queries of all tokens.
+    fn gates(&self, weights: &AttentionWeights) -> Result<HeadRows, Error> {
+        let q = self.queries(weights)?;
+        let dim = weights.spec.heads.head_dim;
+        let behind = |values: usize| q.at.offset((values * size_of::<f32>()) as u64);
+        Ok(match &weights.gate {
+            _ if !weights.spec.gated => HeadRows::default(),
+            None => HeadRows { at: behind(dim), ..q },
+            Some(gate) => {
+                let (stride, head_stride) = (narrow(gate.rows())?, narrow(dim)?);
+                HeadRows { at: behind(self.n * weights.q.rows()), stride, head_stride }
+            }
+        })
+    }
+
     /// Attention, in the form that the output matrix takes.
     pub(super) fn attention(&mut self, layer: usize, weights: &AttentionWeights) -> Result<(), Error> {
-        let AttentionWeights { spec, q, output, .. } = weights;
-        let (b, to) = (self.buffers, self.form(output, self.n));
-        let properties = self.device.properties();
-        // that of single tokens knows no window that sees both ways
-        let many = !are_few(self.n) || (!spec.causal && spec.window.is_some());
-        let is_flash = many && has_flash(spec, properties.compute);
+        let rows = [self.queries(weights)?, self.gates(weights)?];
+        let to = self.form(&weights.output, self.n);
+        self.attend(layer, (&weights.spec, &weights.scores), rows, to)
+    }
+
+    /// Attention of queries, gated or not, over the cache: the results in form `to`.
+    pub(super) fn attend(
+        &mut self,
+        layer: usize,
+        (spec, scores): (&Attention, &HeadScores),
+        [q, gates]: [HeadRows; 2],
+        to: Form,
+    ) -> Result<(), Error> {
+        let (b, properties) = (self.buffers, self.device.properties());
         let multiprocessors = properties.multiprocessors;
+        let is_flash = !are_few(self.n) && has_flash(spec, properties);
         let heads = heads(&spec.heads)?;
         let scores = Scores {
             scale: spec.scale,
             softcap: spec.softcap,
-            window: window(spec).map(narrow).transpose()?,
-            slopes: self.weights.floats(&weights.scores.slopes)?,
-            sinks: self.weights.floats(&weights.scores.sinks)?,
+            window: spec.window,
+            slopes: self.weights.floats(&scores.slopes)?,
+            sinks: self.weights.floats(&scores.sinks)?,
         };
-        let (q_stride, q_head_stride) = (narrow(q.rows())?, narrow(q_head_stride(spec))?);
-        let behind_query = b.q.offset((spec.heads.head_dim * size_of::<f32>()) as u64);
-        let gates = if spec.gated { behind_query } else { Address::NONE };
-        let (tokens, step) = (narrow(self.n)?, b.step(self.n));
+        let tokens = narrow(self.n)?;
+        let cache = b.cache(cached_layer(layer, spec), b.step(self.n).positions);
         let wanted = |form: Form, at: Address| if form == to { at } else { Address::NONE };
-        if is_flash {
-            let both_ways = if spec.causal { None } else { Some(tokens) };
-            let cache = b.cache(cached_layer(layer, spec), step.positions);
-            let bf16 = wanted(Form::Bf16, b.results.bf16);
-            let y = if bf16 == Address::NONE { b.results.f32 } else { Address::NONE };
-            let q = b.q;
-            let flash =
-                Flash { heads, q, q_stride, q_head_stride, tokens, cache, scores, both_ways, gates, y, bf16 };
-            self.launch(flash.launch())?;
-            return if to == Form::Q8 { self.finish_results(output, to) } else { Ok(()) };
-        }
-        // what sees all positions sees as much as the last token does
-        let positions = if spec.causal { step.positions } else { step.last_positions };
-        let q8 = if heads.dim_v.is_multiple_of(32) { wanted(Form::Q8, b.results.q8) } else { Address::NONE };
-        let attend = Attend {
-            heads,
-            q: b.q,
-            q_stride,
-            q_head_stride,
-            tokens,
-            cache: b.cache(cached_layer(layer, spec), positions),
-            scores,
-            gates,
-            shares: shares(&heads, self.n, multiprocessors, b.seen_pages(spec)?),
-            parts: b.parts,
-            counters: b.counters,
-            y: if q8 == Address::NONE { b.results.f32 } else { Address::NONE },
-            q8,
+        let (q8, bf16) = (wanted(Form::Q8, b.results.q8), wanted(Form::Bf16, b.results.bf16));
+        let floats = |other: Address| if other == Address::NONE { b.results.f32 } else { Address::NONE };
+        // a text whose tokens see both ways is read at once
+        let is_done = if is_flash {
+            let (both_ways, y) = ((!spec.causal).then_some(tokens), floats(bf16));
+            self.launch(Flash { heads, q, tokens, cache, scores, both_ways, gates, y, bf16 }.launch())?;
+            to != Form::Q8
+        } else {
+            let q8 = if heads.dim_v.is_multiple_of(32) { q8 } else { Address::NONE };
+            let shares = shares(&heads, self.n, multiprocessors, b.seen_pages(spec)?);
+            let (parts, counters, y) = (b.parts, b.counters, floats(q8));
+            let attend = Attend { heads, q, tokens, cache, scores, gates, shares, parts, counters, y, q8 };
+            self.launch(attend.launch_both_ways(if spec.causal { 0 } else { tokens }))?;
+            to == Form::F32 || q8 != Address::NONE
         };
-        self.launch(attend.launch())?;
-        if to == Form::F32 || q8 != Address::NONE {
+        if is_done {
             return Ok(());
         }
-        self.finish_results(output, to)
-    }
-
-    /// Results in floats become what the output matrix takes.
-    fn finish_results(&mut self, output: &Weight, to: Form) -> Result<(), Error> {
-        let results = self.buffers.results;
-        self.prepare((results.f32, narrow(output.cols())?), self.n, None, to.into(), results)
+        let row = narrow(spec.heads.n_head * spec.heads.head_dim_v)?;
+        self.prepare((b.results.f32, row), self.n, None, to.into(), b.results)
     }
 }
 
@@ -240,9 +253,4 @@ pub(super) fn cached_layer(layer: usize, a: &Attention) -> usize {
         block::Source::Layer(of) => of,
         block::Source::Own | block::Source::Keys => layer,
     }
-}
-
-/// Distance of queries, behind each of which may be its gate.
-fn q_head_stride(a: &Attention) -> usize {
-    if a.gated { 2 * a.heads.head_dim } else { a.heads.head_dim }
 }

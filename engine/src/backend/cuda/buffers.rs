@@ -9,7 +9,7 @@ use braise_kernels::ops::KvType;
 use super::products::Acts;
 use super::room::Room;
 use super::{are_few, attention, narrow};
-use crate::block::{Attention, Experts, Mixer, Mlp, Pairs, Rope, Spec, StateSpaceKind};
+use crate::block::{Attention, Experts, Latent, Mixer, Mlp, Pairs, Rope, Spec, StateSpaceKind};
 use crate::kv::KvTypes;
 
 /// Rows of n floats.
@@ -48,6 +48,9 @@ pub(super) struct Buffers {
     /// Scores of the experts and of the one that all tokens take, (n_batch, n_expert + 1).
     pub(super) router: Address,
     pub(super) recurrent: RecurrentBuffers,
+    pub(super) latent: LatentBuffers,
+    /// What layers get of each token besides, (n_batch, layers * n); and what that is made of.
+    pub(super) layer_inputs: [Address; 2],
     pub(super) rotations: Vec<Rotation>,
     /// (COLUMNS, n_vocab)
     pub(super) logits: Address,
@@ -56,7 +59,7 @@ pub(super) struct Buffers {
     pub(super) counter: Address,
     /// n_batch zeros: the sequences of the tokens.
     pub(super) zeros: Address,
-    /// Tokens, positions and last positions of the batch, and where its run begins and ends, one behind the other.
+    /// Tokens and positions of the batch, and where its run begins and ends, one behind the other.
     pub(super) steps: Address,
     types: KvTypes,
     max_pages: u32,
@@ -88,6 +91,31 @@ pub(super) struct RecurrentBuffers {
     pub(super) mixed: Acts,
 }
 
+/// What latent attention needs between its launches.
+#[derive(Debug, Default)]
+pub(super) struct LatentBuffers {
+    /// (n_batch, q_rank)
+    pub(super) compressed: Acts,
+    /// (n_batch, heads, what is mapped and what turns)
+    pub(super) q: Address,
+    /// (n_batch, rank and what turns)
+    pub(super) kv: Address,
+    /// What is mapped of the queries, then the results.
+    pub(super) heads: Acts,
+    pub(super) orders: Vec<HeadOrder>,
+}
+
+/// The heads of all tokens as columns that take the maps of heads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeadOrder {
+    pub(super) n_head: usize,
+    /// The heads in turn, (n_batch, n_head).
+    pub(super) ids: Address,
+    /// Columns head by head, and where those of each begin, of many tokens.
+    pub(super) order: Address,
+    pub(super) starts: Address,
+}
+
 /// What is computed of a mixture; positions are a token's chosen experts, of all tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ExpertBuffers {
@@ -102,6 +130,9 @@ pub(super) struct ExpertBuffers {
     pub(super) up: Address,
     /// (positions, n_embd)
     pub(super) results: Address,
+    /// What they read where that is weighed, (positions, n_embd); of a size of its own, (n_batch, latent).
+    pub(super) weighed: Acts,
+    pub(super) latent: Acts,
 }
 
 /// One of the model's ropes.
@@ -144,8 +175,6 @@ struct LayerCache {
 pub(super) struct StepBuffers {
     pub(super) tokens: Address,
     pub(super) positions: Address,
-    /// The position of the last token, for each.
-    pub(super) last_positions: Address,
     /// 0, and the number of tokens.
     pub(super) starts: Address,
 }
@@ -190,7 +219,8 @@ impl Buffers {
             Mlp::Both(both) => Some(both.dense.n_ff),
             Mlp::Nothing => None,
         });
-        let n_ff = dense.max().unwrap_or(0);
+        let n_inputs = spec.layer_inputs.map_or(0, |inputs| inputs.n);
+        let n_ff = dense.max().unwrap_or(0).max(n_inputs);
         let experts = spec.layers.iter().filter_map(|layer| match &layer.mlp {
             Mlp::Experts(experts) => Some(experts),
             Mlp::Both(both) => Some(&both.experts),
@@ -203,7 +233,7 @@ impl Buffers {
         let rows = COLUMNS as usize;
         let is_normed = |l: &crate::block::Layer| l.norms.mixer_out.is_some() || l.norms.mlp_out.is_some();
         let branched = spec.layers.iter().any(|l| matches!(l.mlp, Mlp::Both(_)));
-        let normed = branched || spec.layers.iter().any(is_normed);
+        let normed = branched || n_inputs > 0 || spec.layers.iter().any(is_normed);
         let optional = |is: bool, len: usize| if is { len } else { 0 };
         Ok(Buffers {
             x: Rows { at: room.zeros(&[n, n_embd], float)?, n: n_embd },
@@ -237,11 +267,16 @@ impl Buffers {
             },
             counter: room.zeros(&[rows], size_of::<u32>())?,
             zeros: room.zeros(&[n], size_of::<u32>())?,
-            steps: room.zeros(&[3 * n + 2], size_of::<u32>())?,
+            steps: room.zeros(&[2 * n + 2], size_of::<u32>())?,
             types: sizes.kv,
             max_pages: narrow(max_pages)?,
             layers: cache(spec, &sizes, max_pages, room)?,
             recurrent: recurrent_buffers(spec, n, room)?,
+            latent: latent_buffers(spec, n, room)?,
+            layer_inputs: {
+                let all = [n, spec.layers.len(), n_inputs];
+                [room.zeros(&all, float)?, room.zeros(&all, float)?]
+            },
             states: (spec.layers.iter())
                 .map(|layer| {
                     let tables = layer.mixer.states().into_iter();
@@ -254,7 +289,7 @@ impl Buffers {
     /// Where the numbers of a batch of n tokens are.
     pub(super) fn step(&self, n: usize) -> StepBuffers {
         let part = |i: usize| self.steps.offset((i * n * size_of::<u32>()) as u64);
-        StepBuffers { tokens: part(0), positions: part(1), last_positions: part(2), starts: part(3) }
+        StepBuffers { tokens: part(0), positions: part(1), starts: part(2) }
     }
 
     /// The cache of a layer, for tokens at `positions`.
@@ -276,6 +311,12 @@ impl Buffers {
         self.states[layer][table]
     }
 
+    /// The heads of latent attention with so many.
+    pub(super) fn head_order(&self, n_head: usize) -> &HeadOrder {
+        let mut orders = self.latent.orders.iter();
+        orders.find(|order| order.n_head == n_head).expect("latent attention of the model")
+    }
+
     /// Pages of which a token sees something at most.
     pub(super) fn seen_pages(&self, a: &Attention) -> Result<u32, Error> {
         seen_pages(a, self.max_pages as usize)
@@ -295,7 +336,7 @@ impl Buffers {
 }
 
 fn seen_pages(a: &Attention, max_pages: usize) -> Result<u32, Error> {
-    let of_window = attention::window(a).map_or(max_pages, |window| window / PAGE as usize + 2);
+    let of_window = a.window.map_or(max_pages, |window| window.size() / PAGE as usize + 2);
     narrow(of_window.min(max_pages))
 }
 
@@ -316,8 +357,7 @@ fn attention_room(spec: &Spec, sizes: &Sizes, properties: &Properties) -> Result
         let heads: Heads = attention::heads(&a.heads)?;
         let pages = seen_pages(a, max_pages)?;
         let few = 1..=sizes.n_batch.min(COLUMNS as usize);
-        let all = (!are_few(sizes.n_batch) && !attention::has_flash(a, properties.compute))
-            .then_some(sizes.n_batch);
+        let all = (!are_few(sizes.n_batch) && !attention::has_flash(a, properties)).then_some(sizes.n_batch);
         for n in few.chain(all) {
             let shares = attention::shares(&heads, n, properties.multiprocessors, pages);
             let tokens = narrow(n)?;
@@ -336,6 +376,7 @@ fn expert_buffers(
 ) -> Result<ExpertBuffers, Error> {
     let most = |f: &dyn Fn(&Experts) -> usize| all.iter().map(|e| f(e)).max();
     let Some(used) = most(&|e| e.n_used) else { return Ok(ExpertBuffers::default()) };
+    let latent = most(&|e| e.latent.unwrap_or(0)).unwrap_or(0);
     let (n_expert, n_ff) = (most(&|e| e.n_expert).unwrap_or(0), most(&|e| e.expert.n_ff).unwrap_or(0));
     let word = size_of::<u32>();
     let positions = n.checked_mul(used).ok_or_else(|| Error::Operands(format!("{used} experts a token")))?;
@@ -346,7 +387,44 @@ fn expert_buffers(
         starts: room.zeros(&[n_expert + 1], word)?,
         h: acts(positions, n_ff, room)?,
         up: room.zeros(&[positions, n_ff], word)?,
-        results: room.zeros(&[positions, n_embd], word)?,
+        results: room.zeros(&[positions, n_embd.max(latent)], word)?,
+        weighed: acts(
+            if all.iter().any(|e| e.weigh_inputs) { positions } else { 0 },
+            n_embd.max(latent),
+            room,
+        )?,
+        latent: acts(n, latent, room)?,
+    })
+}
+
+fn latent_buffers(spec: &Spec, n: usize, room: &mut Room<'_>) -> Result<LatentBuffers, Error> {
+    let all = spec.layers.iter().filter_map(|layer| match &layer.mixer {
+        Mixer::Latent(latent) => Some(latent),
+        _ => None,
+    });
+    let all: Vec<&Latent> = all.collect();
+    let most = |f: &dyn Fn(&Latent) -> usize| all.iter().map(|latent| f(latent)).max().unwrap_or(0);
+    let n_head = |latent: &Latent| latent.attention.heads.n_head;
+    let word = size_of::<u32>();
+    let mut orders: Vec<HeadOrder> = Vec::new();
+    for n_head in all.iter().map(|latent| n_head(latent)) {
+        if orders.iter().any(|order| order.n_head == n_head) {
+            continue;
+        }
+        let ids = (0..n * n_head).map(|column| narrow(column % n_head)).collect::<Result<Vec<_>, _>>()?;
+        orders.push(HeadOrder {
+            n_head,
+            ids: room.copy(bytemuck::cast_slice(&ids), 0)?,
+            order: room.zeros(&[n, n_head], word)?,
+            starts: room.zeros(&[n_head + 1], word)?,
+        });
+    }
+    Ok(LatentBuffers {
+        compressed: acts(n, most(&|latent| latent.q_rank.unwrap_or(0)), room)?,
+        q: room.zeros(&[n, most(&|latent| n_head(latent) * latent.query_dim())], word)?,
+        kv: room.zeros(&[n, most(&|latent| latent.attention.heads.head_dim)], word)?,
+        heads: acts(n, most(&|latent| n_head(latent) * latent.nope_dim.max(latent.v_dim)), room)?,
+        orders,
     })
 }
 
@@ -437,8 +515,8 @@ fn cache(
 /// written again.
 fn kept_pages(a: &Attention, sizes: &Sizes, max_pages: usize) -> (usize, Option<usize>) {
     // slopes count from the first position
-    let window = attention::window(a).filter(|_| a.causal && a.alibi.is_none());
-    let Some(window) = window else { return (max_pages, None) };
+    let window = a.window.filter(|_| a.causal && a.alibi.is_none());
+    let Some(window) = window.map(|window| window.size()) else { return (max_pages, None) };
     let positions = window.saturating_add(sizes.n_batch).saturating_add(SPARE);
     // what is not a whole number of pages may begin and end anywhere in one
     let kept = positions.div_ceil(PAGE as usize) + 1;

@@ -1,7 +1,7 @@
 //! Embedding, feed-forward network, residual sum and logits.
 
 use braise_kernels::cuda::ops::{
-    ActivateValues, Argmax, EmbedRows, Epilogue, Matvec, NormRows, Rotations, ScaleValues, TopK,
+    ActivateRows, Argmax, EmbedRows, Epilogue, Matvec, NormRows, Rotations, ScaleValues, TopK,
 };
 use braise_kernels::cuda::{Address, Error};
 
@@ -46,6 +46,9 @@ impl Pass<'_> {
             };
             self.launch(rotations.launch())?;
         }
+        if !are_few(self.n) {
+            self.order_heads()?;
+        }
         self.x_changes();
         Ok(())
     }
@@ -63,7 +66,8 @@ impl Pass<'_> {
         let (h, to) = (self.buffers.h, self.form(down, n));
         let y = Results { at: h.f32, stride: spec.n_ff };
         let same = |gate: &Weight| gate.matmul.weights() == up.matmul.weights();
-        if self.form(up, n) == Form::Bf16 || !gate.as_ref().is_none_or(same) {
+        if self.form(up, n) == Form::Bf16 || !ends_product(spec.activation) || !gate.as_ref().is_none_or(same)
+        {
             // gates lie where the activated values will be
             let (of_gate, of_up) = (y, Results { at: self.buffers.up, ..y });
             self.multiply(gate.as_ref().unwrap_or(up), acts, n, Epilogue::Store, of_gate)?;
@@ -71,7 +75,7 @@ impl Pass<'_> {
                 self.multiply(up, acts, n, Epilogue::Store, of_up)?;
             }
             let gated = gate.is_some().then_some(of_up.at);
-            return self.activate(spec.activation, h, gated, (n * spec.n_ff) as u64, to);
+            return self.activate(spec.activation, h, gated, (n, spec.n_ff), to);
         }
         let first = gate.as_ref().unwrap_or(up);
         let mut product = self.matvec(first, acts, n, Epilogue::Activate(spec.activation), y)?;
@@ -94,19 +98,23 @@ impl Pass<'_> {
         }
     }
 
-    /// The activation of n values at `h.f32`, times what they gate, in form `to`.
+    /// The activation of rows of n values at `h.f32`, times what they gate, in form `to`.
     pub(super) fn activate(
         &mut self,
         activation: Activation,
         h: Acts,
         up: Option<Address>,
-        n: u64,
+        (rows, n): (usize, usize),
         to: Form,
     ) -> Result<(), Error> {
         let wanted = |form: Form, at: Address| if form == to { at } else { Address::NONE };
-        let values = ActivateValues {
+        let (rows, n) = (narrow(rows)?, narrow(n)?);
+        let values = ActivateRows {
             gate: h.f32,
+            gate_stride: n,
             up: up.unwrap_or(Address::NONE),
+            up_stride: n,
+            rows,
             n,
             activation,
             y: wanted(Form::F32, h.f32),
@@ -221,4 +229,9 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Whether products of few tokens may end with this activation.
+pub(super) fn ends_product(activation: Activation) -> bool {
+    !matches!(activation, Activation::Xielu(_))
 }

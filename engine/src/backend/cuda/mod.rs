@@ -16,6 +16,8 @@ mod attention;
 mod buffers;
 mod dense;
 mod experts;
+mod latent;
+mod layer_inputs;
 mod pass;
 mod products;
 mod recurrent;
@@ -57,7 +59,7 @@ impl Loaded {
     /// # Errors
     /// The device cannot run the model ([`unsupported`]), has too little memory, or was lost.
     pub fn new(model: &Model, mut device: Box<dyn Device + Send>) -> Result<Loaded> {
-        if let Some(what) = unsupported(model, device.properties().compute) {
+        if let Some(what) = unsupported(model) {
             let what = format!("there are no GPU kernels for {what}");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .file(model.gguf().path())

@@ -108,7 +108,6 @@ impl<'m> Sequence<'m> {
         for position in step.first..step.first + n {
             numbers.push(narrow(position)?);
         }
-        numbers.resize(3 * n, narrow(step.first + n - 1)?);
         numbers.extend([0, narrow(n)?]);
         let shape = Shape { n, logits: step.logits.clone(), best: step.best };
         let mut on = lock(self.loaded);

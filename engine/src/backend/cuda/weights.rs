@@ -9,8 +9,8 @@ use braise_kernels::cuda::{Address, Error};
 use super::room::Room;
 use crate::block;
 use crate::model::{
-    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, LayerWeights,
-    MixerWeights, MlpWeights, Model, NormWeights, StateSpaceWeights, Weight,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, LatentWeights,
+    LayerWeights, MixerWeights, MlpWeights, Model, NormWeights, StateSpaceWeights, Weight,
 };
 
 /// Where on the device the numbers are that lie at some place in the host's memory. Matrices that several layers or
@@ -115,6 +115,10 @@ impl<'m> Numbers<'m> {
         model.position_embd.iter().for_each(|weight| self.weight(weight));
         model.kind_embd.iter().for_each(|values| self.floats(values));
         self.norm(&model.embd_norm);
+        if let Some(inputs) = &model.layer_inputs {
+            [&inputs.table, &inputs.projection].into_iter().for_each(|weight| self.weight(weight));
+            self.of_norm(&inputs.norm);
+        }
         model.layers.iter().for_each(|layer| self.layer(layer));
         self.norm(&model.output_norm);
         self.weight(model.output());
@@ -125,6 +129,10 @@ impl<'m> Numbers<'m> {
         let norms =
             [&norms.mixer, &norms.mixer_out, &norms.mixer_sum, &norms.mlp, &norms.mlp_out, &norms.mlp_sum];
         norms.into_iter().for_each(|norm| self.norm(norm));
+        if let Some(input) = &layer.input {
+            [&input.gate, &input.output].into_iter().for_each(|weight| self.weight(weight));
+            self.of_norm(&input.norm);
+        }
         match &layer.mixer {
             MixerWeights::Attention(attention) => self.attention(attention),
             MixerWeights::ShortConv(conv) => {
@@ -137,7 +145,8 @@ impl<'m> Numbers<'m> {
                 self.state_space(s);
             }
             MixerWeights::DeltaNet(d) => self.delta_net(d),
-            MixerWeights::Latent(_) | MixerWeights::Nothing => {}
+            MixerWeights::Latent(l) => self.latent(l),
+            MixerWeights::Nothing => {}
         }
         match &layer.mlp {
             MlpWeights::Dense(dense) => self.dense(dense),
@@ -153,10 +162,21 @@ impl<'m> Numbers<'m> {
     }
 
     fn attention(&mut self, a: &'m AttentionWeights) {
-        [&a.q, &a.output].into_iter().chain(a.kv.iter().flatten()).for_each(|weight| self.weight(weight));
+        let matrices = [&a.q, &a.output].into_iter().chain(&a.gate).chain(a.kv.iter().flatten());
+        matrices.for_each(|weight| self.weight(weight));
         let vectors = [&a.q_norm, &a.k_norm, &a.scores.sinks, &a.scores.slopes];
         vectors.into_iter().for_each(|values| self.floats(values));
         self.norm(&a.v_norm);
+    }
+
+    fn latent(&mut self, l: &'m LatentWeights) {
+        let q_b = l.q_b.iter().map(|(_, q_b)| q_b);
+        [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output]
+            .into_iter()
+            .chain(q_b)
+            .for_each(|weight| self.weight(weight));
+        l.q_b.iter().map(|(norm, _)| norm).chain([&l.kv_norm]).for_each(|norm| self.of_norm(norm));
+        [&l.scores.sinks, &l.scores.slopes].into_iter().for_each(|values| self.floats(values));
     }
 
     fn state_space(&mut self, s: &'m StateSpaceWeights) {
@@ -181,7 +201,10 @@ impl<'m> Numbers<'m> {
     }
 
     fn experts(&mut self, experts: &'m ExpertsWeights) {
-        self.weight(&experts.router);
+        [&experts.router]
+            .into_iter()
+            .chain(experts.latent.iter().flatten())
+            .for_each(|weight| self.weight(weight));
         self.norm(&experts.router_norm);
         self.floats(&experts.bias);
         let matrices = experts.gate.iter().chain([&experts.up, &experts.down]);
