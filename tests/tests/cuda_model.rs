@@ -267,8 +267,9 @@ fn quantized_weights_and_caches_agree_with_the_cpu() {
     }
 }
 
-/// What few models have, with quantized weights and caches. Of an activation whose exponents two libraries compute, more
-/// values lie on different sides of a step.
+/// What few models have, with quantized weights and caches. A value that is weighed before it is rounded to eight bits (Llama
+/// 4), or comes from an exponent (Apertus), may be rounded to the other step. One of 64 that spread over five times their
+/// deviation makes (5 / 254)^2 / 64 = 6e-6 of the mean square; a few such values are allowed.
 #[test]
 fn quantized_families_agree_with_the_cpu() {
     let file = NamedTempFile::new().expect("a temporary file");
@@ -280,7 +281,7 @@ fn quantized_families_agree_with_the_cpu() {
         let want = of_few(&model, &tokens, &options);
         let error = nmse(&want, &of_few(&on_device(model), &tokens, &options));
         println!("{name}: {error:.1e}");
-        assert!(error <= 4.0 * QUANTIZED, "{name}: NMSE {error:.1e}");
+        assert!(error <= 1e-4, "{name}: NMSE {error:.1e}");
     }
 }
 
