@@ -67,7 +67,7 @@ impl Loaded {
     pub fn notes(&self) -> Vec<String> {
         let isa = self.model.kernels().isa();
         let note = |(ty, slow)| format!("{ty} weights run on {slow} kernels: there is none for {isa} yet");
-        self.model.slow_formats().into_iter().map(note).collect()
+        self.model.slow_formats(false).into_iter().map(note).collect()
     }
 
     /// Begins a conversation, with drafts from `drafts`.

@@ -1,13 +1,13 @@
 // Values one by one: what lies between products that are too large to end in an epilogue of their own.
 #include "q8.cuh"
 
-// y (rows, n) = the activation of gate (rows, gate_stride), times what it gates (rows, up_stride) if there is that; as floats,
-// quantized (n a multiple of 32), or as bf16, where they are asked for: block (row, part). The last numbers are those of
-// xIELU (Huang and Schlag 2024, arXiv 2411.13010): positive x^2 + linear x on the right, else
+// y (rows, n) = the activation of gate (rows, gate_stride), times what it gates (rows, up_stride) if there is that, over
+// divisors (n) if there are some; as floats, quantized (n a multiple of 32), or as bf16, where they are asked for: block
+// (row, part). Four numbers are those of xIELU (Huang and Schlag 2024, arXiv 2411.13010): positive x^2 + linear x on the right, else
 // negative (e^min(x, eps) - 1 - x) + linear x.
 extern "C" __global__ void __launch_bounds__(256) activate_rows(
     const float* gate, u32 gate_stride, const float* up, u32 up_stride, u32 n, u32 activation, float positive,
-    float negative, float linear, float eps, float* y, Q8* q8, u16* bf16
+    float negative, float linear, float eps, const float* divisors, float* y, Q8* q8, u16* bf16
 ) {
     const u32 XIELU = CLAMPED + 1;
     u64 row = blockIdx.x;
@@ -20,6 +20,7 @@ extern "C" __global__ void __launch_bounds__(256) activate_rows(
         v = activate(int(activation), x);
     }
     if (up) v *= gate_of(int(activation), up[row * up_stride + i]);
+    if (divisors) v /= divisors[i];
     u64 at = row * n + i;
     if (y) y[at] = v;
     if (q8) quantize_q8(v, q8 + at / 32);

@@ -404,6 +404,11 @@ impl Kernels {
         self.levels().find(|(_, level)| !level.matmul.is_empty()).map_or(Isa::Portable, |(isa, _)| isa)
     }
 
+    /// The same of its kernels for many tokens.
+    pub fn packed_isa(self) -> Isa {
+        self.packed_level().map_or(self.dot_isa(), |(isa, _)| isa)
+    }
+
     /// How the matrix kernels for many tokens take activations, where the level has any.
     pub fn packing(self) -> Option<&'static Packing> {
         self.packed_level().map(|(_, packed)| &packed.packing)

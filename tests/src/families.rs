@@ -183,6 +183,8 @@ fn numbers(name: &str, dims: &[u64]) -> Vec<f32> {
         // of a router that divides what it reads by the root of its length
         ("ffn_gate_inp", "scale") => (1.0 / of_row, 0.2 / of_row),
         ("ffn_gate_inp", _) => (0.0, 2.0 * of_row),
+        // divisors
+        ("act", "scales") => (1.0, 0.2),
         _ => (0.0, 1.1 * of_row),
     };
     // FNV-1a (Fowler, Noll and Vo) of the name, then SplitMix64 (Steele et al. 2014)

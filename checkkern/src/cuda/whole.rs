@@ -81,6 +81,7 @@ pub(super) fn graphs(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
         rows: rows32,
         n: n32,
         activation: Activation::Silu,
+        divisors: none,
         y,
         q8: none,
         bf16: none,

@@ -370,7 +370,7 @@ impl<'a> File<'a> {
         if n_ff == 0 {
             return Err(malformed(format!("`{}` is 0 or missing", self.key("feed_forward_length"))));
         }
-        Ok(Mlp::Dense(Dense { n_ff, activation: family.activation, gated: family.gated }))
+        Ok(Mlp::Dense(Dense { n_ff, activation: family.activation, gated: family.gated, divided: false }))
     }
 
     /// Whether a layer's network is a mixture, as the counts say.
@@ -378,7 +378,10 @@ impl<'a> File<'a> {
         let n = |name: &str| Ok::<_, Error>(self.count(name)?.unwrap_or(0));
         let step = n("interleave_moe_layer_step")?.max(1);
         let every = n("moe_every_n_layers")?;
-        Ok(n("expert_count")? > 1
+        // what these two say of experts is about others of their kind
+        let dense = matches!(self.arch, "ernie4_5" | "paddleocr");
+        Ok(!dense
+            && n("expert_count")? > 1
             && layer >= n("leading_dense_block_count")?
             && (layer + 1).is_multiple_of(step)
             && (every == 0 || layer % every == 1))
@@ -398,7 +401,8 @@ impl<'a> File<'a> {
         if n_ff == 0 {
             return Err(malformed(format!("`{}` is 0 or missing", self.key("expert_feed_forward_length"))));
         }
-        let dense = |n_ff: usize| Dense { n_ff, activation: family.activation, gated: family.gated };
+        let dense =
+            |n_ff: usize| Dense { n_ff, activation: family.activation, gated: family.gated, divided: false };
         let shared = self.gguf.tensor(&name("ffn_up_shexp"));
         let shared = shared.map(|up| (dense(up.rows()), self.has(&name("ffn_gate_inp_shexp"))));
         let (routing, normalize) = if family.routing_told { self.routing(family)? } else { family.routing };

@@ -29,7 +29,7 @@ pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
     for (i, layer) in spec.layers.iter_mut().enumerate() {
         let Some(up) = file.gguf.tensor(&format!("blk.{i}.ffn_up.weight")) else { continue };
         if let (Mlp::Experts(experts), Some(norm)) = (&mut layer.mlp, &mut layer.norms.mlp_out) {
-            let dense = Dense { n_ff: up.rows(), activation: Activation::Gelu, gated: true };
+            let dense = Dense { n_ff: up.rows(), activation: Activation::Gelu, gated: true, divided: false };
             experts.shared = Some((dense, false));
             // the sum over the root of 2 is what is normalized
             norm.eps *= 2.0;

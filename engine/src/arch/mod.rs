@@ -6,6 +6,7 @@ mod arcee;
 mod baichuan;
 mod bailingmoe;
 mod bert;
+mod beside;
 mod bloom;
 mod cohere2;
 mod command_r;
@@ -77,6 +78,8 @@ mod starcoder2;
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::Gguf;
+
+pub(crate) use beside::{has_bias, has_scale};
 
 use file::File;
 

@@ -2,13 +2,16 @@
 
 use super::file::{Family, File};
 use super::starcoder2::GELU;
-use crate::block::Spec;
+use crate::block::{Mlp, Spec};
 use crate::error::Result;
 
 pub(super) fn spec(file: &File<'_>) -> Result<Spec> {
     let mut spec = file.decoder(&Family { pairs: None, qk_norm: None, ..GELU })?;
-    for part in ["attn_q_norm.bias", "ffn.act.scales"] {
-        file.refuse(&format!("blk.0.{part}"))?;
+    file.refuse("blk.0.attn_q_norm.bias")?;
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        if let Mlp::Dense(dense) = &mut layer.mlp {
+            dense.divided = file.has(&format!("blk.{i}.ffn.act.scales"));
+        }
     }
     spec.embedding.positions = file.has("position_embd.weight");
     let alibi = file.positive("attention.max_alibi_bias")?;

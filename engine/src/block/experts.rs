@@ -141,7 +141,7 @@ mod tests {
         Experts {
             n_expert,
             n_used,
-            expert: Dense { n_ff: 1, activation: Activation::Silu, gated: true },
+            expert: Dense { n_ff: 1, activation: Activation::Silu, gated: true, divided: false },
             routing,
             routes_first: false,
             router_norm: None,

@@ -260,4 +260,6 @@ pub struct Dense {
     pub activation: Activation,
     /// Whether there is a gate.
     pub gated: bool,
+    /// Whether the file has divisors of what f gives (AWQ, arXiv 2306.00978).
+    pub divided: bool,
 }

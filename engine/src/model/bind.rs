@@ -11,6 +11,7 @@ use super::layer::{
     HeadScores, LatentWeights, LayerInputWeights, LayerInputsWeights, LayerWeights, MixerWeights, MlpWeights,
     NormWeights, NormsWeights, Selection, ShortConvWeights, StateSpaceWeights,
 };
+use crate::arch;
 use crate::block::{
     Attention, Both, DeltaNet, DeltaNetKind, Dense, Experts, Latent, Layer, LayerInputs, Mixer, Mlp, Norm,
     NormKind, NormPlace, ShortConv, Source, Spec, StateSpace, StateSpaceKind,
@@ -21,6 +22,7 @@ use crate::gguf::{Gguf, TensorInfo};
 /// Finds tensors and checks their shapes.
 pub(super) struct Binder<'a> {
     pub(super) gguf: &'a Gguf,
+    pub(super) arch: &'a str,
     pub(super) kernels: Kernels,
 }
 
@@ -475,7 +477,11 @@ impl Binder<'_> {
             (Some(gate), up)
         };
         let down = self.matrices(&name("ffn_down"), 1, n_embd, n_ff, FEED_FORWARD)?;
-        Ok(DenseWeights { spec: *dense, gate, up, down })
+        let divisors = match dense.divided {
+            true => self.gguf.floats(&name("ffn.act.scales"), &[n_ff])?,
+            false => Vec::new(),
+        };
+        Ok(DenseWeights { spec: *dense, gate, up, down, divisors })
     }
 
     fn both(&self, name: &dyn Fn(&str) -> String, both: &Both, n_embd: usize) -> Result<BothWeights> {
@@ -562,8 +568,10 @@ impl Binder<'_> {
             let values = self.optional(&format!("{name}.{part}"), dims)?;
             Ok::<_, Error>(Some(values).filter(|values| !values.is_empty()))
         };
-        let scale = if extras.scales == 0 { None } else { optional("scale", &[extras.scales])? };
-        let mut bias = optional("bias", &[rows, n])?;
+        let scaled = extras.scales > 0 && arch::has_scale(self.arch, name, tensor.ty);
+        let scale = if scaled { optional("scale", &[extras.scales])? } else { None };
+        let biased = arch::has_bias(self.arch, name);
+        let mut bias = if biased { optional("bias", &[rows, n])? } else { None };
         if let (Some(scale), Some(bias), true) = (&scale, &mut bias, extras.scaled_bias) {
             bias.iter_mut().for_each(|b| *b *= scale[0]);
         }

@@ -227,6 +227,8 @@ pub struct DenseWeights {
     pub(crate) gate: Option<Weight>,
     pub(crate) up: Weight,
     pub(crate) down: Weight,
+    /// Of what comes out of the function; empty: none.
+    pub(crate) divisors: Vec<f32>,
 }
 
 /// See [`Experts`].

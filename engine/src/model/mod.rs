@@ -106,7 +106,7 @@ impl Model {
     pub fn new(gguf: Gguf, isa: Isa) -> Result<Model> {
         let kernels = Kernels::new(isa).map_err(|e| Error::new(ErrorKind::Input, e.to_string()))?;
         let spec = arch::spec(&gguf)?;
-        let binder = Binder { gguf: &gguf, kernels };
+        let binder = Binder { gguf: &gguf, arch: &spec.arch, kernels };
         let n_embd = spec.n_embd;
         let token_embd = binder.weight("token_embd", spec.n_vocab, n_embd)?;
         let position_embd = match spec.embedding.positions {
@@ -196,17 +196,19 @@ impl Model {
         layers.map(|(weight, _)| weight).chain(inputs).chain([self.output()])
     }
 
-    /// The formats of the matrices, each with the level that its kernel is written for.
-    pub fn formats(&self) -> Vec<(Type, Isa)> {
-        let mut formats: Vec<_> = self.weights().map(|w| (w.matmul.weights(), w.matmul.isa())).collect();
+    /// The formats of the matrices, each with the level that its kernel for few tokens, or for many, is written for.
+    pub fn formats(&self, many: bool) -> Vec<(Type, Isa)> {
+        let isa = |matmul: MatMul| matmul.packed_isa().filter(|_| many).unwrap_or(matmul.isa());
+        let mut formats: Vec<_> = self.weights().map(|w| (w.matmul.weights(), isa(w.matmul))).collect();
         formats.sort_by_key(|(ty, _)| ty.name());
         formats.dedup();
         formats
     }
 
-    /// Those formats whose kernel is written for a slower level than those of others: a format that has
+    /// Those formats whose kernel is written for a slower level than those of others, with that level: a format that has
     /// no kernel of its own yet runs, but slowly.
-    pub fn slow_formats(&self) -> Vec<(Type, Isa)> {
-        self.formats().into_iter().filter(|(_, isa)| *isa < self.kernels.dot_isa()).collect()
+    pub fn slow_formats(&self, many: bool) -> Vec<(Type, Isa)> {
+        let best = if many { self.kernels.packed_isa() } else { self.kernels.dot_isa() };
+        self.formats(many).into_iter().filter(|(_, isa)| *isa < best).collect()
     }
 }

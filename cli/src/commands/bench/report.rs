@@ -135,10 +135,10 @@ fn explanation(row: &Row) -> String {
         row.limit_f32_gops
     );
     let kernel = |kernel: &str| match kernel.split_once(':') {
-        Some((format, isa)) if isa != row.isa => {
-            format!("{format} on {isa} (slow: there is none for {} yet)", row.isa)
-        }
-        Some((format, isa)) => format!("{format} on {isa}"),
+        Some((format, isa)) => match isa.strip_suffix(":slow") {
+            Some(isa) => format!("{format} on {isa} (slow: other formats have faster ones)"),
+            None => format!("{format} on {isa}"),
+        },
         None => kernel.to_owned(),
     };
     let kernels: Vec<_> = row.kernels.split(' ').map(kernel).collect();
@@ -240,7 +240,7 @@ mod tests {
             ttft_ms: 25.0,
             isa: "avx512vnni",
             device: "cpu",
-            kernels: "Q4_K:avx512vnni Q6_K:avx2".into(),
+            kernels: "Q4_K:avx512vnni Q6_K:avx2:slow".into(),
             bound: "memory bandwidth",
             read_gbs: 32.0,
             gops: 100.0,
@@ -285,7 +285,7 @@ mod tests {
         for part in [
             "32.0 of 40.0 GB/s",
             "100 GOP/s of 1700 in int8 and 420 in f32",
-            "Q4_K on avx512vnni, Q6_K on avx2 (slow: there is none for avx512vnni yet)",
+            "Q4_K on avx512vnni, Q6_K on avx2 (slow: other formats have faster ones)",
             "waited 1.2% of their time",
             "3 in memory, 0 from disk",
             "- memory: 858.31 MiB planned, of which the cache 28.61 MiB and the batch 19.07 MiB\n",

@@ -66,7 +66,8 @@ pub struct Row {
     /// Instruction set level.
     pub isa: &'static str,
     pub device: &'static str,
-    /// Each format of the weights, and the level that its kernel is written for: `Q4_K:avx2 Q6_K:avx2`.
+    /// Each format of the weights, and the level that its kernel is written for, for many tokens where there is a prompt;
+    /// whether it is slower than those of others: `Q4_K:avx512vnni Q6_K:avx2:slow`.
     pub kernels: String,
     /// What held the test back: memory bandwidth, arithmetic, threads or overhead.
     pub bound: &'static str,
@@ -112,7 +113,13 @@ impl Row {
         // a bench makes no tokenizer
         let (plan, plan_bytes) = (&m.runs.plan, m.runs.plan.without_tokenizer());
         let limit_ts = test.n_tokens() as f64 / m.limit.seconds;
-        let kernels: Vec<_> = model.formats().iter().map(|(ty, isa)| format!("{ty}:{isa}")).collect();
+        let many = test.n_prompt > 0;
+        let slow = model.slow_formats(many);
+        let kernels = model.formats(many).into_iter().map(|kernel| {
+            let (ty, isa) = kernel;
+            format!("{ty}:{isa}{}", if slow.contains(&kernel) { ":slow" } else { "" })
+        });
+        let kernels: Vec<_> = kernels.collect();
         let Stats { samples_ns, samples_ts, avg_ns, stddev_ns, avg_ts, stddev_ts, median_ts } =
             m.stats.clone();
         Row {

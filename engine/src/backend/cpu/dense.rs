@@ -90,6 +90,9 @@ impl CpuWorker<'_, '_> {
                         h.copy_from_slice(up);
                         kernels.activate(spec.activation, h);
                     }
+                    if let Some(divisors) = weights.divisors.get(rows.clone()) {
+                        h.iter_mut().zip(divisors).for_each(|(h, d)| *h /= d);
+                    }
                 }
             }
         }

@@ -59,15 +59,15 @@ impl Pass<'_> {
         weights: &DenseWeights,
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
-        let DenseWeights { spec, gate, up, down } = weights;
+        let DenseWeights { spec, gate, up, down, divisors } = weights;
         let n = self.n;
         let forms = self.forms(gate.iter().chain([up]));
         let acts = self.input(norm, forms)?;
         let (h, to) = (self.buffers.h, self.form(down, n));
         let y = Results { at: h.f32, stride: spec.n_ff };
         let same = |gate: &Weight| gate.matmul.weights() == up.matmul.weights();
-        if self.form(up, n) == Form::Bf16 || !ends_product(spec.activation) || !gate.as_ref().is_none_or(same)
-        {
+        let ends = ends_product(spec.activation) && divisors.is_empty() && gate.as_ref().is_none_or(same);
+        if self.form(up, n) == Form::Bf16 || !ends {
             // gates lie where the activated values will be
             let (of_gate, of_up) = (y, Results { at: self.buffers.up, ..y });
             self.multiply(gate.as_ref().unwrap_or(up), acts, n, Epilogue::Store, of_gate)?;
@@ -75,7 +75,7 @@ impl Pass<'_> {
                 self.multiply(up, acts, n, Epilogue::Store, of_up)?;
             }
             let gated = gate.is_some().then_some(of_up.at);
-            return self.activate(spec.activation, h, gated, (n, spec.n_ff), to);
+            return self.activate((spec.activation, divisors), h, gated, (n, spec.n_ff), to);
         }
         let first = gate.as_ref().unwrap_or(up);
         let mut product = self.matvec(first, acts, n, Epilogue::Activate(spec.activation), y)?;
@@ -98,10 +98,10 @@ impl Pass<'_> {
         }
     }
 
-    /// The activation of rows of n values at `h.f32`, times what they gate, in form `to`.
+    /// The activation of rows of n values at `h.f32`, times what they gate, over divisors, in form `to`.
     pub(super) fn activate(
         &mut self,
-        activation: Activation,
+        (activation, divisors): (Activation, &[f32]),
         h: Acts,
         up: Option<Address>,
         (rows, n): (usize, usize),
@@ -117,6 +117,7 @@ impl Pass<'_> {
             rows,
             n,
             activation,
+            divisors: self.weights.floats(divisors)?,
             y: wanted(Form::F32, h.f32),
             q8: wanted(Form::Q8, h.q8),
             bf16: wanted(Form::Bf16, h.bf16),

@@ -140,7 +140,7 @@ impl Pass<'_> {
                 self.multiply_experts(up, acts, size, Epilogue::Store, of_up)?;
             }
             let gated = gate.is_some().then_some(of_up.at);
-            self.activate(activation, h, gated, (columns, n_ff), to)?;
+            self.activate((activation, &[]), h, gated, (columns, n_ff), to)?;
         } else {
             let mut product = self.matvec_experts(first, acts, size, Epilogue::Activate(activation), y)?;
             if gate.is_some() {

@@ -62,6 +62,7 @@ impl Pass<'_> {
             rows: narrow(self.n)?,
             n: narrow(n)?,
             activation: Activation::Gelu,
+            divisors: Address::NONE,
             y: wanted(Form::F32, h.f32),
             q8: wanted(Form::Q8, h.q8),
             bf16: wanted(Form::Bf16, h.bf16),

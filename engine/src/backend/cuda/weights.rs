@@ -198,6 +198,7 @@ impl<'m> Numbers<'m> {
 
     fn dense(&mut self, dense: &'m DenseWeights) {
         dense.gate.iter().chain([&dense.up, &dense.down]).for_each(|weight| self.weight(weight));
+        self.floats(&dense.divisors);
     }
 
     fn experts(&mut self, experts: &'m ExpertsWeights) {

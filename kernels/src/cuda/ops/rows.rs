@@ -103,7 +103,7 @@ impl NormRows {
     }
 }
 
-/// An activation of rows, times what they gate, if there is that.
+/// An activation of rows, times what they gate, if there is that, over divisors, if there are some.
 #[derive(Debug, Clone, Copy)]
 pub struct ActivateRows {
     /// f32 (rows, gate_stride).
@@ -120,6 +120,8 @@ pub struct ActivateRows {
     pub n: u32,
     /// The activation.
     pub activation: Activation,
+    /// f32 (n), optional.
+    pub divisors: Address,
     /// f32 (rows, n), optional.
     pub y: Address,
     /// Quantized, optional.
@@ -149,6 +151,7 @@ impl ActivateRows {
             activation.into(),
         ];
         args.extend(numbers.map(Arg::F32));
+        args.push(self.divisors.into());
         launch_rows("activate_rows", args, (self.rows, self.n), [self.y, self.q8, self.bf16])
     }
 }
