@@ -8,7 +8,7 @@ use super::super::compare::Want;
 use super::super::ops::{EXP, U, expect_all};
 use super::super::report::Cases;
 use super::Bench;
-use super::recurrent::{Batch, Near, Outputs, SEQUENCES, decay, silu};
+use super::recurrent::{Batch, Near, Outputs, SEQUENCES, decay, expect_memory, silu};
 use super::rows::normals;
 
 /// A head of q or k, normalized by its root mean square.
@@ -170,9 +170,7 @@ pub(super) fn delta_net(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), 
         });
         let got = bench.results(y, tokens * n_head * dim, &what, cases)?;
         expect_all(&what, &got, want, cases);
-        let got: Vec<f32> = bench.get(states, before.len())?;
-        expect_all(&format!("{what}, states"), &got, after, cases);
-        bench.let_go()?;
+        expect_memory(bench, &what, states, after, cases)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 mod attention;
 mod choice;
 mod delta_net;
+mod heads;
 mod latent;
 mod matrix;
 mod qkv;
@@ -51,8 +52,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("matvec's epilogues", matrix::epilogues),
     ("matvec of experts", matrix::experts),
     ("matmul of experts", matrix::ordered_experts),
-    ("rotations", attention::rotations),
-    ("finish_heads", attention::finish_heads),
+    ("rotations", heads::rotations),
+    ("finish_heads", heads::finish_heads),
     ("queries alone", qkv::queries_alone),
     ("qkv", qkv::qkv),
     ("attention", attention::attend),

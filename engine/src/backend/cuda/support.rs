@@ -104,3 +104,55 @@ fn of_mlp(mlp: &Mlp) -> Option<String> {
 
 /// How many of the best logits a device can find, at most.
 pub(crate) const MAX_BEST: usize = TopK::MOST as usize;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{DeltaNetKind, Heads, ShortConv, Source};
+
+    fn attention(head_dim: usize, head_dim_v: usize) -> Attention {
+        Attention {
+            heads: Heads { n_head: 4, n_head_kv: 1, head_dim, head_dim_v },
+            scale: 1.0,
+            rope: None,
+            window: None,
+            causal: true,
+            softcap: None,
+            alibi: None,
+            sinks: false,
+            qk_norm: None,
+            gated: false,
+            clamp: None,
+            temperature: None,
+            source: Source::Own,
+            v_norm: None,
+        }
+    }
+
+    fn latent(rank: usize, rope: usize) -> Mixer {
+        let attention = attention(rank + rope, rank);
+        Mixer::Latent(Latent { attention, q_rank: None, nope_dim: 24, v_dim: 20, eps: 1e-5 })
+    }
+
+    fn delta_net(head_dim: usize) -> Mixer {
+        let kind = DeltaNetKind::Strided;
+        Mixer::DeltaNet(DeltaNet { n_head: 2, n_head_k: 1, head_dim, width: 4, eps: 1e-5, kind })
+    }
+
+    #[test]
+    fn sizes_that_there_are_no_kernels_for_are_named() {
+        for (mixer, what) in [
+            (Mixer::Attention(attention(64, 40)), None),
+            (Mixer::Attention(attention(64, 36)), Some("heads of 36 values")),
+            (latent(512, 64), None),
+            (latent(500, 64), Some("compressed keys of 500 and 64 values")),
+            (latent(1024, 64), Some("compressed keys of 1024 and 64 values")),
+            (delta_net(96), None),
+            (delta_net(48), Some("delta nets with heads of 48 values")),
+            (delta_net(288), Some("delta nets with heads of 288 values")),
+            (Mixer::ShortConv(ShortConv { channels: 64, width: 33 }), Some("convolutions of 33 tokens")),
+        ] {
+            assert_eq!(of_mixer(&mixer).as_deref(), what);
+        }
+    }
+}
