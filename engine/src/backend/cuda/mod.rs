@@ -18,6 +18,8 @@ mod buffers;
 mod cache;
 mod dense;
 mod experts;
+mod latent;
+mod layer_inputs;
 mod needs;
 mod pass;
 mod products;
@@ -67,8 +69,7 @@ impl Loaded {
     /// # Errors
     /// The device cannot run them ([`unsupported_part`]), has too little memory, or was lost.
     pub fn new(model: &Model, parts: &[Part], mut device: Box<dyn Device + Send>) -> Result<Loaded> {
-        let compute = device.properties().compute;
-        if let Some(what) = parts.iter().find_map(|part| unsupported_part(model, *part, compute)) {
+        if let Some(what) = parts.iter().find_map(|part| unsupported_part(model, *part)) {
             let what = format!("there are no GPU kernels for {what}");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .file(model.gguf().path())
