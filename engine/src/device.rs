@@ -242,7 +242,7 @@ impl Candidate {
         let properties = device.properties();
         let sizes = options.sizes(model.spec());
         let (needs, fixed) = cuda::needs(model, sizes, options.kv, properties).map_err(|e| e.to_string())?;
-        let lacks = |part: &Part| cuda::unsupported_part(model, *part, properties.compute).is_some();
+        let lacks = |part: &Part| cuda::unsupported_part(model, *part).is_some();
         let lacks = Part::all(model.layers.len()).filter(lacks).collect();
         let room = GpuRoom { free, fixed: fixed.saturating_add(RESERVE), lacks };
         Ok(Candidate { index, device, needs, room })
@@ -251,7 +251,7 @@ impl Candidate {
 
 /// Why a model is not on a GPU as a whole.
 struct Why {
-    /// Of each layer, what no GPU has kernels for; and the first of that, of any part.
+    /// Of each layer, what there are no kernels for; and the first of that, of any part.
     lacking: Vec<Option<String>>,
     kernels: Option<String>,
     /// Names of the GPUs, bytes that are free there, and that the model takes.
@@ -262,11 +262,7 @@ struct Why {
 
 impl Why {
     fn new(model: &Model, candidates: &[Candidate], needs: &Needs) -> Why {
-        let lacks = |part: Part| {
-            let compute = |gpu: &Candidate| gpu.device.properties().compute;
-            let what = candidates.iter().map(|gpu| cuda::unsupported_part(model, part, compute(gpu)));
-            what.reduce(|what, other| what.filter(|_| other.is_some())).flatten()
-        };
+        let lacks = |part: Part| cuda::unsupported_part(model, part);
         let of_layer = |i| lacks(Part::Mixer(i)).or_else(|| lacks(Part::Mlp(i)));
         let lacking = (0..model.layers.len()).map(of_layer).collect();
         let kernels = Part::all(model.layers.len()).find_map(lacks);

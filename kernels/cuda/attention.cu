@@ -19,9 +19,10 @@ struct Attention {
     u32 max_pages;
     u32 n_head_kv, group, dim_k, dim_v;
     float scale, softcap;  // no cap where it is 0
-    u32 window, both_ways; // none where it is 0; all positions, where tokens see those behind them
+    u32 window, chunked;   // none where it is 0; whether it begins at a multiple of that many
+    u32 both_ways;         // all positions, where tokens see those behind them
     const float *slopes, *sinks;  // (heads), or none
-    const float* gates;    // results are multiplied with their sigmoid; laid out as queries are
+    const float* gates;    // results are multiplied with their sigmoid; heads gate_head_stride apart, or none
     u32 gate_stride, gate_head_stride;
     float* parts;          // (tokens, heads, shares, dim_v + 2)
     u32* counters;         // (tokens, blocks of heads), 0
@@ -148,7 +149,7 @@ __device__ __forceinline__ void attend(const Attention& a) {
 
     // what the token sees: [begin, end); of a window both ways a half is on each side
     u32 position = a.positions[t], aside = a.both_ways ? a.window / 2 : a.window - 1;
-    u32 begin = a.window && position > aside ? position - aside : 0;
+    u32 begin = a.chunked ? position / a.window * a.window : a.window && position > aside ? position - aside : 0;
     u32 end = !a.both_ways ? position + 1 : a.window ? min(a.both_ways, position + aside + 1) : a.both_ways;
     u32 first_page = begin / PAGE, n_pages = ceil_div(end, PAGE) - first_page;
     u32 each = ceil_div(n_pages, gridDim.x);
@@ -226,11 +227,11 @@ __device__ __forceinline__ void attend(const Attention& a) {
     extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_##keys##_##values##_##GROUP(                      \
         const float* q, u32 q_stride, u32 q_head_stride, const u8* k, const u8* v, const u32* positions,              \
         const u32* sequences, const u32* pages, u32 max_pages, u32 n_head_kv, u32 group, u32 dim_k, u32 dim_v,        \
-        float scale, float softcap, u32 window, u32 both_ways, const float* slopes, const float* sinks, const float* gates, \
-        u32 gate_stride, u32 gate_head_stride, float* parts, u32* counters, float* y, Q8* q8                          \
+        float scale, float softcap, u32 window, u32 chunked, u32 both_ways, const float* slopes, const float* sinks,  \
+        const float* gates, u32 gate_stride, u32 gate_head_stride, float* parts, u32* counters, float* y, Q8* q8      \
     ) {                                                                                                               \
         attend<GROUP, KEYS, VALUES>({q, q_stride, q_head_stride, k, v, positions, sequences, pages, max_pages,        \
-            n_head_kv, group, dim_k, dim_v, scale, softcap, window, both_ways, slopes, sinks, gates, gate_stride,     \
+            n_head_kv, group, dim_k, dim_v, scale, softcap, window, chunked, both_ways, slopes, sinks, gates, gate_stride, \
             gate_head_stride, parts, counters, y, q8});                                                               \
     }
 #define ENTRIES(keys, values, KEYS, VALUES)                                                        \

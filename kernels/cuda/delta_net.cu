@@ -116,7 +116,11 @@ __device__ __forceinline__ void apply_rule(const DeltaNet& m, const Run& run) {
 
 ENTRY(32)
 ENTRY(64)
+ENTRY(96)
 ENTRY(128)
+ENTRY(160)
+ENTRY(192)
+ENTRY(224)
 ENTRY(256)
 
 // A warp a head of a token: the head x (tokens, heads, dim), normalized by its root mean square, times the sigmoid or the

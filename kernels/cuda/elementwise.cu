@@ -1,41 +1,38 @@
 // Values one by one: what lies between products that are too large to end in an epilogue of their own.
 #include "q8.cuh"
 
-// y (n) = the activation of gate, times what it gates if there is that; as floats, quantized (n a multiple of 32), or as
-// bf16, where they are asked for.
-extern "C" __global__ void __launch_bounds__(256) activate_values(
-    const float* gate, const float* up, u64 n, u32 activation, float* y, Q8* q8, u16* bf16
-) {
-    u64 i = u64(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    float v = activate(int(activation), gate[i]);
-    if (up) v *= gate_of(int(activation), up[i]);
-    if (y) y[i] = v;
-    if (q8) quantize_q8(v, q8 + i / 32);
-    if (bf16) bf16[i] = float_to_bf16(v);
-}
-
-// The same of rows (rows, n) that lie gate_stride and up_stride apart: block (part, row).
+// y (rows, n) = the activation of gate (rows, gate_stride), times what it gates (rows, up_stride) if there is that, over
+// divisors (n) if there are some; as floats, quantized (n a multiple of 32), or as bf16, where they are asked for: block
+// (row, part). Four numbers are those of xIELU (Huang and Schlag 2024, arXiv 2411.13010): positive x^2 + linear x on the right, else
+// negative (e^min(x, eps) - 1 - x) + linear x.
 extern "C" __global__ void __launch_bounds__(256) activate_rows(
-    const float* gate, u32 gate_stride, const float* up, u32 up_stride, u32 n, u32 activation, float* y, Q8* q8, u16* bf16
+    const float* gate, u32 gate_stride, const float* up, u32 up_stride, u32 n, u32 activation, float positive,
+    float negative, float linear, float eps, const float* divisors, float* y, Q8* q8, u16* bf16
 ) {
-    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    u64 row = blockIdx.y;
+    const u32 XIELU = CLAMPED + 1;
+    u64 row = blockIdx.x;
+    u32 i = blockIdx.y * blockDim.x + threadIdx.x;
     if (i >= n) return;
-    float v = activate(int(activation), gate[row * gate_stride + i]);
+    float x = gate[row * gate_stride + i], v;
+    if (activation == XIELU) {
+        v = linear * x + (x > 0.0f ? positive * x * x : negative * (expm1f(at_most(x, eps)) - x));
+    } else {
+        v = activate(int(activation), x);
+    }
     if (up) v *= gate_of(int(activation), up[row * up_stride + i]);
+    if (divisors) v /= divisors[i];
     u64 at = row * n + i;
     if (y) y[at] = v;
     if (q8) quantize_q8(v, q8 + at / 32);
     if (bf16) bf16[at] = float_to_bf16(v);
 }
 
-// Row r (rows, n) = weights[r] times row r / share of x, in the same forms: block (part, row).
+// Row r (rows, n) = weights[r] times row r / share of x, in the same forms: block (row, part).
 extern "C" __global__ void __launch_bounds__(256) weigh_rows(
     const float* x, u32 n, u32 share, const float* weights, float* y, Q8* q8, u16* bf16
 ) {
-    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
-    u64 row = blockIdx.y;
+    u64 row = blockIdx.x;
+    u32 i = blockIdx.y * blockDim.x + threadIdx.x;
     if (i >= n) return;
     float v = weights[row] * x[row / share * n + i];
     u64 at = row * n + i;

@@ -131,7 +131,8 @@ extern "C" __global__ void __launch_bounds__(WARP) order_by_expert(const u32* ch
 }
 
 // Thread (value, token): x (tokens, n) gains, or becomes, `factor` times the weighted sum of the results (tokens, used, n) of
-// its experts; and of the expert that all take (tokens, n), if there is one, times the sigmoid of its score, if it has one.
+// its experts, or the sum where there are no weights; and of the expert that all take (tokens, n), if there is one, times the
+// sigmoid of its score, if it has one.
 extern "C" __global__ void __launch_bounds__(256) sum_experts(
     const float* results, const float* weights, u32 used, const float* shared, const float* gates, u32 gate_stride,
     u32 n, float factor, u32 add, float* x
@@ -140,7 +141,10 @@ extern "C" __global__ void __launch_bounds__(256) sum_experts(
     u64 t = blockIdx.y;
     if (i >= n) return;
     float sum = 0.0f;
-    for (u32 j = 0; j < used; j++) sum += weights[t * used + j] * results[(t * used + j) * n + i];
+    for (u32 j = 0; j < used; j++) {
+        float value = results[(t * used + j) * n + i];
+        sum += weights ? weights[t * used + j] * value : value;
+    }
     if (shared) {
         float value = shared[t * n + i];
         if (gates) value /= 1.0f + expf(-gates[t * gate_stride]);

@@ -21,9 +21,11 @@ struct Flash {
     const u32 *positions, *sequences, *pages;  // those of the first token count
     u32 max_pages, n_head_kv, group;
     float scale, softcap;                      // no cap where it is 0
-    u32 window, both_ways;                     // none where it is 0; all positions, where tokens see those behind them
+    u32 window, chunked;                       // none where it is 0; whether it begins at a multiple of that many
+    u32 both_ways;                             // all positions, where tokens see those behind them
     const float *slopes, *sinks;               // (heads), or none
-    const float* gates;                        // as the queries lie, or none
+    const float* gates;                        // (tokens, gate_stride), heads gate_head_stride apart, or none
+    u32 gate_stride, gate_head_stride;
     float* y;                                  // (tokens, heads, D), or none
     u16* bf16;                                 // the same, or none
 };
@@ -77,7 +79,9 @@ __device__ __forceinline__ void attend(const Flash& a) {
 
     // what a token at a position sees: [begin, end)
     u32 aside = a.both_ways ? (a.window ? a.window / 2 : end_of_all) : (a.window ? a.window - 1 : base + a.tokens);
-    auto begin_of = [&](u32 position) { return position > aside ? position - aside : 0; };
+    auto begin_of = [&](u32 position) {
+        return a.chunked ? position / a.window * a.window : position > aside ? position - aside : 0;
+    };
     auto end_of = [&](u32 position) { return a.both_ways ? min(end_of_all, position + aside + 1) : position + 1; };
     u32 last = min(first + ROWS, a.tokens) - 1;
     u32 begin = begin_of(base + first), end = end_of(base + last);
@@ -172,7 +176,8 @@ __device__ __forceinline__ void attend(const Flash& a) {
         }
         if (row_at[h] >= a.tokens) continue;
         u64 at = (u64(row_at[h]) * n_head + head) * dim_v + first_value;
-        const float* gates = a.gates ? a.gates + u64(row_at[h]) * a.q_stride + head * a.q_head_stride + first_value : nullptr;
+        const float* gates =
+            a.gates ? a.gates + u64(row_at[h]) * a.gate_stride + head * a.gate_head_stride + first_value : nullptr;
 #pragma unroll
         for (int n = 0; n < V / 8; n++) {
             u32 d = 8 * n + 2 * (lane % 4);
@@ -188,11 +193,13 @@ __device__ __forceinline__ void attend(const Flash& a) {
     extern "C" __global__ void __launch_bounds__(THREADS) flash_##name(                                           \
         const float* q, u32 q_stride, u32 q_head_stride, u32 tokens, const u8* keys, const u8* values,            \
         u32 key_type, u32 value_type, const u32* positions, const u32* sequences, const u32* pages, u32 max_pages, \
-        u32 n_head_kv, u32 group, float scale, float softcap, u32 window, u32 both_ways, const float* slopes,     \
-        const float* sinks, const float* gates, float* y, u16* bf16                                               \
+        u32 n_head_kv, u32 group, float scale, float softcap, u32 window, u32 chunked, u32 both_ways,             \
+        const float* slopes, const float* sinks, const float* gates, u32 gate_stride, u32 gate_head_stride,       \
+        float* y, u16* bf16                                                                                       \
     ) {                                                                                                           \
         attend<K, V>({q, q_stride, q_head_stride, tokens, keys, values, key_type, value_type, positions, sequences,  \
-            pages, max_pages, n_head_kv, group, scale, softcap, window, both_ways, slopes, sinks, gates, y, bf16}); \
+            pages, max_pages, n_head_kv, group, scale, softcap, window, chunked, both_ways, slopes, sinks, gates, \
+            gate_stride, gate_head_stride, y, bf16});                                                            \
     }
 
 ENTRY(32, 32, 32)

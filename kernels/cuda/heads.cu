@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(128) finish_latent(
     const float* q, u32 q_stride, u32 n_head, u32 nope, u32 rope, u32 rank,    // (tokens, q_stride): heads of nope + rope
     const float* kv, u32 kv_stride, u32 norm_kind, float norm_eps, const float* norm_weight,  // (tokens, kv_stride)
     const float* cosines, const float* sines, u32 n_pairs, u32 halves, float temperature, u32 temperature_every,
-    const u32* positions, const u32* sequences, const u32* pages, u32 max_pages,
+    u32 temperature_offset, const u32* positions, const u32* sequences, const u32* pages, u32 max_pages,
     u8* keys, u8* values, u32 key_type, u32 value_type, float* y
 ) {
     extern __shared__ float x[];
@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(128) finish_latent(
         for (u32 i = threadIdx.x; i < rope; i += blockDim.x) x[i] = from[i];
         __syncthreads();
         rotate_shared(x, cosines, sines, n_pairs, halves);
-        float factor = query_factor(temperature, temperature_every, position);
+        float factor = query_factor(temperature, temperature_every, temperature_offset, position);
         float* to = y + (t * n_head + head) * (rank + rope);
         for (u32 i = threadIdx.x; temperature_every && i < rank; i += blockDim.x) to[i] *= factor;
         for (u32 i = threadIdx.x; i < rope; i += blockDim.x) to[rank + i] = x[i] * factor;

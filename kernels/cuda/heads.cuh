@@ -22,7 +22,7 @@ struct Heads {
     const float *cosines, *sines;  // (tokens, n_pairs)
     u32 n_pairs, halves;
     float temperature;
-    u32 temperature_every;      // none where it is 0
+    u32 temperature_every, temperature_offset;  // none where the former is 0
     const u32 *positions, *sequences, *pages;
     u32 max_pages;
     u8 *keys, *values;
@@ -35,14 +35,14 @@ struct Heads {
         u32 n_head_kv, u32 dim_k, u32 dim_v, float clamp, u32 norm_kind, float norm_eps, u32 norm_place,              \
         const float *q_norm, const float *k_norm, u32 norm_head_stride, const float *v_norm, float v_norm_eps,        \
         const float *cosines, const float *sines, u32 n_pairs, u32 halves, float temperature, u32 temperature_every,  \
-        const u32 *positions, const u32 *sequences, const u32 *pages, u32 max_pages, u8 *keys, u8 *values,            \
-        u32 key_type, u32 value_type
+        u32 temperature_offset, const u32 *positions, const u32 *sequences, const u32 *pages, u32 max_pages,          \
+        u8 *keys, u8 *values, u32 key_type, u32 value_type
 #define HEADS_ARGUMENTS                                                                                               \
     {                                                                                                                 \
         q, q_stride, q_head_stride, k, v, k_stride, v_stride, n_head, n_head_kv, dim_k, dim_v, clamp, norm_kind,      \
             norm_eps, norm_place, q_norm, k_norm, norm_head_stride, v_norm, v_norm_eps, cosines, sines, n_pairs,      \
-            halves, temperature, temperature_every, positions, sequences, pages, max_pages, keys, values, key_type,   \
-            value_type                                                                                                \
+            halves, temperature, temperature_every, temperature_offset, positions, sequences, pages, max_pages, keys, \
+            values, key_type, value_type                                                                              \
     }
 
 // A block rotates the pairs of a head in shared memory by angles of these cosines and sines.
@@ -58,8 +58,8 @@ __device__ __forceinline__ void rotate_shared(float* x, const float* cosines, co
 }
 
 // What a query at this position is multiplied with; 1 where `every` is 0.
-__device__ __forceinline__ float query_factor(float temperature, u32 every, u32 position) {
-    return every ? 1.0f + temperature * log1pf(float(position / every)) : 1.0f;
+__device__ __forceinline__ float query_factor(float temperature, u32 every, u32 offset, u32 position) {
+    return every ? 1.0f + temperature * log1pf(float((position + offset) / every)) : 1.0f;
 }
 
 // A block finishes a head of token t, of queries, then keys, then values: in shared memory `x`, then back to the queries or
@@ -87,7 +87,7 @@ __device__ __forceinline__ void finish_head(const Heads& a, u32 head, u64 t, flo
         normalize_shared(x, dim, {RMS_NORM, a.v_norm_eps, a.v_norm, nullptr});
     }
     if (is_query) {
-        float factor = query_factor(a.temperature, a.temperature_every, position);
+        float factor = query_factor(a.temperature, a.temperature_every, a.temperature_offset, position);
         float* to = a.q + t * a.q_stride + of_kind * a.q_head_stride;
         for (u32 i = threadIdx.x; i < dim; i += blockDim.x) to[i] = x[i] * factor;
     } else {

@@ -63,7 +63,7 @@ pub fn write(name: &str, path: &Path) {
 /// # Panics
 /// As [`write()`].
 pub fn write_floats(name: &str, path: &Path) {
-    write_as(name, Type::F32, &[], true, path);
+    write_as(name, Kinds::Floats, &[], path);
 }
 
 /// The same with experts of type `ty`, and with other numbers for some keys, by the ends of their names.
@@ -71,10 +71,29 @@ pub fn write_floats(name: &str, path: &Path) {
 /// # Panics
 /// As [`write()`]; and if rows are no whole blocks.
 pub fn write_with(name: &str, ty: Type, changes: &[(&str, &str)], path: &Path) {
-    write_as(name, ty, changes, false, path);
+    write_as(name, Kinds::Experts(ty), changes, path);
 }
 
-fn write_as(name: &str, ty: Type, changes: &[(&str, &str)], floats: bool, path: &Path) {
+/// The same with all matrices of type `ty` whose rows are whole blocks of it.
+///
+/// # Panics
+/// As [`write()`].
+pub fn write_quantized(name: &str, ty: Type, path: &Path) {
+    write_as(name, Kinds::Matrices(ty), &[], path);
+}
+
+/// Which tensors are of another type than the recipe says.
+#[derive(Clone, Copy)]
+enum Kinds {
+    /// All are floats, of the values that the recipe's types leave.
+    Floats,
+    /// Those of experts.
+    Experts(Type),
+    /// Those of matrices.
+    Matrices(Type),
+}
+
+fn write_as(name: &str, kinds: Kinds, changes: &[(&str, &str)], path: &Path) {
     let recipe = std::fs::read_to_string(folder().join(format!("{name}.txt"))).expect("a recipe");
     let mut writer = Writer::new().metadata("tokenizer.ggml.model", "no_vocab");
     for line in recipe.lines() {
@@ -88,9 +107,15 @@ fn write_as(name: &str, ty: Type, changes: &[(&str, &str)], floats: bool, path: 
             let (sizes, named): (Vec<&str>, Vec<&str>) =
                 dims.split(' ').partition(|word| word.bytes().all(|byte| byte.is_ascii_digit()));
             let dims: Vec<u64> = sizes.iter().map(|n| n.parse().expect("a size")).collect();
-            let ty = match named[..] {
-                [ty] => *Type::ALL.iter().find(|known| known.name() == ty).expect("a type"),
-                _ if name.ends_with("_exps.weight") => ty,
+            // what is no matrix may have rows as well
+            let is_matrix = dims.len() > 1
+                && name.ends_with("weight")
+                && !name.contains("norm")
+                && !name.contains("conv");
+            let ty = match (&named[..], kinds) {
+                ([ty], _) => *Type::ALL.iter().find(|known| known.name() == *ty).expect("a type"),
+                (_, Kinds::Experts(ty)) if name.ends_with("_exps.weight") => ty,
+                (_, Kinds::Matrices(ty)) if is_matrix && dims[0].is_multiple_of(ty.block() as u64) => ty,
                 _ => Type::F32,
             };
             let scalar = ty.scalar().expect("a type to compute with");
@@ -98,7 +123,7 @@ fn write_as(name: &str, ty: Type, changes: &[(&str, &str)], floats: bool, path: 
             let row = ty.row_bytes(dims[0] as usize).expect("whole blocks");
             let mut bytes = vec![0; row * dims[1..].iter().product::<u64>() as usize];
             scalar.quantize.expect("a type that can be written")(&numbers, &mut bytes);
-            if floats {
+            if matches!(kinds, Kinds::Floats) {
                 (scalar.dequantize)(&bytes, &mut numbers);
                 let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
                 writer.tensor(name, &dims, Type::F32, bytes)

@@ -336,7 +336,7 @@ fn layers_without_kernels_stay_on_the_cpu() {
         let model = recipe(name, false);
         let lack = |i: usize| {
             let parts = [Part::Mixer(i), Part::Mlp(i)];
-            parts.into_iter().find_map(|part| cuda::unsupported_part(&model, part, (8, 0)))
+            parts.into_iter().find_map(|part| cuda::unsupported_part(&model, part))
         };
         let lacking: Vec<Option<String>> = (0..model.spec().layers.len()).map(lack).collect();
         let (placed, text) = placed(name, &[1 << 30]);

@@ -1,11 +1,12 @@
-//! Attention over the cache, what fills it, and the angles of rotations, against the formulas in f64.
+//! Attention over the cache, against the formulas in f64.
+
+use std::ops::Range;
 
 use braise_kernels::cuda::ops::{
-    Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, NormKind, PAGE, Q8_BYTES, Rotations,
-    Scores, kv_row_bytes,
+    Attend, Cache, Flash, HeadRows, Heads, PAGE, Q8_BYTES, Scores, Temperature, kv_row_bytes,
 };
 use braise_kernels::cuda::{Address, Error};
-use braise_kernels::ops::KvType;
+use braise_kernels::ops::{KvType, Window};
 use braise_kernels::quant::block::BlockFormat;
 use braise_kernels::quant::q8_0;
 use fastrand::Rng;
@@ -15,7 +16,7 @@ use super::super::compare::Want;
 use super::super::ops::{U, expect_all};
 use super::super::report::Cases;
 use super::Bench;
-use super::rows::{expect_q8, normalized, normals};
+use super::rows::{expect_q8, normals};
 
 pub(super) const TYPES: [(KvType, KvType); 4] = [
     (KvType::F16, KvType::F16),
@@ -23,37 +24,6 @@ pub(super) const TYPES: [(KvType, KvType); 4] = [
     (KvType::F16, KvType::Q8_0),
     (KvType::Q8_0, KvType::F16),
 ];
-
-pub(super) fn rotations(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
-    let positions = [0_u32, 1, 77, 4095, 131_071];
-    let (n, magnitude) = (40, 1.25);
-    let angle = |i: usize| 10_000f64.powf(-(i as f64) / n as f64);
-    let turns: Vec<f64> = (0..n).map(|i| angle(i) / std::f64::consts::TAU).collect();
-    // by itself, and as a graph
-    for _ in 0..2 {
-        let [cosines, sines] = [bench.room(positions.len() * n)?, bench.room(positions.len() * n)?];
-        let launch = Rotations {
-            turns: bench.put(&turns)?,
-            n_pairs: n as u32,
-            magnitude,
-            positions: bench.put(&positions)?,
-            tokens: positions.len() as u32,
-            cosines,
-            sines,
-        };
-        bench.run(launch.launch())?;
-        for (what, at, f) in [("cosines", cosines, f64::cos as fn(f64) -> f64), ("sines", sines, f64::sin)] {
-            let got = bench.results(at, positions.len() * n, what, cases)?;
-            // half turns are rounded to floats of up to 1, and the function to its last bits
-            let want = (0..positions.len() * n).map(|i| Want::Within {
-                exact: f64::from(magnitude) * f(angle(i % n) * f64::from(positions[i / n])),
-                bound: 1.25 * 8.0 * U,
-            });
-            expect_all(what, &got, want, cases);
-        }
-    }
-    Ok(())
-}
 
 /// A row of the cache, and the values that it stands for.
 fn encode(ty: KvType, x: &[f32]) -> (Vec<u8>, Vec<f32>) {
@@ -155,7 +125,7 @@ impl Filled {
         sequence: usize,
         head: usize,
         q: &[f32],
-        seen: std::ops::Range<usize>,
+        seen: Range<usize>,
         s: &Given,
         relative: f64,
     ) -> Vec<Want> {
@@ -189,6 +159,36 @@ impl Filled {
             })
             .collect()
     }
+
+    /// Looks whether a row of the cache, of keys or of `values`, holds `want`, rounded to its format.
+    pub(super) fn expect_row(
+        &self,
+        bench: &mut Bench<'_>,
+        (sequence, position, head): (u32, u32, usize),
+        values: bool,
+        want: &[f64],
+        (what, cases): (&str, &mut Cases),
+    ) -> Result<(), Error> {
+        let Cache { keys, values: of_values, types, .. } = self.cache;
+        let (at, ty) = if values { (of_values, types.1) } else { (keys, types.0) };
+        let bytes = kv_row_bytes(ty, want.len() as u32) as usize;
+        let n_head_kv = self.heads.n_head_kv as usize;
+        let place = row(&self.pages[sequence as usize], position as usize, head, n_head_kv);
+        let (got, steps) =
+            decode(ty, &bench.get::<u8>(at.offset((place * bytes) as u64), bytes)?, want.len());
+        let want = want.iter().zip(&steps).map(|(x, step)| Want::Within {
+            exact: *x,
+            bound: 100.0 * U * (1.0 + x.abs()) + f64::from(*step) * 0.502 + x.abs() * 2f64.powi(-11),
+        });
+        expect_all(what, &got, want, cases);
+        Ok(())
+    }
+}
+
+/// What queries at a position are multiplied with.
+pub(super) fn growth(t: Temperature, position: u32) -> f64 {
+    let steps = (position + t.offset).checked_div(t.every);
+    steps.map_or(1.0, |steps| 1.0 + f64::from(t.scale) * f64::from(steps).ln_1p())
 }
 
 /// What is done to scores, on the host.
@@ -211,7 +211,7 @@ impl Given {
         }
     }
 
-    fn scores(&self, bench: &mut Bench<'_>, window: Option<u32>) -> Result<Scores, Error> {
+    fn scores(&self, bench: &mut Bench<'_>, window: Option<Window>) -> Result<Scores, Error> {
         let mut put = |x: &Vec<f32>| if x.is_empty() { Ok(Address::NONE) } else { bench.put(x) };
         let (slopes, sinks) = (put(&self.slopes)?, put(&self.sinks)?);
         Ok(Scores { scale: self.scale, softcap: self.softcap, window, slopes, sinks })
@@ -229,6 +229,110 @@ fn gate(want: Want, gate: Option<f32>) -> Want {
     }
 }
 
+/// Queries of some tokens, and gates, which lie behind each of them or by themselves.
+struct Asked {
+    heads: Heads,
+    /// (tokens, heads, dim_k)
+    q: Vec<f32>,
+    /// (tokens, heads, dim_v); empty: none.
+    gates: Vec<f32>,
+    on_device: [HeadRows; 2],
+    given: Given,
+    window: Option<Window>,
+    /// The number of all positions, where tokens see those behind them.
+    both_ways: Option<u32>,
+    what: String,
+}
+
+impl Asked {
+    fn new(
+        bench: &mut Bench<'_>,
+        (heads, tokens): (Heads, usize),
+        (window, both_ways): (Option<Window>, Option<u32>),
+        turn: usize,
+        random: &mut Rng,
+    ) -> Result<Asked, Error> {
+        let n_head = (heads.n_head_kv * heads.group) as usize;
+        let (dim_k, dim_v) = (heads.dim_k as usize, heads.dim_v as usize);
+        let (behind, alone) = (turn.is_multiple_of(7), turn % 7 == 3);
+        let q = normals(tokens * n_head * dim_k, random);
+        let gates = if behind || alone { normals(tokens * n_head * dim_v, random) } else { Vec::new() };
+        let rows = |at: Address, first: usize, (stride, head_stride): (usize, usize)| HeadRows {
+            at: at.offset(4 * first as u64),
+            stride: stride as u32,
+            head_stride: head_stride as u32,
+        };
+        // between rows lies what nobody may use
+        let laid = |all: &[(&[f32], usize)], gap: usize| {
+            let mut to = Vec::new();
+            for i in 0..tokens * n_head {
+                all.iter().for_each(|(x, dim)| to.extend(&x[i * dim..(i + 1) * dim]));
+                to.extend(vec![f32::NAN; if (i + 1) % n_head == 0 { gap } else { 0 }]);
+            }
+            to
+        };
+        let on_device = if behind {
+            let strides = (n_head * (dim_k + dim_v) + 8, dim_k + dim_v);
+            let at = bench.put(&laid(&[(&q, dim_k), (&gates, dim_v)], 8))?;
+            [rows(at, 0, strides), rows(at, dim_k, strides)]
+        } else {
+            let at = bench.put(&laid(&[(&q, dim_k)], 0))?;
+            let q = rows(at, 0, (n_head * dim_k, dim_k));
+            let gates = match alone {
+                true => {
+                    let at = bench.put(&laid(&[(&gates, dim_v)], 4))?;
+                    rows(at, 0, (n_head * dim_v + 4, dim_v))
+                }
+                false => HeadRows::default(),
+            };
+            [q, gates]
+        };
+        let given = Given::new(n_head, heads.dim_k, turn, random);
+        let what = format!(
+            "{heads:?}, {tokens} tokens, {window:?}, both ways {both_ways:?}, gates behind {behind}, alone {alone}, \
+             softcap {:?}, {} slopes, {} sinks",
+            given.softcap,
+            given.slopes.len(),
+            given.sinks.len()
+        );
+        Ok(Asked { heads, q, gates, on_device, given, window, both_ways, what })
+    }
+
+    /// The positions that a token sees.
+    fn seen(&self, position: usize) -> Range<usize> {
+        match self.both_ways.map(|all| all as usize) {
+            None => self.window.map_or(0, |window| window.start(position))..position + 1,
+            Some(all) => {
+                let aside = self.window.map_or(all, |window| window.size() / 2);
+                position.saturating_sub(aside)..all.min(position + aside + 1)
+            }
+        }
+    }
+
+    /// Compares the results of tokens of these sequences at these positions; scores may be off by `relative`.
+    fn compare(
+        &self,
+        filled: &Filled,
+        places: impl Iterator<Item = (usize, usize)>,
+        got: &[f32],
+        relative: f64,
+        cases: &mut Cases,
+    ) {
+        let Heads { n_head_kv, group, dim_k, dim_v } = self.heads;
+        let (n_head, dim_k, dim_v) = ((n_head_kv * group) as usize, dim_k as usize, dim_v as usize);
+        let heads = places.flat_map(|place| (0..n_head).map(move |head| (place, head)));
+        for (i, ((sequence, position), head)) in heads.enumerate() {
+            let q = &self.q[i * dim_k..][..dim_k];
+            let want = filled.want(sequence, head, q, self.seen(position), &self.given, relative);
+            let gates = self.gates.get(i * dim_v..);
+            let want = want.into_iter().enumerate();
+            let want = want.map(|(d, want)| gate(want, gates.and_then(|gates| gates.get(d).copied())));
+            let what = format!("{}, {:?}, position {position}, head {head}", self.what, filled.cache.types);
+            expect_all(&what, &got[i * dim_v..][..dim_v], want, cases);
+        }
+    }
+}
+
 pub(super) fn attend(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
     let mut random = Rng::with_seed(41);
     let mut turn = 0;
@@ -241,24 +345,21 @@ pub(super) fn attend(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
                     continue;
                 }
                 let heads = Heads { n_head_kv, group, dim_k, dim_v };
-                let window = (turn % 5 == 4).then_some(40);
+                let window = match turn % 10 {
+                    4 => Some(Window::Sliding(40)),
+                    9 => Some(Window::Chunk(40)),
+                    _ => None,
+                };
                 let filled = Filled::new(bench, heads, types, &[150, 65], &mut random)?;
                 // tokens that see both ways are those of one sequence
-                let both_ways = (turn % 6 == 5).then_some(150);
-                let (positions, sequences) = match turn % 2 {
-                    _ if both_ways.is_some() => (vec![0_u32, 149, 70], vec![0_u32; 3]),
-                    0 => (vec![0, 149], vec![1, 0]),
-                    _ => (vec![64, 63, 127], vec![1, 1, 0]),
+                let both_ways = (turn % 6 == 5 && turn % 10 != 9).then_some(150);
+                let places = match turn % 2 {
+                    _ if both_ways.is_some() => vec![(0, 0), (0, 149), (0, 70)],
+                    0 => vec![(1, 0), (0, 149)],
+                    _ => vec![(1, 64), (1, 63), (0, 127)],
                 };
-                let shares = [1, 4][turn / 2 % 2];
-                attend_case(
-                    bench,
-                    filled,
-                    (&positions, &sequences),
-                    (window, both_ways, shares, turn),
-                    &mut random,
-                    cases,
-                )?;
+                let asked = Asked::new(bench, (heads, places.len()), (window, both_ways), turn, &mut random)?;
+                attend_case(bench, filled, &asked, &places, [1, 4][turn / 2 % 2], cases)?;
                 bench.let_go()?;
             }
         }
@@ -266,82 +367,51 @@ pub(super) fn attend(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
     Ok(())
 }
 
-/// The positions that a token sees.
-fn seen(position: usize, window: Option<u32>, both_ways: Option<u32>) -> std::ops::Range<usize> {
-    match both_ways.map(|all| all as usize) {
-        None => window.map_or(0, |window| (position + 1).saturating_sub(window as usize))..position + 1,
-        Some(all) => {
-            let aside = window.map_or(all, |window| window as usize / 2);
-            position.saturating_sub(aside)..all.min(position + aside + 1)
-        }
-    }
-}
-
 fn attend_case(
     bench: &mut Bench<'_>,
     filled: Filled,
-    (positions, sequences): (&[u32], &[u32]),
-    (window, both_ways, shares, turn): (Option<u32>, Option<u32>, u32, usize),
-    random: &mut Rng,
+    asked: &Asked,
+    places: &[(usize, usize)],
+    shares: u32,
     cases: &mut Cases,
 ) -> Result<(), Error> {
-    let heads = filled.heads;
-    let (n_head, tokens) = ((heads.n_head_kv * heads.group) as usize, positions.len());
-    let (dim_k, dim_v) = (heads.dim_k as usize, heads.dim_v as usize);
-    // a gate behind each query
-    let gated = turn.is_multiple_of(7) && dim_k == dim_v;
-    let head_stride = if gated { 2 * dim_k } else { dim_k };
-    let stride = n_head * head_stride + 8;
-    let q = normals(tokens * stride, random);
-    let given = Given::new(n_head, heads.dim_k, turn, random);
-    let what = format!(
-        "{heads:?}, {:?}, positions {positions:?}, window {window:?}, both ways {both_ways:?}, \
-         {shares} shares, gated {gated}, softcap {:?}, \
-         {} slopes, {} sinks",
-        filled.cache.types,
-        given.softcap,
-        given.slopes.len(),
-        given.sinks.len()
-    );
-    let n = tokens * n_head * dim_v;
-    let (q_at, y) = (bench.put(&q)?, bench.room(n)?);
-    let q8 = if dim_v % 32 == 0 { bench.zeros(n / 32 * Q8_BYTES)? } else { Address::NONE };
-    let cache = Cache { positions: bench.put(positions)?, sequences: bench.put(sequences)?, ..filled.cache };
+    let (heads, tokens) = (filled.heads, places.len() as u32);
+    let what = format!("{}, {shares} shares", asked.what);
+    let n = places.len() * (heads.n_head_kv * heads.group * heads.dim_v) as usize;
+    let y = bench.room(n)?;
+    let q8 = if heads.dim_v.is_multiple_of(32) { bench.zeros(n / 32 * Q8_BYTES)? } else { Address::NONE };
+    let [sequences, positions]: [Vec<u32>; 2] = [
+        places.iter().map(|(sequence, _)| *sequence as u32).collect(),
+        places.iter().map(|(_, position)| *position as u32).collect(),
+    ];
+    let cache =
+        Cache { positions: bench.put(&positions)?, sequences: bench.put(&sequences)?, ..filled.cache };
+    let [q, gates] = asked.on_device;
     let launch = Attend {
         heads,
-        q: q_at,
-        q_stride: stride as u32,
-        q_head_stride: head_stride as u32,
-        tokens: tokens as u32,
+        q,
+        tokens,
         cache,
-        scores: given.scores(bench, window)?,
-        gates: if gated { q_at.offset(4 * dim_k as u64) } else { Address::NONE },
+        scores: asked.given.scores(bench, asked.window)?,
+        gates,
         shares,
-        parts: bench.put(&vec![f32::NAN; Attend::parts(&heads, tokens as u32, shares)])?,
-        counters: bench.zeros(4 * Attend::counters(&heads, tokens as u32))?,
+        parts: bench.put(&vec![f32::NAN; Attend::parts(&heads, tokens, shares)])?,
+        counters: bench.zeros(4 * Attend::counters(&heads, tokens))?,
         y,
         q8,
     };
-    match both_ways {
+    match asked.both_ways {
         None => bench.run(launch.launch())?,
         Some(all) => bench.run(launch.launch_both_ways(all))?,
     }
     let got = bench.results(y, n, &what, cases)?;
-    for (i, got) in got.chunks_exact(dim_v).enumerate() {
-        let (t, head) = (i / n_head, i % n_head);
-        let seen = seen(positions[t] as usize, window, both_ways);
-        let at = t * stride + head * head_stride;
-        let sequence = sequences[t] as usize;
-        // sums of dim_k products, in order
-        let relative = (dim_k as f64 + 8.0) * U;
-        let want = filled.want(sequence, head, &q[at..][..dim_k], seen, &given, relative);
-        let want = want.into_iter().enumerate().map(|(d, want)| gate(want, gated.then(|| q[at + dim_k + d])));
-        expect_all(&format!("{what}, token {t}, head {head}"), got, want, cases);
-    }
+    // sums of dim_k products, in order
+    let relative = (f64::from(heads.dim_k) + 8.0) * U;
+    asked.compare(&filled, places.iter().copied(), &got, relative, cases);
     if q8 != Address::NONE {
         expect_q8(&what, &bench.get(q8, n / 32 * Q8_BYTES)?, &got, cases);
     }
-    let counters: Vec<u32> = bench.get(launch.counters, Attend::counters(&heads, tokens as u32))?;
+    let counters: Vec<u32> = bench.get(launch.counters, Attend::counters(&heads, tokens))?;
     cases.expect(counters.iter().all(|counter| *counter == 0), || format!("{what}: a counter is not 0"));
     Ok(())
 }
@@ -355,15 +425,20 @@ pub(super) fn flash(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Erro
         // large heads take the interpreter long
         let batches = if dim_k > 256 { &[(60, 9, None), (0, 10, Some(30))] } else { &batches[..] };
         for (first, tokens, behind) in batches {
-            for window in [None, Some(17)] {
+            for limited in [false, true] {
                 turn += 1;
                 let heads = Heads { n_head_kv: 1 + turn % 2, group: 1 + turn / 2 % 3, dim_k, dim_v };
                 let types = TYPES[turn as usize % 4];
                 let length = first + tokens + behind.unwrap_or(0);
                 let filled = Filled::new(bench, heads, types, &[length, 3], &mut random)?;
-                let all = behind.map(|_| length as u32);
-                let batch = (*first, *tokens);
-                flash_case(bench, filled, batch, (window, all, turn as usize), &mut random, cases)?;
+                let both_ways = behind.map(|_| length as u32);
+                let window = match both_ways {
+                    None if turn / 2 % 2 == 0 => Window::Chunk(24),
+                    _ => Window::Sliding(17),
+                };
+                let of_window = (limited.then_some(window), both_ways);
+                let asked = Asked::new(bench, (heads, *tokens), of_window, turn as usize, &mut random)?;
+                flash_case(bench, filled, &asked, *first..first + tokens, cases)?;
                 bench.let_go()?;
             }
         }
@@ -374,183 +449,35 @@ pub(super) fn flash(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Erro
 fn flash_case(
     bench: &mut Bench<'_>,
     filled: Filled,
-    (first, tokens): (usize, usize),
-    (window, both_ways, turn): (Option<u32>, Option<u32>, usize),
-    random: &mut Rng,
+    asked: &Asked,
+    positions: Range<usize>,
     cases: &mut Cases,
 ) -> Result<(), Error> {
     let heads = filled.heads;
-    let n_head = (heads.n_head_kv * heads.group) as usize;
-    let (dim, dim_v) = (heads.dim_k as usize, heads.dim_v as usize);
-    let gated = turn.is_multiple_of(5) && dim == dim_v;
-    let head_stride = if gated { 2 * dim } else { dim };
-    let stride = n_head * head_stride;
-    let q = normals(tokens * stride, random);
-    let given = Given::new(n_head, heads.dim_k, turn, random);
-    let what = format!(
-        "{heads:?}, {:?}, {tokens} tokens from {first}, window {window:?}, both ways {both_ways:?}, gated {gated}, \
-         softcap {:?}, {} slopes, {} sinks",
-        filled.cache.types,
-        given.softcap,
-        given.slopes.len(),
-        given.sinks.len()
-    );
-    let n = tokens * n_head * dim_v;
-    let (q_at, y, bf) = (bench.put(&q)?, bench.room(n)?, bench.zeros(2 * n)?);
-    let cache =
-        Cache { positions: bench.put(&[first as u32])?, sequences: bench.put(&[0_u32])?, ..filled.cache };
+    let what = format!("{}, from {}", asked.what, positions.start);
+    let n = positions.len() * (heads.n_head_kv * heads.group * heads.dim_v) as usize;
+    let (y, bf) = (bench.room(n)?, bench.zeros(2 * n)?);
+    let [first, sequence] = [bench.put(&[positions.start as u32])?, bench.put(&[0_u32])?];
+    let [q, gates] = asked.on_device;
     let launch = Flash {
         heads,
-        q: q_at,
-        q_stride: stride as u32,
-        q_head_stride: head_stride as u32,
-        tokens: tokens as u32,
-        cache,
-        scores: given.scores(bench, window)?,
-        both_ways,
-        gates: if gated { q_at.offset(4 * dim as u64) } else { Address::NONE },
+        q,
+        tokens: positions.len() as u32,
+        cache: Cache { positions: first, sequences: sequence, ..filled.cache },
+        scores: asked.given.scores(bench, asked.window)?,
+        both_ways: asked.both_ways,
+        gates,
         y,
         bf16: bf,
     };
     bench.run(launch.launch())?;
     let got = bench.results(y, n, &what, cases)?;
-    for (i, got) in got.chunks_exact(dim_v).enumerate() {
-        let (t, head) = (i / n_head, i % n_head);
-        let position = first + t;
-        let seen = seen(position, window, both_ways);
-        let at = t * stride + head * head_stride;
-        // queries, weights and values are rounded to 11 bits
-        let want = filled.want(0, head, &q[at..][..dim], seen, &given, 2f64.powi(-11) + dim as f64 * U);
-        let want = want.into_iter().enumerate().map(|(d, want)| gate(want, gated.then(|| q[at + dim + d])));
-        expect_all(&format!("{what}, token {t}, head {head}"), got, want, cases);
-    }
+    // queries, weights and values are rounded to 11 bits
+    let relative = 2f64.powi(-11) + f64::from(heads.dim_k) * U;
+    asked.compare(&filled, positions.map(|position| (0, position)), &got, relative, cases);
     let halves: Vec<u16> = bench.get(bf, n)?;
     let rounded = got.iter().map(|x| bf16::from_f32(*x).to_bits());
     cases.expect(halves.iter().copied().eq(rounded), || format!("{what}: other bf16"));
-    Ok(())
-}
-
-pub(super) fn finish_heads(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
-    let mut random = Rng::with_seed(43);
-    let norms = [
-        None,
-        Some((NormKind::Rms, HeadPlace::BeforeRotation)),
-        Some((NormKind::Layer, HeadPlace::AfterRotation)),
-    ];
-    for (turn, types) in TYPES.into_iter().cycle().take(12).enumerate() {
-        let heads = Heads {
-            n_head_kv: 2,
-            group: 1 + turn as u32 % 3,
-            dim_k: [64, 80][turn % 2],
-            dim_v: [64, 40][turn % 2],
-        };
-        let (n_head, n_kv) = ((heads.n_head_kv * heads.group) as usize, heads.n_head_kv as usize);
-        let (dim_k, dim_v) = (heads.dim_k as usize, heads.dim_v as usize);
-        let filled = Filled::new(bench, heads, types, &[130, 70], &mut random)?;
-        let (positions, sequences) = ([129_u32, 0, 64], [0_u32, 1, 1]);
-        let tokens = positions.len();
-        let (norm, halves) = (norms[turn % 3], turn % 2 == 0);
-        let n_pairs = [dim_k / 2, dim_k / 4, 0][turn / 3 % 3];
-        let clamp = (turn % 4 == 1).then_some(1.5_f32);
-        let temperature = (turn % 5 == 2).then_some((0.3_f32, 50_u32));
-        let mut sides = Vec::new();
-        for n in [n_head * dim_k, n_kv * dim_k, n_kv * dim_v] {
-            let x = normals(tokens * n, &mut random);
-            sides.push((bench.put(&x)?, x));
-        }
-        let [q_norm, k_norm] = [normals(dim_k, &mut random), normals(dim_k, &mut random)];
-        let angles: Vec<f64> = (0..tokens * n_pairs.max(1)).map(|_| 6.0 * random.f64()).collect();
-        let [cos, sin]: [Vec<f32>; 2] =
-            [f64::cos as fn(f64) -> f64, f64::sin].map(|f| angles.iter().map(|a| f(*a) as f32).collect());
-        let cache =
-            Cache { positions: bench.put(&positions)?, sequences: bench.put(&sequences)?, ..filled.cache };
-        let launch = FinishHeads {
-            heads,
-            q: sides[0].0,
-            q_stride: (n_head * dim_k) as u32,
-            q_head_stride: dim_k as u32,
-            k: sides[1].0,
-            k_stride: (n_kv * dim_k) as u32,
-            v: sides[2].0,
-            v_stride: (n_kv * dim_v) as u32,
-            tokens: tokens as u32,
-            clamp,
-            norm: match norm {
-                None => None,
-                Some((kind, place)) => Some(HeadNorm {
-                    kind,
-                    eps: 1e-5,
-                    place,
-                    q: bench.put(&q_norm)?,
-                    k: bench.put(&k_norm)?,
-                    stride: 0,
-                }),
-            },
-            cosines: bench.put(&cos)?,
-            sines: bench.put(&sin)?,
-            n_pairs: n_pairs as u32,
-            halves,
-            temperature,
-            cache,
-        };
-        bench.run(launch.launch())?;
-        let what =
-            format!("{heads:?}, {types:?}, {norm:?}, {n_pairs} pairs, halves {halves}, clamp {clamp:?}");
-        // what a head becomes, and the largest of its values: rounding errors are relative to that
-        let finish = |x: &[f32], weight: &[f32], t: usize| {
-            let mut x: Vec<f64> = x.iter().map(|x| f64::from(clamp.map_or(*x, |c| x.clamp(-c, c)))).collect();
-            let normalize = |x: &mut Vec<f64>, kind| {
-                let floats: Vec<f32> = x.iter().map(|x| *x as f32).collect();
-                for (x, want) in x.iter_mut().zip(normalized(kind, &floats, weight, &[], 1e-5)) {
-                    if let Want::Within { exact, .. } = want {
-                        *x = exact;
-                    }
-                }
-            };
-            if let Some((kind, HeadPlace::BeforeRotation)) = norm {
-                normalize(&mut x, kind);
-            }
-            for i in 0..n_pairs {
-                let (a, b) = if halves { (i, i + n_pairs) } else { (2 * i, 2 * i + 1) };
-                let (c, s) = (f64::from(cos[t * n_pairs + i]), f64::from(sin[t * n_pairs + i]));
-                (x[a], x[b]) = (x[a] * c - x[b] * s, x[a] * s + x[b] * c);
-            }
-            if let Some((kind, HeadPlace::AfterRotation)) = norm {
-                normalize(&mut x, kind);
-            }
-            x
-        };
-        let got: Vec<f32> = bench.get(sides[0].0, tokens * n_head * dim_k)?;
-        for (i, (x, got)) in sides[0].1.chunks_exact(dim_k).zip(got.chunks_exact(dim_k)).enumerate() {
-            let position = positions[i / n_head];
-            let factor = temperature
-                .map_or(1.0, |(scale, every)| 1.0 + f64::from(scale) * f64::from(position / every).ln_1p());
-            let want = finish(x, &q_norm, i / n_head);
-            let largest = want.iter().fold(1.0, |max: f64, x| max.max(x.abs()));
-            let want =
-                want.iter().map(|x| Want::Within { exact: x * factor, bound: 100.0 * U * largest * factor });
-            expect_all(&format!("{what}, query {i}"), got, want, cases);
-        }
-        for (side, dim, ty, at) in [(1, dim_k, types.0, cache.keys), (2, dim_v, types.1, cache.values)] {
-            let bytes = kv_row_bytes(ty, dim as u32) as usize;
-            for (i, x) in sides[side].1.chunks_exact(dim).enumerate() {
-                let (t, head) = (i / n_kv, i % n_kv);
-                let want = match side {
-                    1 => finish(x, &k_norm, t),
-                    _ => x.iter().map(|x| f64::from(clamp.map_or(*x, |c| x.clamp(-c, c)))).collect(),
-                };
-                let place = row(&filled.pages[sequences[t] as usize], positions[t] as usize, head, n_kv);
-                let got: Vec<u8> = bench.get(at.offset((place * bytes) as u64), bytes)?;
-                let (got, steps) = decode(ty, &got, dim);
-                let want = want.iter().zip(&steps).map(|(x, step)| Want::Within {
-                    exact: *x,
-                    bound: 100.0 * U * (1.0 + x.abs()) + f64::from(*step) * 0.502 + x.abs() * 2f64.powi(-11),
-                });
-                expect_all(&format!("{what}, side {side}, head {head} of token {t}"), &got, want, cases);
-            }
-        }
-        bench.let_go()?;
-    }
     Ok(())
 }
 

@@ -214,11 +214,17 @@ pub(super) fn experts(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Er
         let before = normals(tokens * n, &mut random);
         let [results_at, weights_at, shared_at, gates_at] =
             [bench.put(&results)?, bench.put(&weights)?, bench.put(&shared)?, bench.put(&gates)?];
-        for (is_shared, gated, add) in [(false, false, true), (true, false, false), (true, true, true)] {
+        let cases_of = [
+            (true, false, false, true),
+            (true, true, false, false),
+            (true, true, true, true),
+            (false, true, false, true),
+        ];
+        for (weighted, is_shared, gated, add) in cases_of {
             let x = bench.put(&before)?;
             let launch = SumExperts {
                 results: results_at,
-                weights: weights_at,
+                weights: if weighted { weights_at } else { Address::NONE },
                 used: used as u32,
                 shared: if is_shared { shared_at } else { Address::NONE },
                 gates: if gated { gates_at } else { Address::NONE },
@@ -233,9 +239,10 @@ pub(super) fn experts(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Er
             let got: Vec<f32> = bench.get(x, tokens * n)?;
             let want = (0..tokens * n).map(|i| {
                 let (t, i) = (i / n, i % n);
-                let parts = (0..used)
-                    .map(|j| f64::from(weights[t * used + j]) * f64::from(results[(t * used + j) * n + i]));
-                let mut parts: Vec<f64> = parts.collect();
+                let weight = |place: usize| if weighted { f64::from(weights[place]) } else { 1.0 };
+                let places = t * used..(t + 1) * used;
+                let mut parts: Vec<f64> =
+                    places.map(|place| weight(place) * f64::from(results[place * n + i])).collect();
                 if is_shared {
                     let gate = if gated { 1.0 / (1.0 + f64::from(-gates[2 * t]).exp()) } else { 1.0 };
                     parts.push(f64::from(shared[t * n + i]) * gate);
@@ -248,7 +255,8 @@ pub(super) fn experts(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Er
                 }
                 Want::Within { exact, bound: 16.0 * U * size }
             });
-            expect_all(&format!("{used} experts, shared {is_shared}, gated {gated}"), &got, want, cases);
+            let what = format!("{used} experts, weighted {weighted}, shared {is_shared}, gated {gated}");
+            expect_all(&what, &got, want, cases);
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use super::super::compare::Want;
 use super::super::ops::{EXP, U, expect_all};
 use super::super::report::Cases;
 use super::Bench;
-use super::recurrent::{Batch, Near, Outputs, SEQUENCES, decay, silu};
+use super::recurrent::{Batch, Near, Outputs, SEQUENCES, decay, expect_memory, silu};
 use super::rows::normals;
 
 /// A head of q or k, normalized by its root mean square.
@@ -22,6 +22,19 @@ fn key(x: &[f32], weight: &[f32], eps: f32) -> Vec<Near> {
     };
     x.iter().zip(weight).map(number).collect()
 }
+
+/// Numbers of heads, of those of keys, and sizes: all that there are kernels for.
+const TURNS: [(usize, usize, usize); 9] = [
+    (4, 2, 64),
+    (6, 3, 32),
+    (2, 2, 128),
+    (1, 1, 256),
+    (2, 1, 32),
+    (2, 1, 96),
+    (1, 1, 160),
+    (2, 2, 192),
+    (1, 1, 224),
+];
 
 /// The heads of a delta net, on the host.
 struct Heads {
@@ -45,9 +58,9 @@ impl Heads {
     const EPS: f32 = 1e-6;
 
     fn new(turn: usize, tokens: usize, random: &mut Rng) -> Heads {
-        let (n_head, n_head_k, dim) = [(4, 2, 64), (6, 3, 32), (2, 2, 128), (1, 1, 256), (2, 1, 32)][turn];
-        let fine = turn == 2;
-        let neighbours = turn == 0;
+        let (n_head, n_head_k, dim) = TURNS[turn];
+        let fine = matches!(turn, 2 | 7);
+        let neighbours = matches!(turn, 0 | 5);
         // b and a of the heads of a key by turns
         let grouped = neighbours.then_some((n_head / n_head_k, 2 * n_head / n_head_k));
         let stride = if fine { n_head * dim } else { 2 * n_head + 1 };
@@ -118,7 +131,7 @@ impl Heads {
 
 pub(super) fn delta_net(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
     let mut random = Rng::with_seed(63);
-    for turn in 0..5 {
+    for turn in 0..TURNS.len() {
         let batch = Batch::new([[3, 1, 2], [1, 1, 1]][turn % 2]);
         let tokens = batch.tokens();
         let heads = Heads::new(turn, tokens, &mut random);
@@ -157,9 +170,7 @@ pub(super) fn delta_net(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), 
         });
         let got = bench.results(y, tokens * n_head * dim, &what, cases)?;
         expect_all(&what, &got, want, cases);
-        let got: Vec<f32> = bench.get(states, before.len())?;
-        expect_all(&format!("{what}, states"), &got, after, cases);
-        bench.let_go()?;
+        expect_memory(bench, &what, states, after, cases)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use braise_kernels::cuda::Address;
 use braise_kernels::cuda::Error;
 use braise_kernels::cuda::ops::{
     Cache, ExpertsOf, FinishLatent, Heads, Matmul, Matrix, Matvec, Norm, NormKind, OrderByExpert, Ordered,
-    kv_row_bytes,
+    Temperature,
 };
 use braise_kernels::quant::Type;
 use fastrand::Rng;
@@ -14,7 +14,7 @@ use super::super::compare::{Want, same};
 use super::super::inputs::{realistic_activations, realistic_weights};
 use super::super::ops::{U, expect_all};
 use super::super::report::Cases;
-use super::attention::{Filled, TYPES, decode, row};
+use super::attention::{Filled, TYPES, growth};
 use super::matrix::{plain, plain_matmul, put_activations};
 use super::rows::{normalized, normals};
 use super::{Bench, SENTINEL};
@@ -84,7 +84,8 @@ pub(super) fn finish_latent(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<
         let (n_head, nope, rope, rank) = [(3, 24, 16, 64), (1, 128, 64, 512)][turn % 2];
         let n_pairs = [rope / 2, rope / 4, 0, rope / 2][turn];
         let halves = turn % 2 == 1;
-        let temperature = (turn.is_multiple_of(3)).then_some((0.3_f32, 50_u32));
+        let every = if turn.is_multiple_of(3) { 50 } else { 0 };
+        let temperature = Temperature { scale: 0.3, every, offset: turn as u32 * 5 };
         let kind = [NormKind::Rms, NormKind::Layer][turn / 2];
         let what = format!("{n_head} heads of {nope} and {rope}, rank {rank}, {types:?}, {n_pairs} pairs");
         let heads =
@@ -136,9 +137,7 @@ pub(super) fn finish_latent(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<
             got.chunks_exact(rank + rope).zip(mapped.chunks_exact(rank + rope)).enumerate()
         {
             let (t, head) = (i / n_head, i % n_head);
-            let every =
-                |(scale, every): (f32, u32)| 1.0 + f64::from(scale) * f64::from(positions[t] / every).ln_1p();
-            let factor = temperature.map_or(1.0, every);
+            let factor = growth(temperature, positions[t]);
             let from = &q[t * q_stride + head * (nope + rope) + nope..][..rope];
             let all = mapped[..rank].iter().map(|x| f64::from(*x)).chain(turned(from, t));
             let want =
@@ -154,16 +153,10 @@ pub(super) fn finish_latent(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<
                 })
                 .collect();
             key.extend(turned(&kv[rank..rank + rope], t));
-            let place = row(&filled.pages[sequences[t] as usize], positions[t] as usize, 0, 1);
-            for (at, ty, dim) in [(cache.keys, types.0, rank + rope), (cache.values, types.1, rank)] {
-                let bytes = kv_row_bytes(ty, dim as u32) as usize;
-                let got: Vec<u8> = bench.get(at.offset((place * bytes) as u64), bytes)?;
-                let (got, steps) = decode(ty, &got, dim);
-                let want = key.iter().zip(&steps).map(|(x, step)| Want::Within {
-                    exact: *x,
-                    bound: 100.0 * U * (1.0 + x.abs()) + f64::from(*step) * 0.502 + x.abs() * 2f64.powi(-11),
-                });
-                expect_all(&format!("{what}, {dim} numbers of token {t}"), &got, want, cases);
+            for (values, dim) in [(false, rank + rope), (true, rank)] {
+                let what = format!("{what}, {dim} numbers of token {t}");
+                let place = (sequences[t], positions[t], 0);
+                filled.expect_row(bench, place, values, &key[..dim], (&what, cases))?;
             }
         }
         bench.let_go()?;

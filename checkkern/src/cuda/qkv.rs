@@ -2,7 +2,7 @@
 
 use braise_kernels::cuda::ops::{
     Cache, FinishHeads, HeadNorm, HeadPlace, Heads, Matrix, Matvec, Norm, NormKind, NormRows, Qkv,
-    kv_row_bytes,
+    Temperature, kv_row_bytes,
 };
 use braise_kernels::cuda::{Address, Error, Kernel};
 use braise_kernels::ops::KvType;
@@ -179,7 +179,10 @@ impl Both {
                 sines,
                 n_pairs,
                 halves: turn.is_multiple_of(2),
-                temperature: (turn % 5 == 2).then_some((0.3, 50)),
+                temperature: match turn % 5 {
+                    2 => Temperature { scale: 0.3, every: 50, offset: 21 },
+                    _ => Temperature::default(),
+                },
                 cache: Cache { positions, sequences, ..filled.cache },
             };
             Ok::<_, Error>((side, filled))

@@ -145,6 +145,19 @@ impl Outputs {
     }
 }
 
+/// Compares what is remembered at `at`, and frees what is held.
+pub(super) fn expect_memory(
+    bench: &mut Bench<'_>,
+    what: &str,
+    at: Address,
+    want: Vec<Want>,
+    cases: &mut Cases,
+) -> Result<(), Error> {
+    let got: Vec<f32> = bench.get(at, want.len())?;
+    expect_all(&format!("{what}, what is remembered"), &got, want, cases);
+    bench.let_go()
+}
+
 /// A convolution, on the host.
 struct Filter {
     width: usize,
@@ -254,9 +267,7 @@ pub(super) fn convolve(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), E
             }
         }
         out.expect(bench, &what, want, cases)?;
-        let got: Vec<f32> = bench.get(past, before.len())?;
-        expect_all(&format!("{what}, past"), &got, after, cases);
-        bench.let_go()?;
+        expect_memory(bench, &what, past, after, cases)?;
     }
     Ok(())
 }
@@ -382,9 +393,7 @@ pub(super) fn state_space(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<()
             channels.map(|(channel, state)| space.step(t, channel, state)).collect()
         });
         out.expect(bench, &what, want, cases)?;
-        let got: Vec<f32> = bench.get(states, before.len())?;
-        expect_all(&format!("{what}, states"), &got, after, cases);
-        bench.let_go()?;
+        expect_memory(bench, &what, states, after, cases)?;
     }
     Ok(())
 }

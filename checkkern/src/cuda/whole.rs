@@ -1,7 +1,7 @@
 //! A device as a whole: what is uploaded comes back, graphs do what launches do, and peaks are of the work they claim.
 
 use braise_kernels::cuda::ops::{
-    ActivateValues, AddValues, Argmax, CopyWords, MultiplyTiles, Norm, NormKind, NormRows,
+    ActivateRows, AddValues, Argmax, CopyWords, MultiplyTiles, Norm, NormKind, NormRows,
 };
 use braise_kernels::cuda::{Address, Error, Launch, Piece};
 use braise_kernels::ops::Activation;
@@ -107,10 +107,22 @@ pub(super) fn graphs(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
     let tokens = bench.zeros(4 * rows)?;
     let norm = Norm { kind: NormKind::Rms, eps: 1e-5, weight, bias: none };
     let (rows32, n32, all) = (rows as u32, n as u32, (rows * n) as u64);
+    let activate = ActivateRows {
+        gate: y,
+        gate_stride: n32,
+        up: none,
+        up_stride: 0,
+        rows: rows32,
+        n: n32,
+        activation: Activation::Silu,
+        divisors: none,
+        y,
+        q8: none,
+        bf16: none,
+    };
     let chain: Vec<Launch> = [
         NormRows { x, stride: n32, rows: rows32, n: n32, norm, y, ..NormRows::default() }.launch(),
-        ActivateValues { gate: y, up: none, n: all, activation: Activation::Silu, y, q8: none, bf16: none }
-            .launch(),
+        activate.launch(),
         AddValues { x: y, factor: 0.5, n: all, y: x }.launch(),
         Argmax { logits: x, n: n32, rows: rows32, best, counters, tokens }.launch(),
     ]

@@ -33,7 +33,7 @@ impl UsedGpu {
     pub(super) fn of(model: &Model, candidate: &Candidate) -> UsedGpu {
         let properties = candidate.device.properties();
         let (index, name, weight_bytes) = (candidate.index, properties.name.clone(), 0);
-        UsedGpu { index, name, weight_bytes, slow: cuda::slow(model.spec(), properties.compute) }
+        UsedGpu { index, name, weight_bytes, slow: cuda::slow(model.spec(), properties) }
     }
 }
 

@@ -17,7 +17,8 @@ mod sample;
 mod tests;
 
 pub use attention::{
-    Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Rotations, Scores, kv_row_bytes,
+    Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, HeadRows, Heads, Rotations, Scores, Temperature,
+    kv_row_bytes,
 };
 pub use experts::{Choose, OrderByExpert, Route, SumExperts};
 pub use latent::FinishLatent;
@@ -25,9 +26,7 @@ pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, tak
 pub use peak::{CopyWords, MultiplyTiles};
 pub use qkv::Qkv;
 pub use recurrent::{Convolve, DeltaGates, DeltaNet, GateHeads, NormParts, Runs, StateSpace};
-pub use rows::{
-    ActivateRows, ActivateValues, AddValues, EmbedRows, NormRows, ScaleValues, SumRows, WeighRows,
-};
+pub use rows::{ActivateRows, AddValues, EmbedRows, NormRows, ScaleValues, SumRows, WeighRows};
 pub use sample::{Argmax, Draw, Penalize, Sample, SharedTopK, TopK};
 
 use super::{Address, Error, Kernel};
@@ -78,7 +77,7 @@ fn activation_number(activation: Activation) -> Result<u32, Error> {
         Activation::Relu => Ok(2),
         Activation::ReluSquared => Ok(3),
         Activation::Clamped => Ok(4),
-        Activation::Xielu(_) => Err(Error::Operands("no kernel computes xIELU".to_owned())),
+        Activation::Xielu(_) => Err(Error::Operands("xIELU is no end of a product".to_owned())),
     }
 }
 

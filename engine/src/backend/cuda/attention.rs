@@ -3,18 +3,17 @@
 use std::ops::Range;
 
 use braise_kernels::cuda::ops::{
-    Attend, Cache, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, Heads, Matrix, Norm, NormRows, Qkv,
-    Scores,
+    Attend, Cache, Epilogue, FinishHeads, Flash, HeadNorm, HeadPlace, HeadRows, Heads, Matrix, Norm,
+    NormRows, Qkv, Scores, Temperature,
 };
-use braise_kernels::cuda::{Address, Error};
-use braise_kernels::ops::Window;
+use braise_kernels::cuda::{Address, Error, Properties};
 
 use super::pass::Pass;
 use super::products::{Acts, Form, Results, few_form};
 use super::weights::norm_kind;
 use super::{TENSOR_CORES, are_few, narrow};
 use crate::block::{self, Attention, NormPlace};
-use crate::model::{AttentionWeights, NormWeights, Weight};
+use crate::model::{AttentionWeights, HeadScores, NormWeights};
 
 /// Sizes of heads as kernels take them.
 pub(super) fn heads(heads: &block::Heads) -> Result<Heads, Error> {
@@ -27,9 +26,9 @@ pub(super) fn heads(heads: &block::Heads) -> Result<Heads, Error> {
 }
 
 /// Whether there is a kernel for many tokens.
-pub(super) fn has_flash(a: &Attention, compute: (u32, u32)) -> bool {
-    let dims = [a.heads.head_dim, a.heads.head_dim_v];
-    compute >= TENSOR_CORES && dims[0] == dims[1] && Flash::DIMS.iter().any(|dim| *dim as usize == dims[0])
+pub(super) fn has_flash(a: &Attention, properties: &Properties) -> bool {
+    let room = heads(&a.heads).ok().and_then(|heads| Flash::room(heads.dim_k, heads.dim_v));
+    properties.compute >= TENSOR_CORES && room.is_some_and(|room| room <= properties.shared_bytes)
 }
 
 /// Blocks that keep a device of so many multiprocessors busy, for each that the heads of a token are.
@@ -49,12 +48,12 @@ pub(super) fn shares_of_all(heads: &Heads, n: u32, multiprocessors: u32, pages: 
     busy(heads, multiprocessors).min(n.saturating_mul(pages)).max(n)
 }
 
-/// What a token sees, in positions; all if it is no window.
-pub(super) fn window(a: &Attention) -> Option<usize> {
-    match a.window {
-        Some(Window::Sliding(n)) => Some(n),
-        _ => None,
-    }
+/// How queries grow, as kernels take it.
+pub(super) fn temperature(a: &Attention) -> Result<Temperature, Error> {
+    let Some(block::Temperature { scale, every, offset }) = a.temperature else {
+        return Ok(Temperature::default());
+    };
+    Ok(Temperature { scale, every: narrow(every)?, offset: narrow(offset)? })
 }
 
 impl Pass<'_> {
@@ -64,9 +63,13 @@ impl Pass<'_> {
         weights: &AttentionWeights,
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
-        let AttentionWeights { spec, q, kv, .. } = weights;
+        let AttentionWeights { spec, q, gate, kv, .. } = weights;
         let (b, all) = (self.buffers, || [q].into_iter().chain(kv.iter().flatten()));
-        let acts = self.input(norm, self.forms(all()))?;
+        let acts = self.input(norm, self.forms(all().chain(gate)))?;
+        if let Some(gate) = gate {
+            let y = Results { at: self.gates(weights)?.at, stride: gate.rows() };
+            self.multiply(gate, acts, self.n, Epilogue::Store, y)?;
+        }
         // each token of a launch for all matrices reads them for itself
         let types = kv.as_ref().map(|[k, v]| [q, k, v].map(|weight| weight.matmul.weights()));
         if let Some(types) = types.filter(|types| self.n == 1 && Qkv::has_kernel(*types)) {
@@ -122,7 +125,7 @@ impl Pass<'_> {
             heads: heads(&spec.heads)?,
             q: b.q,
             q_stride: narrow(q.rows())?,
-            q_head_stride: narrow(q_head_stride(spec))?,
+            q_head_stride: self.queries(weights)?.head_stride,
             k,
             k_stride: stride(0)?,
             v,
@@ -134,7 +137,7 @@ impl Pass<'_> {
             sines: rotation.sines,
             n_pairs: rotation.n_pairs,
             halves: rotation.halves,
-            temperature: spec.temperature.map(|t| Ok((t.scale, narrow(t.every)?))).transpose()?,
+            temperature: temperature(spec)?,
             cache: self.cache.operands(cached_layer(layer, spec), step.positions, step.sequences)?,
         })
     }
@@ -174,143 +177,169 @@ impl Pass<'_> {
         self.launch(NormRows { x: at, stride: n, rows, n, norm, y: at, ..NormRows::default() }.launch())
     }
 
-    /// Attention, in the form that the output matrix takes: runs of many tokens each by itself, those of few together.
+    /// The queries of the batch.
+    fn queries(&self, weights: &AttentionWeights) -> Result<HeadRows, Error> {
+        let rows = weights.q.rows();
+        let head_stride = narrow(rows / weights.spec.heads.n_head)?;
+        Ok(HeadRows { at: self.buffers.q, stride: narrow(rows)?, head_stride })
+    }
+
+    /// What its results are gated by: behind each query, or behind the queries of all tokens.
+    fn gates(&self, weights: &AttentionWeights) -> Result<HeadRows, Error> {
+        let q = self.queries(weights)?;
+        let dim = weights.spec.heads.head_dim;
+        let behind = |values: usize| q.at.offset((values * size_of::<f32>()) as u64);
+        Ok(match &weights.gate {
+            _ if !weights.spec.gated => HeadRows::default(),
+            None => HeadRows { at: behind(dim), ..q },
+            Some(gate) => {
+                let (stride, head_stride) = (narrow(gate.rows())?, narrow(dim)?);
+                HeadRows { at: behind(self.n * weights.q.rows()), stride, head_stride }
+            }
+        })
+    }
+
+    /// Attention, in the form that the output matrix takes.
     pub(super) fn attention(&mut self, layer: usize, weights: &AttentionWeights) -> Result<(), Error> {
-        let spec = &weights.spec;
-        let has_flash = has_flash(spec, self.device.properties().compute);
-        // that of single tokens knows no window that sees both ways
-        let is_many = |n: usize| has_flash && (!are_few(n) || (!spec.causal && spec.window.is_some()));
+        let rows = [self.queries(weights)?, self.gates(weights)?];
+        let to = self.form(&weights.output, self.n);
+        self.attend(layer, (&weights.spec, &weights.scores), rows, to)
+    }
+
+    /// Attention of queries, gated or not, over the cache, the results in form `to`: runs of many tokens each by itself, those
+    /// of few together.
+    pub(super) fn attend(
+        &mut self,
+        layer: usize,
+        (spec, scores): (&Attention, &HeadScores),
+        rows: [HeadRows; 2],
+        to: Form,
+    ) -> Result<(), Error> {
+        let scores = Scores {
+            scale: spec.scale,
+            softcap: spec.softcap,
+            window: spec.window,
+            slopes: self.weights.floats(&scores.slopes)?,
+            sinks: self.weights.floats(&scores.sinks)?,
+        };
+        let attending = Attending { layer: cached_layer(layer, spec), spec, scores, rows, to };
+        let has_flash = has_flash(spec, self.device.properties());
         let (mut few, mut next) = (0..0, 0);
         for i in 0..self.runs.len() {
             let run = next..next + self.runs[i];
             next = run.end;
-            if is_many(run.len()) {
-                self.attend_few(layer, weights, std::mem::replace(&mut few, next..next))?;
-                self.attend_many(layer, weights, run)?;
-            } else {
+            let is_many = has_flash && !are_few(run.len());
+            // a launch of single tokens that see both ways knows one number of positions
+            if !is_many && spec.causal {
                 few.end = next;
+                continue;
+            }
+            self.attend_few(&attending, std::mem::replace(&mut few, next..next))?;
+            if is_many {
+                self.attend_many(&attending, run)?;
+            } else {
+                self.attend_few(&attending, run)?;
             }
         }
-        self.attend_few(layer, weights, few)
+        self.attend_few(&attending, few)
     }
 
     /// Attention of tokens of one run.
-    fn attend_many(
-        &mut self,
-        layer: usize,
-        weights: &AttentionWeights,
-        tokens: Range<usize>,
-    ) -> Result<(), Error> {
-        let AttentionWeights { spec, output, .. } = weights;
-        let (at, to) = (self.attending(layer, weights, &tokens)?, self.form(output, self.n));
+    fn attend_many(&mut self, attending: &Attending<'_>, tokens: Range<usize>) -> Result<(), Error> {
+        let &Attending { spec, scores, to, .. } = attending;
+        let ([q, gates], cache, results) = self.operands(attending, &tokens)?;
         let n = narrow(tokens.len())?;
         // the first one's position counts
         let positions = self.step().positions.offset((tokens.start * size_of::<u32>()) as u64);
-        let bf16 = if to == Form::Bf16 { at.results.bf16 } else { Address::NONE };
+        let bf16 = if to == Form::Bf16 { results.bf16 } else { Address::NONE };
         let flash = Flash {
-            heads: at.heads,
-            q: at.q,
-            q_stride: at.q_stride,
-            q_head_stride: at.q_head_stride,
+            heads: heads(&spec.heads)?,
+            q,
             tokens: n,
-            cache: Cache { positions, ..at.cache },
-            scores: at.scores,
-            both_ways: if spec.causal { None } else { Some(n) },
-            gates: at.gates,
-            y: if bf16 == Address::NONE { at.results.f32 } else { Address::NONE },
+            cache: Cache { positions, ..cache },
+            scores,
+            // a text whose tokens see both ways is read at once
+            both_ways: (!spec.causal).then_some(n),
+            gates,
+            y: if bf16 == Address::NONE { results.f32 } else { Address::NONE },
             bf16,
         };
         self.launch(flash.launch())?;
-        if to == Form::Q8 { self.finish_results(output, at.results, tokens.len()) } else { Ok(()) }
+        if to == Form::Q8 { self.finish_results(attending, results, tokens.len()) } else { Ok(()) }
     }
 
-    /// Attention of neighbouring tokens of any runs, each by itself.
-    fn attend_few(
-        &mut self,
-        layer: usize,
-        weights: &AttentionWeights,
-        tokens: Range<usize>,
-    ) -> Result<(), Error> {
+    /// Attention of neighbouring tokens, each by itself: of any runs, or of one whose tokens see both ways.
+    fn attend_few(&mut self, attending: &Attending<'_>, tokens: Range<usize>) -> Result<(), Error> {
         if tokens.is_empty() {
             return Ok(());
         }
-        let AttentionWeights { spec, output, .. } = weights;
-        let (at, to) = (self.attending(layer, weights, &tokens)?, self.form(output, self.n));
-        let n = narrow(tokens.len())?;
-        let is_q8 = to == Form::Q8 && at.heads.dim_v.is_multiple_of(32);
+        let &Attending { spec, scores, to, .. } = attending;
+        let ([q, gates], cache, results) = self.operands(attending, &tokens)?;
+        let (n, heads) = (narrow(tokens.len())?, heads(&spec.heads)?);
+        let is_q8 = to == Form::Q8 && heads.dim_v.is_multiple_of(32);
         let (b, multiprocessors) = (self.buffers, self.device.properties().multiprocessors);
         let attend = Attend {
-            heads: at.heads,
-            q: at.q,
-            q_stride: at.q_stride,
-            q_head_stride: at.q_head_stride,
+            heads,
+            q,
             tokens: n,
-            cache: at.cache,
-            scores: at.scores,
-            gates: at.gates,
-            shares: shares(&at.heads, n, multiprocessors, self.cache.seen_pages(spec)?),
+            cache,
+            scores,
+            gates,
+            shares: shares(&heads, n, multiprocessors, self.cache.seen_pages(spec)?),
             parts: b.parts,
             counters: b.counters,
-            y: if is_q8 { Address::NONE } else { at.results.f32 },
-            q8: if is_q8 { at.results.q8 } else { Address::NONE },
+            y: if is_q8 { Address::NONE } else { results.f32 },
+            q8: if is_q8 { results.q8 } else { Address::NONE },
         };
-        self.launch(attend.launch())?;
+        self.launch(attend.launch_both_ways(if spec.causal { 0 } else { n }))?;
         if is_q8 || to == Form::F32 {
             return Ok(());
         }
-        self.finish_results(output, at.results, tokens.len())
+        self.finish_results(attending, results, tokens.len())
     }
 
-    /// What attention of some tokens reads, and where its results go.
-    fn attending(
+    /// What attention of some tokens reads: queries and gates, and the cache; and where its results go.
+    fn operands(
         &self,
-        layer: usize,
-        weights: &AttentionWeights,
+        attending: &Attending<'_>,
         tokens: &Range<usize>,
-    ) -> Result<Attending, Error> {
-        let AttentionWeights { spec, q, output, .. } = weights;
+    ) -> Result<([HeadRows; 2], Cache, Acts), Error> {
         let (first, step) = (tokens.start, self.step());
-        let number = |at: Address| at.offset((first * size_of::<u32>()) as u64);
-        // what sees all positions sees as much as the last token does
-        let positions = if spec.causal { step.positions } else { step.last_positions };
-        let layer = cached_layer(layer, spec);
-        let queries = self.buffers.q.offset((first * q.rows() * size_of::<f32>()) as u64);
-        let behind_query = queries.offset((spec.heads.head_dim * size_of::<f32>()) as u64);
-        Ok(Attending {
-            heads: heads(&spec.heads)?,
-            q: queries,
-            q_stride: narrow(q.rows())?,
-            q_head_stride: narrow(q_head_stride(spec))?,
-            gates: if spec.gated { behind_query } else { Address::NONE },
-            cache: self.cache.operands(layer, number(positions), number(step.sequences))?,
-            scores: Scores {
-                scale: spec.scale,
-                softcap: spec.softcap,
-                window: window(spec).map(narrow).transpose()?,
-                slopes: self.weights.floats(&weights.scores.slopes)?,
-                sinks: self.weights.floats(&weights.scores.sinks)?,
-            },
-            results: self.buffers.results.behind(first, output.cols()),
-        })
+        let behind = |at: Address, n: usize| match at {
+            Address::NONE => at,
+            _ => at.offset((n * size_of::<u32>()) as u64),
+        };
+        let rows =
+            attending.rows.map(|rows| HeadRows { at: behind(rows.at, first * rows.stride as usize), ..rows });
+        let (positions, sequences) = (behind(step.positions, first), behind(step.sequences, first));
+        let cache = self.cache.operands(attending.layer, positions, sequences)?;
+        Ok((rows, cache, self.buffers.results.behind(first, attending.n_results())))
     }
 
-    /// Results of n tokens in floats become what the output matrix takes.
-    fn finish_results(&mut self, output: &Weight, results: Acts, n: usize) -> Result<(), Error> {
-        let forms = self.form(output, self.n).into();
-        self.prepare((results.f32, narrow(output.cols())?), n, None, forms, results)
+    /// Results of n tokens in floats become what reads them.
+    fn finish_results(&mut self, attending: &Attending<'_>, results: Acts, n: usize) -> Result<(), Error> {
+        let row = narrow(attending.n_results())?;
+        self.prepare((results.f32, row), n, None, attending.to.into(), results)
     }
 }
 
-/// Of some neighbouring tokens.
-struct Attending {
-    heads: Heads,
-    q: Address,
-    q_stride: u32,
-    q_head_stride: u32,
-    gates: Address,
-    cache: Cache,
+/// Attention of all tokens of a batch.
+struct Attending<'a> {
+    /// Whose keys and values they read.
+    layer: usize,
+    spec: &'a Attention,
     scores: Scores,
-    results: Acts,
+    /// Queries and gates.
+    rows: [HeadRows; 2],
+    /// The form of the results.
+    to: Form,
+}
+
+impl Attending<'_> {
+    /// Results of a token.
+    fn n_results(&self) -> usize {
+        self.spec.heads.n_head * self.spec.heads.head_dim_v
+    }
 }
 
 /// Whether all heads of a token are normalized together.
@@ -324,9 +353,4 @@ pub(super) fn cached_layer(layer: usize, a: &Attention) -> usize {
         block::Source::Layer(of) => of,
         block::Source::Own | block::Source::Keys => layer,
     }
-}
-
-/// Distance of queries, behind each of which may be its gate.
-fn q_head_stride(a: &Attention) -> usize {
-    if a.gated { 2 * a.heads.head_dim } else { a.heads.head_dim }
 }

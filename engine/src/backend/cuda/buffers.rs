@@ -6,7 +6,7 @@ use braise_kernels::cuda::{Address, Error, Properties};
 use super::products::Acts;
 use super::room::Room;
 use super::{attention, cache, narrow};
-use crate::block::{Attention, Experts, Mixer, Mlp, Pairs, Rope, Spec, StateSpaceKind};
+use crate::block::{Attention, Experts, Latent, Mixer, Mlp, Pairs, Rope, Spec, StateSpaceKind};
 use crate::kv::Room as Sizes;
 use crate::sequences::n_logits;
 
@@ -47,6 +47,9 @@ pub(super) struct Buffers {
     /// Scores of the experts and of the one that all tokens take, (n_batch, n_expert + 1).
     pub(super) router: Address,
     pub(super) recurrent: RecurrentBuffers,
+    pub(super) latent: LatentBuffers,
+    /// What layers get of each token besides, (n_batch, layers * n); and what that is made of.
+    pub(super) layer_inputs: [Address; 2],
     pub(super) rotations: Vec<Rotation>,
     /// (n_logits, n_vocab)
     pub(super) logits: Address,
@@ -82,6 +85,31 @@ pub(super) struct RecurrentBuffers {
     pub(super) mixed: Acts,
 }
 
+/// What latent attention needs between its launches.
+#[derive(Debug, Default)]
+pub(super) struct LatentBuffers {
+    /// (n_batch, q_rank)
+    pub(super) compressed: Acts,
+    /// (n_batch, heads, what is mapped and what turns)
+    pub(super) q: Address,
+    /// (n_batch, rank and what turns)
+    pub(super) kv: Address,
+    /// What is mapped of the queries, then the results.
+    pub(super) heads: Acts,
+    pub(super) orders: Vec<HeadOrder>,
+}
+
+/// The heads of all tokens as columns that take the maps of heads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HeadOrder {
+    pub(super) n_head: usize,
+    /// The heads in turn, (n_batch, n_head).
+    pub(super) ids: Address,
+    /// Columns head by head, and where those of each begin, of many tokens.
+    pub(super) order: Address,
+    pub(super) starts: Address,
+}
+
 /// What is computed of a mixture; positions are a token's chosen experts, of all tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ExpertBuffers {
@@ -96,6 +124,9 @@ pub(super) struct ExpertBuffers {
     pub(super) up: Address,
     /// (positions, n_embd)
     pub(super) results: Address,
+    /// What they read where that is weighed, (positions, n_embd); of a size of its own, (n_batch, latent).
+    pub(super) weighed: Acts,
+    pub(super) latent: Acts,
 }
 
 /// One of the model's ropes.
@@ -121,15 +152,13 @@ pub(super) struct BestBuffers {
     pub(super) values: Address,
 }
 
-/// Where the numbers of a batch are, one behind the other: four of each of its n tokens, of its r runs where they begin and
+/// Where the numbers of a batch are, one behind the other: three of each of its n tokens, of its r runs where they begin and
 /// end, and which tokens' logits are wanted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StepBuffers {
     /// (n)
     pub(super) tokens: Address,
     pub(super) positions: Address,
-    /// Positions of the last tokens of their runs.
-    pub(super) last_positions: Address,
     /// Places of their sequences in the cache.
     pub(super) sequences: Address,
     /// (r + 1)
@@ -156,7 +185,8 @@ impl Buffers {
             Mlp::Both(both) => Some(both.dense.n_ff),
             Mlp::Nothing => None,
         });
-        let n_ff = dense.max().unwrap_or(0);
+        let n_inputs = spec.layer_inputs.map_or(0, |inputs| inputs.n);
+        let n_ff = dense.max().unwrap_or(0).max(n_inputs);
         let experts = spec.layers.iter().filter_map(|layer| match &layer.mlp {
             Mlp::Experts(experts) => Some(experts),
             Mlp::Both(both) => Some(&both.experts),
@@ -168,7 +198,7 @@ impl Buffers {
         let rows = n_logits(sizes);
         let is_normed = |l: &crate::block::Layer| l.norms.mixer_out.is_some() || l.norms.mlp_out.is_some();
         let branched = spec.layers.iter().any(|l| matches!(l.mlp, Mlp::Both(_)));
-        let normed = branched || spec.layers.iter().any(is_normed);
+        let normed = branched || n_inputs > 0 || spec.layers.iter().any(is_normed);
         let optional = |is: bool, len: usize| if is { len } else { 0 };
         Ok(Buffers {
             x: Rows { at: room.zeros(&[n, n_embd], float)?, n: n_embd },
@@ -202,23 +232,27 @@ impl Buffers {
             },
             counter: room.zeros(&[rows], size_of::<u32>())?,
             zeros: room.zeros(&[n], size_of::<u32>())?,
-            steps: room.zeros(&[4 * n + sizes.n_seq + 1 + rows], size_of::<u32>())?,
+            steps: room.zeros(&[3 * n + sizes.n_seq + 1 + rows], size_of::<u32>())?,
             recurrent: recurrent_buffers(spec, n, room)?,
+            latent: latent_buffers(spec, n, room)?,
+            layer_inputs: {
+                let all = [n, spec.layers.len(), n_inputs];
+                [room.zeros(&all, float)?, room.zeros(&all, float)?]
+            },
         })
     }
 
     /// Where the numbers of a batch of n tokens in some runs are.
     pub(super) fn step(&self, n: usize, runs: usize) -> StepBuffers {
         let at = |i: usize| self.steps.offset((i * size_of::<u32>()) as u64);
-        let (starts, wanted) = (at(4 * n), at(4 * n + runs + 1));
-        StepBuffers {
-            tokens: at(0),
-            positions: at(n),
-            last_positions: at(2 * n),
-            sequences: at(3 * n),
-            starts,
-            wanted,
-        }
+        let (starts, wanted) = (at(3 * n), at(3 * n + runs + 1));
+        StepBuffers { tokens: at(0), positions: at(n), sequences: at(2 * n), starts, wanted }
+    }
+
+    /// The heads of latent attention with so many.
+    pub(super) fn head_order(&self, n_head: usize) -> &HeadOrder {
+        let mut orders = self.latent.orders.iter();
+        orders.find(|order| order.n_head == n_head).expect("latent attention of the model")
     }
 }
 
@@ -237,7 +271,7 @@ fn attention_room(spec: &Spec, sizes: &Sizes, properties: &Properties) -> Result
     for a in spec.layers.iter().filter_map(|layer| layer.mixer.attention()) {
         let heads: Heads = attention::heads(&a.heads)?;
         let pages = cache::seen_pages(a, cache::max_pages(sizes))?;
-        let most = match attention::has_flash(a, properties.compute) {
+        let most = match attention::has_flash(a, properties) {
             true => sizes.chunk.min(sizes.n_seq.saturating_mul(COLUMNS as usize)),
             false => sizes.chunk,
         };
@@ -257,6 +291,7 @@ fn expert_buffers(
 ) -> Result<ExpertBuffers, Error> {
     let most = |f: &dyn Fn(&Experts) -> usize| all.iter().map(|e| f(e)).max();
     let Some(used) = most(&|e| e.n_used) else { return Ok(ExpertBuffers::default()) };
+    let latent = most(&|e| e.latent.unwrap_or(0)).unwrap_or(0);
     let (n_expert, n_ff) = (most(&|e| e.n_expert).unwrap_or(0), most(&|e| e.expert.n_ff).unwrap_or(0));
     let word = size_of::<u32>();
     let positions = n.checked_mul(used).ok_or_else(|| Error::Operands(format!("{used} experts a token")))?;
@@ -267,7 +302,44 @@ fn expert_buffers(
         starts: room.zeros(&[n_expert + 1], word)?,
         h: acts(positions, n_ff, room)?,
         up: room.zeros(&[positions, n_ff], word)?,
-        results: room.zeros(&[positions, n_embd], word)?,
+        results: room.zeros(&[positions, n_embd.max(latent)], word)?,
+        weighed: acts(
+            if all.iter().any(|e| e.weigh_inputs) { positions } else { 0 },
+            n_embd.max(latent),
+            room,
+        )?,
+        latent: acts(n, latent, room)?,
+    })
+}
+
+fn latent_buffers(spec: &Spec, n: usize, room: &mut Room<'_>) -> Result<LatentBuffers, Error> {
+    let all = spec.layers.iter().filter_map(|layer| match &layer.mixer {
+        Mixer::Latent(latent) => Some(latent),
+        _ => None,
+    });
+    let all: Vec<&Latent> = all.collect();
+    let most = |f: &dyn Fn(&Latent) -> usize| all.iter().map(|latent| f(latent)).max().unwrap_or(0);
+    let n_head = |latent: &Latent| latent.attention.heads.n_head;
+    let word = size_of::<u32>();
+    let mut orders: Vec<HeadOrder> = Vec::new();
+    for n_head in all.iter().map(|latent| n_head(latent)) {
+        if orders.iter().any(|order| order.n_head == n_head) {
+            continue;
+        }
+        let ids = (0..n * n_head).map(|column| narrow(column % n_head)).collect::<Result<Vec<_>, _>>()?;
+        orders.push(HeadOrder {
+            n_head,
+            ids: room.copy(bytemuck::cast_slice(&ids))?,
+            order: room.zeros(&[n, n_head], word)?,
+            starts: room.zeros(&[n_head + 1], word)?,
+        });
+    }
+    Ok(LatentBuffers {
+        compressed: acts(n, most(&|latent| latent.q_rank.unwrap_or(0)), room)?,
+        q: room.zeros(&[n, most(&|latent| n_head(latent) * latent.query_dim())], word)?,
+        kv: room.zeros(&[n, most(&|latent| latent.attention.heads.head_dim)], word)?,
+        heads: acts(n, most(&|latent| n_head(latent) * latent.nope_dim.max(latent.v_dim)), room)?,
+        orders,
     })
 }
 

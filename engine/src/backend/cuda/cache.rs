@@ -7,8 +7,8 @@ use braise_kernels::cuda::ops::{Cache as Operands, CopyWords, PAGE, kv_row_bytes
 use braise_kernels::cuda::{Address, Device, Error};
 use braise_kernels::ops::{KvType, PAGE as HOST_PAGE};
 
+use super::narrow;
 use super::room::Room;
-use super::{attention, narrow};
 use crate::backend::Run;
 use crate::block::{Attention, Spec};
 use crate::kv::{KvTypes, PageTables, Room as Sizes};
@@ -199,6 +199,6 @@ pub(super) fn max_pages(sizes: &Sizes) -> usize {
 
 /// Pages of the device of which a token sees something at most, where a sequence has `max_pages`.
 pub(super) fn seen_pages(a: &Attention, max_pages: usize) -> Result<u32, Error> {
-    let of_window = attention::window(a).map_or(max_pages, |window| window / PAGE as usize + 2);
+    let of_window = a.window.map_or(max_pages, |window| window.size() / PAGE as usize + 2);
     narrow(of_window.min(max_pages))
 }

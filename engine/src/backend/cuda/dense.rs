@@ -1,16 +1,16 @@
 //! Embedding, feed-forward network, residual sum and logits.
 
 use braise_kernels::cuda::ops::{
-    ActivateValues, Argmax, EmbedRows, Epilogue, Matvec, NormRows, Rotations, ScaleValues, TopK,
+    ActivateRows, Argmax, EmbedRows, Epilogue, Matvec, NormRows, Rotations, ScaleValues, TopK,
 };
 use braise_kernels::cuda::{Address, Error};
 use braise_kernels::quant::Type;
 
 use super::buffers::Rows;
-use super::narrow;
 use super::pass::Pass;
 use super::products::{Acts, Form, Forms, Results};
 use super::sequence::Wanted;
+use super::{are_few, narrow};
 use crate::backend::{Residual, Target};
 use crate::block::Activation;
 use crate::model::{DenseWeights, Model, NormWeights, Weight};
@@ -41,7 +41,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The cosines and sines of the batch's positions.
+    /// What layers read of all tokens: the cosines and sines of their positions, and the order of their heads.
     pub(super) fn rotate_positions(&mut self) -> Result<(), Error> {
         let positions = self.step().positions;
         for rotation in &self.buffers.rotations {
@@ -56,6 +56,9 @@ impl Pass<'_> {
             };
             self.launch(rotations.launch())?;
         }
+        if !are_few(self.n) {
+            self.order_heads()?;
+        }
         Ok(())
     }
 
@@ -65,14 +68,15 @@ impl Pass<'_> {
         weights: &DenseWeights,
         norm: Option<&NormWeights>,
     ) -> Result<(), Error> {
-        let DenseWeights { spec, gate, up, down, .. } = weights;
+        let DenseWeights { spec, gate, up, down, divisors } = weights;
         let n = self.n;
         let forms = self.forms(gate.iter().chain([up]));
         let acts = self.input(norm, forms)?;
         let (h, to) = (self.buffers.h, self.form(down, n));
         let y = Results { at: h.f32, stride: spec.n_ff };
         let same = |gate: &Weight| gate.matmul.weights() == up.matmul.weights();
-        if self.form(up, n) == Form::Bf16 || !gate.as_ref().is_none_or(same) {
+        let ends = ends_product(spec.activation) && divisors.is_empty() && gate.as_ref().is_none_or(same);
+        if self.form(up, n) == Form::Bf16 || !ends {
             // gates lie where the activated values will be
             let (of_gate, of_up) = (y, Results { at: self.buffers.up, ..y });
             self.multiply(gate.as_ref().unwrap_or(up), acts, n, Epilogue::Store, of_gate)?;
@@ -80,7 +84,7 @@ impl Pass<'_> {
                 self.multiply(up, acts, n, Epilogue::Store, of_up)?;
             }
             let gated = gate.is_some().then_some(of_up.at);
-            return self.activate(spec.activation, h, gated, (n * spec.n_ff) as u64, to);
+            return self.activate((spec.activation, divisors), h, gated, (n, spec.n_ff), to);
         }
         let first = gate.as_ref().unwrap_or(up);
         let mut product = self.matvec(first, acts, n, Epilogue::Activate(spec.activation), y)?;
@@ -103,21 +107,26 @@ impl Pass<'_> {
         }
     }
 
-    /// The activation of n values at `h.f32`, times what they gate, in form `to`.
+    /// The activation of rows of n values at `h.f32`, times what they gate, over divisors, in form `to`.
     pub(super) fn activate(
         &mut self,
-        activation: Activation,
+        (activation, divisors): (Activation, &[f32]),
         h: Acts,
         up: Option<Address>,
-        n: u64,
+        (rows, n): (usize, usize),
         to: Form,
     ) -> Result<(), Error> {
         let wanted = |form: Form, at: Address| if form == to { at } else { Address::NONE };
-        let values = ActivateValues {
+        let (rows, n) = (narrow(rows)?, narrow(n)?);
+        let values = ActivateRows {
             gate: h.f32,
+            gate_stride: n,
             up: up.unwrap_or(Address::NONE),
+            up_stride: n,
+            rows,
             n,
             activation,
+            divisors: self.weights.floats(divisors)?,
             y: wanted(Form::F32, h.f32),
             q8: wanted(Form::Q8, h.q8),
             bf16: wanted(Form::Bf16, h.bf16),
@@ -242,4 +251,9 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Whether products of few tokens may end with this activation.
+pub(super) fn ends_product(activation: Activation) -> bool {
+    !matches!(activation, Activation::Xielu(_))
 }

@@ -18,6 +18,8 @@ mod buffers;
 mod cache;
 mod dense;
 mod experts;
+mod latent;
+mod layer_inputs;
 mod load;
 mod needs;
 mod pass;
@@ -71,8 +73,7 @@ impl Loaded {
     /// Nothing is left on the device then.
     pub fn new(model: &Model, parts: &[Part], device: Box<dyn Device + Send>) -> Result<Loaded> {
         let mut device = Box::new(Fused::new(device));
-        let compute = device.properties().compute;
-        if let Some(what) = parts.iter().find_map(|part| unsupported_part(model, *part, compute)) {
+        if let Some(what) = parts.iter().find_map(|part| unsupported_part(model, *part)) {
             let what = format!("there are no GPU kernels for {what}");
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .file(model.gguf().path())

@@ -79,11 +79,6 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// [`super::unsupported`] finds these before anything runs.
-    fn refuse(&mut self, what: &'static str) {
-        self.attempt(|_| Err(Error::Operands(format!("no kernels for {what}"))));
-    }
-
     /// Starts a kernel, after the product that waits.
     pub(super) fn launch(&mut self, launch: Result<Launch, Error>) -> Result<(), Error> {
         self.flush()?;
@@ -168,7 +163,7 @@ impl<'a> Pass<'a> {
         self.prepare_rows((row.at, narrow(row.n)?, narrow(n)?), narrow(self.n)?, norm, forms, to)
     }
 
-    fn prepare_rows(
+    pub(super) fn prepare_rows(
         &mut self,
         (x, stride, n): (Address, u32, u32),
         rows: u32,
@@ -193,12 +188,12 @@ impl Backend for Pass<'_> {
         self.attempt(Pass::rotate_positions);
     }
 
-    fn layer_inputs(&mut self, _: &LayerInputsWeights) {
-        self.refuse("what layers get besides");
+    fn layer_inputs(&mut self, weights: &LayerInputsWeights) {
+        self.attempt(|pass| pass.make_layer_inputs(weights));
     }
 
-    fn add_layer_input(&mut self, _: usize, _: &LayerInputWeights) {
-        self.refuse("what layers get besides");
+    fn add_layer_input(&mut self, layer: usize, weights: &LayerInputWeights) {
+        self.attempt(|pass| pass.gate_layer_input(layer, weights));
     }
 
     fn scale(&mut self, factor: f32) {
@@ -221,12 +216,12 @@ impl Backend for Pass<'_> {
         self.attempt(|pass| pass.add_product(&weights.output, pass.buffers.results, residual));
     }
 
-    fn latent(&mut self, _: usize, _: &LatentWeights, _: Option<&NormWeights>) {
-        self.refuse("latent attention");
+    fn latent(&mut self, layer: usize, weights: &LatentWeights, norm: Option<&NormWeights>) {
+        self.attempt(|pass| pass.latent_heads(layer, weights, norm));
     }
 
-    fn latent_output(&mut self, _: &LatentWeights, _: Residual<'_>) {
-        self.refuse("latent attention");
+    fn latent_output(&mut self, weights: &LatentWeights, residual: Residual<'_>) {
+        self.attempt(|pass| pass.add_product(&weights.output, pass.buffers.latent.heads, residual));
     }
 
     fn short_conv(&mut self, layer: usize, weights: &ShortConvWeights, norm: Option<&NormWeights>) {

@@ -99,22 +99,33 @@ impl Pass<'_> {
         y: Results,
     ) -> Result<(), Error> {
         let launch = match self.form(weight, n) {
-            Form::Bf16 => Matmul {
-                ty: weight.matmul.weights(),
-                w: self.weights.matrix(self.model, weight)?,
-                x: acts.bf16,
-                k: narrow(weight.cols())?,
-                rows: narrow(weight.rows())?,
-                columns: narrow(n)?,
-                experts: None,
-                epilogue,
-                y: y.at,
-                y_stride: narrow(y.stride)?,
-            }
-            .launch(),
+            Form::Bf16 => self.matmul(weight, acts, n, epilogue, y)?.launch(),
             Form::F32 | Form::Q8 => self.matvec(weight, acts, n, epilogue, y)?.launch(),
         };
         self.launch(launch)
+    }
+
+    /// The same in the form of many columns.
+    pub(super) fn matmul(
+        &self,
+        weight: &Weight,
+        acts: Acts,
+        n: usize,
+        epilogue: Epilogue,
+        y: Results,
+    ) -> Result<Matmul, Error> {
+        Ok(Matmul {
+            ty: weight.matmul.weights(),
+            w: self.weights.matrix(self.model, weight)?,
+            x: acts.bf16,
+            k: narrow(weight.cols())?,
+            rows: narrow(weight.rows())?,
+            columns: narrow(n)?,
+            experts: None,
+            epilogue,
+            y: y.at,
+            y_stride: narrow(y.stride)?,
+        })
     }
 
     /// The same in the form of few columns, however many there are.
@@ -165,18 +176,9 @@ impl Pass<'_> {
             rows: narrow(matrix.stride)?,
             share: narrow(share)?,
         };
-        let matmul = Matmul {
-            ty: weight.matmul.weights(),
-            w: self.weights.expert_matrix(self.model, matrix)?,
-            x: acts.bf16,
-            k: narrow(weight.cols())?,
-            rows: narrow(rows)?,
-            columns: narrow(self.n * self.used)?,
-            experts: Some(ordered),
-            epilogue,
-            y: y.at,
-            y_stride: narrow(y.stride)?,
-        };
+        let w = self.weights.expert_matrix(self.model, matrix)?;
+        let matmul = self.matmul(weight, acts, self.n * self.used, epilogue, y)?;
+        let matmul = Matmul { w, rows: narrow(rows)?, experts: Some(ordered), ..matmul };
         self.launch(matmul.launch())
     }
 

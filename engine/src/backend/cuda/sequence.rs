@@ -141,9 +141,6 @@ impl<'m> OnDevice<'m> {
             numbers.extend(positions);
         }
         for run in batch.runs {
-            numbers.extend(std::iter::repeat_n(narrow(run.end().saturating_sub(1))?, run.tokens.len()));
-        }
-        for run in batch.runs {
             numbers.extend(std::iter::repeat_n(narrow(run.seq)?, run.tokens.len()));
         }
         numbers.push(0);

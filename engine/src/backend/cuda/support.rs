@@ -1,15 +1,13 @@
 //! What of a model there are no GPU kernels for, so that it is found when the model is opened.
 
-use braise_kernels::cuda::ops::{self, DeltaNet, TopK};
-use braise_kernels::ops::Window;
+use braise_kernels::cuda::Properties;
+use braise_kernels::cuda::ops::{self, TopK};
 use braise_kernels::quant::Type;
 
 use super::TENSOR_CORES;
 use super::attention::has_flash;
-use crate::block::{
-    Activation, Attention, Dense, Experts, Mixer, Mlp, NormPlace, Spec, StateSpace, StateSpaceKind,
-};
-use crate::model::{MixerWeights, Model};
+use crate::block::{Attention, DeltaNet, Latent, Mixer, Mlp, NormPlace, Spec, StateSpace, StateSpaceKind};
+use crate::model::Model;
 use crate::parts::Part;
 
 /// Most experts of a mixture, most values of a head, and most tokens that a convolution covers.
@@ -17,26 +15,20 @@ const MAX_EXPERTS: usize = 2048;
 const MAX_HEAD_DIM: usize = 1024;
 const MAX_WIDTH: usize = 32;
 
-/// What of a model there are no kernels for on a device of this compute capability, if there is such.
-pub fn unsupported(model: &Model, compute: (u32, u32)) -> Option<String> {
-    Part::all(model.layers.len()).find_map(|part| unsupported_part(model, part, compute))
+/// What of a model there are no kernels for, if there is such.
+pub fn unsupported(model: &Model) -> Option<String> {
+    Part::all(model.layers.len()).find_map(|part| unsupported_part(model, part))
 }
 
 /// The same of a part of a model.
-pub fn unsupported_part(model: &Model, part: Part, compute: (u32, u32)) -> Option<String> {
+pub fn unsupported_part(model: &Model, part: Part) -> Option<String> {
     if let Some(what) = unread(model.stored_types(part), ops::reads) {
         return Some(what);
     }
+    let layers = &model.spec().layers;
     match part {
-        Part::Input if model.layer_inputs.is_some() => Some("what layers get of each token besides".into()),
-        Part::Mixer(i) => of_mixer(&model.spec().layers[i].mixer, compute).or_else(|| {
-            let own_gates = match &model.layers[i].mixer {
-                MixerWeights::Attention(a) | MixerWeights::Both(a, _) => a.gate.is_some(),
-                _ => false,
-            };
-            own_gates.then(|| "gates of attention with a matrix of their own".into())
-        }),
-        Part::Mlp(i) => of_mlp(&model.spec().layers[i].mlp),
+        Part::Mixer(i) => of_mixer(&layers[i].mixer),
+        Part::Mlp(i) => of_mlp(&layers[i].mlp),
         Part::Input | Part::Output => None,
     }
 }
@@ -46,37 +38,50 @@ fn unread(types: impl IntoIterator<Item = Type>, reads: impl Fn(Type) -> bool) -
     types.into_iter().find(|ty| !reads(*ty)).map(|ty| format!("weights in {ty}"))
 }
 
-/// What of a model is slow on a device of this compute capability, for want of kernels for many tokens; nothing, mostly.
-pub fn slow(spec: &Spec, compute: (u32, u32)) -> Option<String> {
-    if compute < TENSOR_CORES {
-        let ((major, minor), (least, of_least)) = (compute, TENSOR_CORES);
+/// What of a model is slow on a device of these properties, for want of kernels for many tokens; nothing, mostly.
+pub fn slow(spec: &Spec, properties: &Properties) -> Option<String> {
+    if properties.compute < TENSOR_CORES {
+        let ((major, minor), (least, of_least)) = (properties.compute, TENSOR_CORES);
         return Some(format!(
             "prompts are read by kernels for few tokens: those for many need compute capability {least}.{of_least}, and \
              this GPU has {major}.{minor}"
         ));
     }
     let mut attentions = spec.layers.iter().filter_map(|layer| layer.mixer.attention());
-    let heads = &attentions.find(|a| !has_flash(a, compute))?.heads;
+    let heads = &attentions.find(|a| !has_flash(a, properties))?.heads;
     Some(format!(
         "attention of prompts runs on kernels for few tokens: there are none for many with heads of {} and {} values",
         heads.head_dim, heads.head_dim_v
     ))
 }
 
-fn of_mixer(mixer: &Mixer, compute: (u32, u32)) -> Option<String> {
+fn of_mixer(mixer: &Mixer) -> Option<String> {
     let what = match mixer {
-        Mixer::Attention(a) => return of_attention(a, compute),
-        Mixer::Both(a, s) => return of_attention(a, compute).or_else(|| of_state_space(s)),
+        Mixer::Attention(a) => return of_attention(a),
+        Mixer::Both(a, s) => return of_attention(a).or_else(|| of_state_space(s)),
         Mixer::StateSpace(s) => return of_state_space(s),
-        Mixer::DeltaNet(d) if d.width > MAX_WIDTH => format!("convolutions of {} tokens", d.width),
-        Mixer::DeltaNet(d) if !DeltaNet::DIMS.iter().any(|dim| *dim as usize == d.head_dim) => {
-            format!("delta nets with heads of {} values", d.head_dim)
-        }
+        Mixer::DeltaNet(d) => return of_delta_net(d),
+        Mixer::Latent(latent) => return of_latent(latent),
         Mixer::ShortConv(conv) if conv.width > MAX_WIDTH => format!("convolutions of {} tokens", conv.width),
-        Mixer::ShortConv(_) | Mixer::DeltaNet(_) | Mixer::Nothing => return None,
-        Mixer::Latent(_) => "latent attention".to_owned(),
+        Mixer::ShortConv(_) | Mixer::Nothing => return None,
     };
     Some(what)
+}
+
+fn of_latent(latent: &Latent) -> Option<String> {
+    let (rank, rope) = (latent.attention.heads.head_dim_v, latent.rope_dim());
+    let fits = rank.is_multiple_of(8) && rope.is_multiple_of(8) && rank + rope <= MAX_HEAD_DIM;
+    (!fits).then(|| format!("compressed keys of {rank} and {rope} values"))
+}
+
+fn of_delta_net(d: &DeltaNet) -> Option<String> {
+    if d.width > MAX_WIDTH {
+        Some(format!("convolutions of {} tokens", d.width))
+    } else if !d.head_dim.is_multiple_of(32) || d.head_dim > ops::DeltaNet::MOST as usize {
+        Some(format!("delta nets with heads of {} values", d.head_dim))
+    } else {
+        None
+    }
 }
 
 fn of_state_space(s: &StateSpace) -> Option<String> {
@@ -92,53 +97,28 @@ fn of_state_space(s: &StateSpace) -> Option<String> {
     }
 }
 
-fn of_attention(a: &Attention, compute: (u32, u32)) -> Option<String> {
+fn of_attention(a: &Attention) -> Option<String> {
     let heads = &a.heads;
     let dims = [heads.head_dim, heads.head_dim_v];
     let by_token = a.qk_norm.is_some_and(|norm| norm.place == NormPlace::Token);
     if let Some(dim) = dims.into_iter().find(|dim| dim % 8 != 0 || *dim > MAX_HEAD_DIM) {
         Some(format!("heads of {dim} values"))
-    } else if matches!(a.window, Some(Window::Chunk(_))) {
-        Some("attention within chunks".into())
-    } else if a.temperature.is_some_and(|t| t.offset != 0) {
-        Some("queries whose steps of growth begin earlier".into())
     } else if by_token && (a.gated || a.clamp.is_some()) {
         Some("queries that are normalized together, and gated or clamped".into())
     } else if a.gated && (a.clamp.is_some() || dims[0] != dims[1]) {
         Some("gates of clamped queries, or of another size than values".into())
-    } else if !a.causal && a.window.is_some() && !has_flash(a, compute) {
-        Some(format!("windows that see both ways, and heads of {} values", dims[0]))
     } else {
         None
     }
 }
 
 fn of_mlp(mlp: &Mlp) -> Option<String> {
-    match mlp {
-        Mlp::Experts(experts) => of_experts(experts),
-        Mlp::Both(both) => of_dense(&both.dense).or_else(|| of_experts(&both.experts)),
-        Mlp::Dense(dense) => of_dense(dense),
-        Mlp::Nothing => None,
-    }
-}
-
-fn of_dense(dense: &Dense) -> Option<String> {
-    if dense.divided {
-        return Some("networks with divisors".into());
-    }
-    matches!(dense.activation, Activation::Xielu(_)).then(|| "the activation xIELU".into())
-}
-
-fn of_experts(experts: &Experts) -> Option<String> {
-    if experts.weigh_inputs {
-        Some("experts whose inputs are weighed".into())
-    } else if experts.latent.is_some() {
-        Some("experts that read less than the layer".into())
-    } else if experts.n_expert > MAX_EXPERTS {
-        Some(format!("{} experts", experts.n_expert))
-    } else {
-        of_dense(&experts.expert)
-    }
+    let experts = match mlp {
+        Mlp::Experts(experts) => experts,
+        Mlp::Both(both) => &both.experts,
+        Mlp::Dense(_) | Mlp::Nothing => return None,
+    };
+    (experts.n_expert > MAX_EXPERTS).then(|| format!("{} experts", experts.n_expert))
 }
 
 /// How many of the best logits a device can find, at most.
@@ -147,6 +127,53 @@ pub(crate) const MAX_BEST: usize = TopK::MOST as usize;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::{DeltaNetKind, Heads, ShortConv, Source};
+
+    fn attention(head_dim: usize, head_dim_v: usize) -> Attention {
+        Attention {
+            heads: Heads { n_head: 4, n_head_kv: 1, head_dim, head_dim_v },
+            scale: 1.0,
+            rope: None,
+            window: None,
+            causal: true,
+            softcap: None,
+            alibi: None,
+            sinks: false,
+            qk_norm: None,
+            gated: false,
+            clamp: None,
+            temperature: None,
+            source: Source::Own,
+            v_norm: None,
+        }
+    }
+
+    fn latent(rank: usize, rope: usize) -> Mixer {
+        let attention = attention(rank + rope, rank);
+        Mixer::Latent(Latent { attention, q_rank: None, nope_dim: 24, v_dim: 20, eps: 1e-5 })
+    }
+
+    fn delta_net(head_dim: usize) -> Mixer {
+        let kind = DeltaNetKind::Strided;
+        Mixer::DeltaNet(DeltaNet { n_head: 2, n_head_k: 1, head_dim, width: 4, eps: 1e-5, kind })
+    }
+
+    #[test]
+    fn sizes_that_there_are_no_kernels_for_are_named() {
+        for (mixer, what) in [
+            (Mixer::Attention(attention(64, 40)), None),
+            (Mixer::Attention(attention(64, 36)), Some("heads of 36 values")),
+            (latent(512, 64), None),
+            (latent(500, 64), Some("compressed keys of 500 and 64 values")),
+            (latent(1024, 64), Some("compressed keys of 1024 and 64 values")),
+            (delta_net(96), None),
+            (delta_net(48), Some("delta nets with heads of 48 values")),
+            (delta_net(288), Some("delta nets with heads of 288 values")),
+            (Mixer::ShortConv(ShortConv { channels: 64, width: 33 }), Some("convolutions of 33 tokens")),
+        ] {
+            assert_eq!(of_mixer(&mixer).as_deref(), what);
+        }
+    }
 
     #[test]
     fn a_type_that_no_kernel_reads_is_named() {

@@ -10,8 +10,8 @@ use super::load::Upload;
 use super::room::Room;
 use crate::block;
 use crate::model::{
-    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, LayerWeights,
-    MixerWeights, MlpWeights, Model, NormWeights, StateSpaceWeights, Weight,
+    AttentionWeights, DeltaNetWeights, DenseWeights, ExpertMatrix, ExpertsWeights, LatentWeights,
+    LayerWeights, MixerWeights, MlpWeights, Model, NormWeights, StateSpaceWeights, Weight,
 };
 use crate::parts::Part;
 
@@ -125,6 +125,10 @@ impl<'m> Numbers<'m> {
                 model.position_embd.iter().for_each(|weight| self.weight(weight));
                 model.kind_embd.iter().for_each(|values| self.floats(values));
                 self.norm(&model.embd_norm);
+                if let Some(inputs) = &model.layer_inputs {
+                    [&inputs.table, &inputs.projection].into_iter().for_each(|weight| self.weight(weight));
+                    self.of_norm(&inputs.norm);
+                }
             }
             Part::Mixer(i) => self.mixer(&model.layers[i]),
             Part::Mlp(i) => self.mlp(&model.layers[i]),
@@ -150,7 +154,8 @@ impl<'m> Numbers<'m> {
                 self.state_space(s);
             }
             MixerWeights::DeltaNet(d) => self.delta_net(d),
-            MixerWeights::Latent(_) | MixerWeights::Nothing => {}
+            MixerWeights::Latent(l) => self.latent(l),
+            MixerWeights::Nothing => {}
         }
     }
 
@@ -168,13 +173,28 @@ impl<'m> Numbers<'m> {
             }
             MlpWeights::Nothing => {}
         }
+        if let Some(input) = &layer.input {
+            [&input.gate, &input.output].into_iter().for_each(|weight| self.weight(weight));
+            self.of_norm(&input.norm);
+        }
     }
 
     fn attention(&mut self, a: &'m AttentionWeights) {
-        [&a.q, &a.output].into_iter().chain(a.kv.iter().flatten()).for_each(|weight| self.weight(weight));
+        let matrices = [&a.q, &a.output].into_iter().chain(&a.gate).chain(a.kv.iter().flatten());
+        matrices.for_each(|weight| self.weight(weight));
         let vectors = [&a.q_norm, &a.k_norm, &a.scores.sinks, &a.scores.slopes];
         vectors.into_iter().for_each(|values| self.floats(values));
         self.norm(&a.v_norm);
+    }
+
+    fn latent(&mut self, l: &'m LatentWeights) {
+        let q_b = l.q_b.iter().map(|(_, q_b)| q_b);
+        [&l.q_a, &l.kv_a, &l.k_b, &l.v_b, &l.output]
+            .into_iter()
+            .chain(q_b)
+            .for_each(|weight| self.weight(weight));
+        l.q_b.iter().map(|(norm, _)| norm).chain([&l.kv_norm]).for_each(|norm| self.of_norm(norm));
+        [&l.scores.sinks, &l.scores.slopes].into_iter().for_each(|values| self.floats(values));
     }
 
     fn state_space(&mut self, s: &'m StateSpaceWeights) {
@@ -196,10 +216,14 @@ impl<'m> Numbers<'m> {
 
     fn dense(&mut self, dense: &'m DenseWeights) {
         dense.gate.iter().chain([&dense.up, &dense.down]).for_each(|weight| self.weight(weight));
+        self.floats(&dense.divisors);
     }
 
     fn experts(&mut self, experts: &'m ExpertsWeights) {
-        self.weight(&experts.router);
+        [&experts.router]
+            .into_iter()
+            .chain(experts.latent.iter().flatten())
+            .for_each(|weight| self.weight(weight));
         self.norm(&experts.router_norm);
         self.floats(&experts.bias);
         let matrices = experts.gate.iter().chain([&experts.up, &experts.down]);

@@ -2,7 +2,7 @@
 
 use super::{Norm, NormKind, check};
 use crate::cuda::{Address, Arg, Error, Launch};
-use crate::ops::KvType;
+use crate::ops::{KvType, Window};
 
 /// Bytes of the row of one position and head in the cache: f16, or codes and then a scale for each 32, filled up to 16
 /// bytes.
@@ -129,6 +129,23 @@ pub struct HeadNorm {
     pub stride: u32,
 }
 
+/// How queries grow: at position p they are multiplied with `1 + scale * ln(1 + floor((p + offset) / every))`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Temperature {
+    /// How much.
+    pub scale: f32,
+    /// Positions in a step; 0: they do not grow.
+    pub every: u32,
+    /// By how much the steps begin earlier.
+    pub offset: u32,
+}
+
+impl Temperature {
+    pub(super) fn args(self) -> [Arg; 3] {
+        [self.scale.into(), self.every.into(), self.offset.into()]
+    }
+}
+
 /// Queries, keys and values between their matrices and attention: normalized, rotated, stored in the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct FinishHeads {
@@ -162,8 +179,8 @@ pub struct FinishHeads {
     pub n_pairs: u32,
     /// Whether pair i is values (i, i + n_pairs), and not (2i, 2i + 1).
     pub halves: bool,
-    /// Queries at position p are multiplied with `1 + .0 * ln(1 + floor(p / .1))`.
-    pub temperature: Option<(f32, u32)>,
+    /// How queries grow.
+    pub temperature: Temperature,
     /// Where keys and values go.
     pub cache: Cache,
 }
@@ -196,7 +213,7 @@ impl FinishHeads {
             Some(norm) => (1 + norm.place as u32, [Arg::U32(norm.kind as u32), norm.eps.into()]),
         };
         let of_norm = |f: fn(&HeadNorm) -> Arg, none: Arg| self.norm.as_ref().map_or(none, f);
-        let (temperature, every) = self.temperature.unwrap_or((0.0, 0));
+        let [temperature, every, offset] = self.temperature.args();
         Ok(vec![
             self.q.into(),
             self.q_stride.into(),
@@ -222,8 +239,9 @@ impl FinishHeads {
             self.sines.into(),
             self.n_pairs.into(),
             u32::from(self.halves).into(),
-            temperature.into(),
-            every.into(),
+            temperature,
+            every,
+            offset,
             self.cache.positions.into(),
             self.cache.sequences.into(),
             self.cache.pages.into(),
@@ -243,12 +261,34 @@ pub struct Scores {
     pub scale: f32,
     /// Their bound, if they are bounded softly.
     pub softcap: Option<f32>,
-    /// Positions that a token sees at most, itself included; all if `None`.
-    pub window: Option<u32>,
+    /// What a token sees of the positions up to its own; all if `None`.
+    pub window: Option<Window>,
     /// f32 (heads): what a score gains with each position, optional.
     pub slopes: Address,
     /// f32 (heads): the score of a position without a value, optional.
     pub sinks: Address,
+}
+
+impl Scores {
+    /// The size of the window, 0 if there is none, and whether it is a chunk.
+    fn window(&self, both_ways: bool) -> Result<(u32, u32), Error> {
+        let Some(window) = self.window else { return Ok((0, 0)) };
+        let chunked = matches!(window, Window::Chunk(_));
+        check(window.size() > 0 && !(chunked && both_ways), || format!("{window:?}, both ways {both_ways}"))?;
+        // no position is as large as that
+        Ok((u32::try_from(window.size()).unwrap_or(i32::MAX as u32), u32::from(chunked)))
+    }
+}
+
+/// Rows of floats that are heads of tokens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HeadRows {
+    /// f32 (tokens, stride).
+    pub at: Address,
+    /// Distance of tokens.
+    pub stride: u32,
+    /// Distance of heads.
+    pub head_stride: u32,
 }
 
 /// Attention of single tokens over all that each sees in the cache.
@@ -256,20 +296,16 @@ pub struct Scores {
 pub struct Attend {
     /// Numbers and sizes.
     pub heads: Heads,
-    /// f32 (tokens, q_stride), heads q_head_stride apart.
-    pub q: Address,
-    /// Distance of tokens.
-    pub q_stride: u32,
-    /// Distance of heads.
-    pub q_head_stride: u32,
+    /// Queries of dim_k values.
+    pub q: HeadRows,
     /// How many tokens.
     pub tokens: u32,
     /// What they see.
     pub cache: Cache,
     /// What is done to scores.
     pub scores: Scores,
-    /// f32 that lies as the queries do: results are multiplied with its sigmoid; optional.
-    pub gates: Address,
+    /// Of dim_v values, with whose sigmoids results are multiplied; optional.
+    pub gates: HeadRows,
     /// Blocks that share the positions of a head: as many as keep the device busy.
     pub shares: u32,
     /// f32, [`Attend::parts`] of them: room.
@@ -312,16 +348,17 @@ impl Attend {
         check(self.q8 == Address::NONE || dim_v.is_multiple_of(32), || {
             format!("heads of {dim_v} values cannot be quantized")
         })?;
-        check(self.shares > 0 && self.scores.window != Some(0), || "attention of nothing".to_owned())?;
+        check(self.shares > 0, || "attention of nothing".to_owned())?;
+        let (window, chunked) = self.scores.window(positions > 0)?;
         let width = match group {
             1 => 1,
             2..=4 => 4,
             _ => 8,
         };
         let args = [
-            self.q.into(),
-            self.q_stride.into(),
-            self.q_head_stride.into(),
+            self.q.at.into(),
+            self.q.stride.into(),
+            self.q.head_stride.into(),
             self.cache.keys.into(),
             self.cache.values.into(),
             self.cache.positions.into(),
@@ -334,13 +371,14 @@ impl Attend {
             dim_v.into(),
             self.scores.scale.into(),
             self.scores.softcap.unwrap_or(0.0).into(),
-            self.scores.window.unwrap_or(0).into(),
+            window.into(),
+            chunked.into(),
             positions.into(),
             self.scores.slopes.into(),
             self.scores.sinks.into(),
-            self.gates.into(),
-            self.q_stride.into(),
-            self.q_head_stride.into(),
+            self.gates.at.into(),
+            self.gates.stride.into(),
+            self.gates.head_stride.into(),
             self.parts.into(),
             self.counters.into(),
             self.y.into(),
@@ -358,12 +396,8 @@ impl Attend {
 pub struct Flash {
     /// Numbers and sizes.
     pub heads: Heads,
-    /// f32 (tokens, q_stride), heads q_head_stride apart.
-    pub q: Address,
-    /// Distance of tokens.
-    pub q_stride: u32,
-    /// Distance of heads.
-    pub q_head_stride: u32,
+    /// Queries of dim_k values.
+    pub q: HeadRows,
     /// How many tokens.
     pub tokens: u32,
     /// What they see; of positions and sequences those of the first token count.
@@ -372,8 +406,8 @@ pub struct Flash {
     pub scores: Scores,
     /// The number of all positions, where tokens see those behind them; half of a window is then on each side.
     pub both_ways: Option<u32>,
-    /// f32 that lies as the queries do: results are multiplied with its sigmoid; optional.
-    pub gates: Address,
+    /// Of dim_v values, with whose sigmoids results are multiplied; optional.
+    pub gates: HeadRows,
     /// f32 (tokens, heads, dim_v), optional.
     pub y: Address,
     /// The same as bf16, optional.
@@ -414,12 +448,11 @@ impl Flash {
         let Some(((name, part), room)) = kernel else {
             return Err(Error::Operands(format!("heads of {dim_k} and {dim_v} values")));
         };
-        check(self.scores.window != Some(0), || "attention of nothing".to_owned())?;
-        check(dim_k == dim_v || self.gates == Address::NONE, || "gates of another size".to_owned())?;
+        let (window, chunked) = self.scores.window(self.both_ways.is_some())?;
         let args = [
-            self.q.into(),
-            self.q_stride.into(),
-            self.q_head_stride.into(),
+            self.q.at.into(),
+            self.q.stride.into(),
+            self.q.head_stride.into(),
             self.tokens.into(),
             self.cache.keys.into(),
             self.cache.values.into(),
@@ -433,11 +466,14 @@ impl Flash {
             group.into(),
             self.scores.scale.into(),
             self.scores.softcap.unwrap_or(0.0).into(),
-            self.scores.window.unwrap_or(0).into(),
+            window.into(),
+            chunked.into(),
             self.both_ways.unwrap_or(0).into(),
             self.scores.slopes.into(),
             self.scores.sinks.into(),
-            self.gates.into(),
+            self.gates.at.into(),
+            self.gates.stride.into(),
+            self.gates.head_stride.into(),
             self.y.into(),
             self.bf16.into(),
         ];

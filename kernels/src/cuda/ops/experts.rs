@@ -105,7 +105,7 @@ impl OrderByExpert {
 pub struct SumExperts {
     /// f32 (tokens, used, n).
     pub results: Address,
-    /// f32 (tokens, used).
+    /// f32 (tokens, used), optional.
     pub weights: Address,
     /// Experts of a token.
     pub used: u32,

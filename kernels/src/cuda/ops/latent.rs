@@ -6,7 +6,7 @@
 //! `rank + rope` and values of `rank` numbers.
 
 use super::attention::type_number;
-use super::{Cache, Norm, NormKind, check};
+use super::{Cache, Norm, NormKind, Temperature, check};
 use crate::cuda::{Address, Arg, Error, Launch};
 
 /// Queries, and what keys and values are made of, between their matrices and attention.
@@ -40,8 +40,8 @@ pub struct FinishLatent {
     pub n_pairs: u32,
     /// Whether pair i is values (i, i + n_pairs), and not (2i, 2i + 1).
     pub halves: bool,
-    /// Queries at position p are multiplied with `1 + .0 * ln(1 + floor(p / .1))`.
-    pub temperature: Option<(f32, u32)>,
+    /// How queries grow.
+    pub temperature: Temperature,
     /// Where keys and values go.
     pub cache: Cache,
     /// f32 (tokens, heads, rank + rope): queries, of which the first rank values are there already.
@@ -63,8 +63,8 @@ impl FinishLatent {
         check(kv_norm.kind != NormKind::None && kv_norm.bias == Address::NONE, || {
             "keys and values are normalized otherwise".to_owned()
         })?;
-        let (temperature, every) = self.temperature.unwrap_or((0.0, 0));
-        let args: [Arg; 26] = [
+        let [temperature, every, offset] = self.temperature.args();
+        let args: [Arg; 27] = [
             self.q.into(),
             self.q_stride.into(),
             n_head.into(),
@@ -80,8 +80,9 @@ impl FinishLatent {
             self.sines.into(),
             n_pairs.into(),
             u32::from(self.halves).into(),
-            temperature.into(),
-            every.into(),
+            temperature,
+            every,
+            offset,
             cache.positions.into(),
             cache.sequences.into(),
             cache.pages.into(),

@@ -246,8 +246,8 @@ pub struct DeltaNet {
 }
 
 impl DeltaNet {
-    /// Sizes of heads that there are kernels for.
-    pub const DIMS: [u32; 4] = [32, 64, 128, 256];
+    /// The largest heads that there are kernels for, of those of whole warps.
+    pub const MOST: u32 = 256;
 
     /// Its launch.
     ///
@@ -255,7 +255,9 @@ impl DeltaNet {
     /// Sizes that there is no kernel for.
     pub fn launch(&self) -> Result<Launch, Error> {
         let DeltaNet { n_head, n_head_k, head_dim, runs, q_norm, k_norm, .. } = *self;
-        check(DeltaNet::DIMS.contains(&head_dim), || format!("heads of {head_dim} values"))?;
+        check(head_dim.is_multiple_of(32) && (32..=DeltaNet::MOST).contains(&head_dim), || {
+            format!("heads of {head_dim} values")
+        })?;
         check(n_head > 0 && n_head_k > 0 && n_head.is_multiple_of(n_head_k), || {
             format!("{n_head} heads with {n_head_k} keys")
         })?;

@@ -2,7 +2,7 @@
 
 use super::{Norm, activation_number, blocks, check};
 use crate::cuda::{Address, Arg, Error, Launch};
-use crate::ops::Activation;
+use crate::ops::{Activation, Xielu};
 use crate::quant::Type;
 
 /// Rows of a matrix as floats: `y[t] = factor * row ids[t]`, or added to what there is.
@@ -103,48 +103,7 @@ impl NormRows {
     }
 }
 
-/// An activation of n values, times what they gate, if there is that.
-#[derive(Debug, Clone, Copy)]
-pub struct ActivateValues {
-    /// f32 (n).
-    pub gate: Address,
-    /// f32 (n), optional.
-    pub up: Address,
-    /// How many; a multiple of 32 where they are quantized.
-    pub n: u64,
-    /// The activation.
-    pub activation: Activation,
-    /// f32 (n), optional.
-    pub y: Address,
-    /// Quantized, optional.
-    pub q8: Address,
-    /// As bf16, optional.
-    pub bf16: Address,
-}
-
-impl ActivateValues {
-    /// Its launch.
-    ///
-    /// # Errors
-    /// Too many values, or a number that cannot be quantized.
-    pub fn launch(&self) -> Result<Launch, Error> {
-        check(self.q8 == Address::NONE || self.n.is_multiple_of(32), || {
-            format!("{} values cannot be quantized", self.n)
-        })?;
-        let args = [
-            self.gate.into(),
-            self.up.into(),
-            self.n.into(),
-            activation_number(self.activation)?.into(),
-            self.y.into(),
-            self.q8.into(),
-            self.bf16.into(),
-        ];
-        Launch::new("activate_values", [blocks(self.n, 256)?, 1, 1], 256, 0, &args)
-    }
-}
-
-/// The same of rows that lie apart: parts of longer ones.
+/// An activation of rows, times what they gate, if there is that, over divisors, if there are some.
 #[derive(Debug, Clone, Copy)]
 pub struct ActivateRows {
     /// f32 (rows, gate_stride).
@@ -155,12 +114,14 @@ pub struct ActivateRows {
     pub up: Address,
     /// Distance of rows.
     pub up_stride: u32,
-    /// How many rows, up to 65,535.
+    /// How many rows.
     pub rows: u32,
     /// Values of a row; a multiple of 32 where they are quantized.
     pub n: u32,
     /// The activation.
     pub activation: Activation,
+    /// f32 (n), optional.
+    pub divisors: Address,
     /// f32 (rows, n), optional.
     pub y: Address,
     /// Quantized, optional.
@@ -173,23 +134,25 @@ impl ActivateRows {
     /// Its launch.
     ///
     /// # Errors
-    /// Too many rows, or a number that cannot be quantized.
+    /// Rows that are too long, or cannot be quantized.
     pub fn launch(&self) -> Result<Launch, Error> {
-        check(self.q8 == Address::NONE || self.n.is_multiple_of(32), || {
-            format!("{} values cannot be quantized", self.n)
-        })?;
-        let args = [
+        let (activation, numbers) = match self.activation {
+            Activation::Xielu(Xielu { positive, negative, linear, eps }) => {
+                (5, [positive, negative, linear, eps])
+            }
+            other => (activation_number(other)?, [0.0; 4]),
+        };
+        let mut args: Vec<Arg> = vec![
             self.gate.into(),
             self.gate_stride.into(),
             self.up.into(),
             self.up_stride.into(),
             self.n.into(),
-            activation_number(self.activation)?.into(),
-            self.y.into(),
-            self.q8.into(),
-            self.bf16.into(),
+            activation.into(),
         ];
-        Launch::new("activate_rows", [self.n.div_ceil(256), self.rows, 1], 256, 0, &args)
+        args.extend(numbers.map(Arg::F32));
+        args.push(self.divisors.into());
+        launch_rows("activate_rows", args, (self.rows, self.n), [self.y, self.q8, self.bf16])
     }
 }
 
@@ -200,7 +163,7 @@ pub struct WeighRows {
     pub x: Address,
     /// Values of a row; a multiple of 32 where they are quantized.
     pub n: u32,
-    /// How many rows, up to 65,535.
+    /// How many rows.
     pub rows: u32,
     /// Neighbours that are made of one row.
     pub share: u32,
@@ -218,23 +181,28 @@ impl WeighRows {
     /// Its launch.
     ///
     /// # Errors
-    /// Too many rows, or a number that cannot be quantized.
+    /// Rows that are too long, or cannot be quantized.
     pub fn launch(&self) -> Result<Launch, Error> {
-        check(self.q8 == Address::NONE || self.n.is_multiple_of(32), || {
-            format!("{} values cannot be quantized", self.n)
-        })?;
         check(self.share > 0, || "rows of nothing".to_owned())?;
-        let args = [
-            self.x.into(),
-            self.n.into(),
-            self.share.into(),
-            self.weights.into(),
-            self.y.into(),
-            self.q8.into(),
-            self.bf16.into(),
-        ];
-        Launch::new("weigh_rows", [self.n.div_ceil(256), self.rows, 1], 256, 0, &args)
+        let args = vec![self.x.into(), self.n.into(), self.share.into(), self.weights.into()];
+        launch_rows("weigh_rows", args, (self.rows, self.n), [self.y, self.q8, self.bf16])
     }
+}
+
+/// A launch of a kernel that gives `rows` of n values as floats, quantized and as bf16, where they are asked for.
+fn launch_rows(
+    kernel: &str,
+    mut args: Vec<Arg>,
+    (rows, n): (u32, u32),
+    [y, q8, bf16]: [Address; 3],
+) -> Result<Launch, Error> {
+    const THREADS: u32 = 256;
+    const MAX_PARTS: u32 = 65_535; // of a grid's second dimension
+    let parts = n.div_ceil(THREADS);
+    check(parts <= MAX_PARTS, || format!("rows of {n} values"))?;
+    check(q8 == Address::NONE || n.is_multiple_of(32), || format!("rows of {n} values cannot be quantized"))?;
+    args.extend([y, q8, bf16].map(Arg::At));
+    Launch::new(kernel, [rows, parts, 1], THREADS, 0, &args)
 }
 
 /// `y += ` the sum of rows, in double precision: what a text's embedding is pooled from.

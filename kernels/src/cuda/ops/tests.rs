@@ -37,7 +37,7 @@ fn qkv() -> Qkv {
         sines: at,
         n_pairs: 32,
         halves: true,
-        temperature: None,
+        temperature: Temperature::default(),
         cache: cache(),
     };
     Qkv { types: [Type::Q4_K; 3], w: [w; 3], x: at, k: 512, heads, v_norm: None, counters: at }
@@ -105,7 +105,9 @@ fn recurrent_layers() {
         ..DeltaNet::default()
     };
     assert_eq!(net.launch().expect("a delta net").grid, [32, 2, 1]);
-    refused(DeltaNet { head_dim: 96, ..net }.launch(), "96 values");
+    for head_dim in [0, 48, 288] {
+        refused(DeltaNet { head_dim, ..net }.launch(), &format!("{head_dim} values"));
+    }
     refused(DeltaNet { n_head_k: 3, ..net }.launch(), "3 keys");
     refused(DeltaNet { k_norm: Norm::default(), ..net }.launch(), "normalized otherwise");
     refused(DeltaNet { grouped: Some((0, 4)), ..net }.launch(), "no heads");
@@ -134,7 +136,7 @@ fn heads_of_attention() {
         sines: at,
         n_pairs: 32,
         halves: false,
-        temperature: None,
+        temperature: Temperature::default(),
         cache: cache(),
         y: at,
     };
