@@ -85,7 +85,7 @@ pub(super) fn finish_latent(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<
         let n_pairs = [rope / 2, rope / 4, 0, rope / 2][turn];
         let halves = turn % 2 == 1;
         let every = if turn.is_multiple_of(3) { 50 } else { 0 };
-        let temperature = Temperature { scale: 0.3, every, offset: turn as u32 * 5 };
+        let temperature = Temperature { scale: 0.3, every, offset: 37 };
         let kind = [NormKind::Rms, NormKind::Layer][turn / 2];
         let what = format!("{n_head} heads of {nope} and {rope}, rank {rank}, {types:?}, {n_pairs} pairs");
         let heads =
