@@ -368,7 +368,7 @@ fn a_token_of_each_sequence_is_captured_and_replayed() {
         step(&mut all, id, &[1; 8], &fake).expect("is read");
     }
     assert_eq!(all.tokens(id[0]).expect("is there").len(), 6 + 248);
-    let pages: Vec<_> = (0..4).map(|_| step(&mut all, id, &[1], &fake).expect("is read").0 - 28).collect();
+    let pages: Vec<_> = (0..4).map(|_| step(&mut all, id, &[1], &fake).expect("is read").0 - 24).collect();
     assert_eq!(pages, [0, 0, 4 * size_of::<u32>(), 0]);
 }
 
@@ -381,14 +381,16 @@ fn a_step_that_fails_leaves_the_tokens_to_be_read_again() {
     let mut all = Sequences::new(&model, capacity, &options()).expect("there is room");
     let ids: Vec<_> = (0..2).map(|_| all.add().expect("there is room")).collect();
     step(&mut all, &ids, &[1, 2, 3], &fake).expect("is read");
+    let odd = || DeviceError::Operands("it is odd".to_owned());
     for after in [0, 7] {
         fake.forget();
-        fake.fail(Call::Launch, after, DeviceError::Operands("it is odd".to_owned()));
+        fake.fail(Call::Launch, after, odd());
         let tokens = [9, 8];
         let work = ids.iter().map(|id| Work { sequence: *id, tokens: &tokens, logits: Logits::Last });
         let work: Vec<_> = work.collect();
         let error = all.step(&work, &mut |_| panic!("nothing is computed")).expect_err("a launch fails");
         assert_eq!(error.kind(), ErrorKind::Device);
+        fake.fail(Call::Launch, after, odd());
         assert!(all.settle(ids[0]).is_err() && all.fork(ids[1], 3).is_ok_and(|id| all.remove(id).is_ok()));
         for id in &ids {
             assert_eq!(all.tokens(*id).expect("is there"), [1, 2, 3]);
