@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use braise_engine::backend::cuda;
 use braise_engine::block::{Mlp, Pooling, Spec};
 use braise_engine::device::{GpuLayers, Placement, place_on};
+use braise_engine::measure::Agreement;
 use braise_engine::model::Model;
 use braise_engine::parts::{Assignment, Location, Part};
 use braise_engine::sequences::{Capacity, Row, SequenceId, Sequences, Work};
@@ -357,4 +358,19 @@ fn layers_without_kernels_stay_on_the_cpu() {
     if mixed == 0 {
         println!("skipped: a GPU has kernels for all layers of these models, or for none");
     }
+}
+
+/// What `braise doctor` asks of a GPU, with all of the model there, the last layers and the output, and the output alone.
+#[test]
+fn a_device_agrees_with_the_cpu() {
+    for layers in [GpuLayers::All, GpuLayers::Last(3), GpuLayers::Last(1)] {
+        let agreement = Agreement::of(Ok(Box::new(Interpreter::default())), layers).expect("it runs");
+        println!("{layers}: {agreement:?}");
+        assert!(agreement.is_right(), "{layers}: {agreement:?}");
+    }
+    let e = Agreement::of(Ok(Box::new(Interpreter::of_memory(1 << 20))), GpuLayers::All);
+    assert!(e.expect_err("it is too small").to_string().contains("free"));
+    assert!(
+        !Agreement { many: 1e-4, few: 0.2 }.is_right() && !Agreement { many: f64::NAN, few: 0.0 }.is_right()
+    );
 }

@@ -123,6 +123,7 @@ fn all(forced: Option<Isa>, device: Choice, patience: Duration) -> Vec<Check> {
         running.into_iter().flat_map(done).collect::<Vec<_>>()
     });
     checks.extend(done);
+    checks.extend(gpus.clone().flat_map(|gpu| process::run(Part::GpuModels(gpu), patience)));
     notice("measuring what the machine can do at most");
     if !is_gpu {
         checks.extend(process::run(Part::Peaks(forced.unwrap_or(Isa::best())), patience));

@@ -38,6 +38,7 @@
 //! where that fits a cache, as small models do on large servers, the cache is what limits. Beyond 1 GiB, more than any
 //! cache holds, size no longer matters.
 
+mod agreement;
 mod cost;
 mod explain;
 mod gpu;
@@ -48,6 +49,7 @@ mod run;
 mod stats;
 mod synthetic;
 
+pub use agreement::Agreement;
 pub use cost::{Cost, Limit};
 pub use explain::{Bound, Reached};
 pub use gpu::GpuPeaks;

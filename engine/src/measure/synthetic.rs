@@ -34,8 +34,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// For tests.
-    #[cfg(test)]
+    /// For checks.
     pub(crate) const TINY: Shape = Shape {
         layers: 2,
         dim: 256,

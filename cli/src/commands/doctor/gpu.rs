@@ -5,7 +5,8 @@ use std::path::Path;
 
 use braise_checkkern::cuda;
 use braise_checkkern::report::Report;
-use braise_engine::measure::GpuPeaks;
+use braise_engine::device::GpuLayers;
+use braise_engine::measure::{Agreement, GpuPeaks};
 use braise_kernels::cuda::{Device, Error, Gpu};
 use indicatif::DecimalBytes;
 
@@ -57,6 +58,28 @@ fn refused(part: Part, e: &Error) -> Check {
             Check::skip(part, "device", e.to_string()).next("models run on the CPU here")
         }
         _ => Check::new(part, "device", Status::Failed, e.to_string()).next(part.without()),
+    }
+}
+
+/// Compares whole models on a GPU with the same on the CPU: all of one, and one whose first layers stay on the CPU.
+pub fn models(index: usize) {
+    let part = Part::GpuModels(index);
+    for (name, layers) in [("model", GpuLayers::All), ("model split with the CPU", GpuLayers::Last(3))] {
+        tell(&Line::Begin(name.to_owned()));
+        let device = Gpu::open(index).map(|gpu| Box::new(gpu) as Box<dyn Device + Send>);
+        let check = match (Agreement::of(device, layers), Gpu::open(index)) {
+            (Ok(agreement), _) => {
+                let status = if agreement.is_right() { Status::Ok } else { Status::Failed };
+                let Agreement { many, few } = agreement;
+                let detail =
+                    format!("logits are {many:.1e} of their square off in a prompt, {few:.1e} one by one");
+                Check::new(part, name, status, detail)
+            }
+            (Err(_), Err(e @ Error::Unsupported { .. })) => Check::skip(part, name, e.to_string()),
+            (Err(e), _) => Check::new(part, name, Status::Failed, e.to_string()),
+        };
+        let ok = check.status == Status::Ok;
+        tell(&Line::Check(if ok { check } else { check.next(part.without()) }));
     }
 }
 

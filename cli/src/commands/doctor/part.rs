@@ -27,6 +27,8 @@ pub enum Part {
     Gpus,
     /// The kernels on a GPU.
     Gpu(usize),
+    /// Whole models on a GPU.
+    GpuModels(usize),
     /// What a GPU can do at most.
     GpuPeaks(usize),
     /// Kernels that are wrong.
@@ -44,7 +46,7 @@ impl Part {
                 "report it with the output of `braise doctor --output json`; until then set BRAISE_ISA to a level that \
                  is right"
             }
-            Part::Gpus | Part::Gpu(_) | Part::GpuPeaks(_) => {
+            Part::Gpus | Part::Gpu(_) | Part::GpuModels(_) | Part::GpuPeaks(_) => {
                 "see what `nvidia-smi` and `dmesg` say of the GPU, update its driver, and report it with the output of \
                  `braise doctor --output json`"
             }
@@ -59,6 +61,7 @@ impl fmt::Display for Part {
             Part::Peaks(isa) => write!(f, "cpu-peaks:{isa}"),
             Part::Gpus => f.write_str("gpus"),
             Part::Gpu(index) => write!(f, "gpu:{index}"),
+            Part::GpuModels(index) => write!(f, "gpu-models:{index}"),
             Part::GpuPeaks(index) => write!(f, "gpu-peaks:{index}"),
             Part::Wrong => f.write_str("wrong"),
         }
@@ -77,6 +80,7 @@ impl FromStr for Part {
             Some(("cpu", name)) => Ok(Part::Cpu(isa(name)?)),
             Some(("cpu-peaks", name)) => Ok(Part::Peaks(isa(name)?)),
             Some(("gpu", text)) => Ok(Part::Gpu(index(text)?)),
+            Some(("gpu-models", text)) => Ok(Part::GpuModels(index(text)?)),
             Some(("gpu-peaks", text)) => Ok(Part::GpuPeaks(index(text)?)),
             _ => Err(format!("there is no part '{text}'")),
         }
@@ -132,6 +136,10 @@ pub fn run(part: Part, after: Option<String>) -> Result<()> {
             false
         }
         Part::Gpu(index) => gpu::check(index, &mut report),
+        Part::GpuModels(index) => {
+            gpu::models(index);
+            false
+        }
         Part::GpuPeaks(index) => {
             gpu::peaks(index);
             false
@@ -173,6 +181,7 @@ mod tests {
             Part::Peaks(best),
             Part::Gpus,
             Part::Gpu(3),
+            Part::GpuModels(1),
             Part::GpuPeaks(0),
             Part::Wrong,
         ];
