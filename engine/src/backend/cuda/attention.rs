@@ -249,14 +249,12 @@ impl Pass<'_> {
         let &Attending { spec, scores, to, .. } = attending;
         let ([q, gates], cache, results) = self.operands(attending, &tokens)?;
         let n = narrow(tokens.len())?;
-        // the first one's position counts
-        let positions = self.step().positions.offset((tokens.start * size_of::<u32>()) as u64);
         let bf16 = if to == Form::Bf16 { results.bf16 } else { Address::NONE };
         let flash = Flash {
             heads: heads(&spec.heads)?,
             q,
             tokens: n,
-            cache: Cache { positions, ..cache },
+            cache,
             scores,
             // a text whose tokens see both ways is read at once
             both_ways: (!spec.causal).then_some(n),
