@@ -179,17 +179,14 @@ impl Latent {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_are_those_of_each_token() {
-        let heads = Heads { n_head: 1, n_head_kv: 1, head_dim: 8, head_dim_v: 8 };
-        let attention = |window| Attention {
+impl Attention {
+    /// Over all tokens so far, and nothing else.
+    pub(crate) fn plain(heads: Heads) -> Attention {
+        Attention {
             heads,
             scale: 1.0,
             rope: None,
-            window,
+            window: None,
             causal: true,
             softcap: None,
             alibi: None,
@@ -200,7 +197,18 @@ mod tests {
             temperature: None,
             source: Source::Own,
             v_norm: None,
-        };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_those_of_each_token() {
+        let heads = Heads { n_head: 1, n_head_kv: 1, head_dim: 8, head_dim_v: 8 };
+        let attention = |window| Attention { window, ..Attention::plain(heads) };
         let windows = [None, Some(Window::Sliding(1)), Some(Window::Sliding(7)), Some(Window::Chunk(5))];
         for window in windows {
             let a = attention(window);

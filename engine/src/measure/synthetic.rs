@@ -47,6 +47,20 @@ impl Shape {
         context: 128,
     };
 
+    /// Llama 3.1 8B, for tests.
+    #[cfg(test)]
+    pub(crate) const LLAMA_8B: Shape = Shape {
+        layers: 32,
+        dim: 4096,
+        ffn: 14_336,
+        heads: 32,
+        kv_heads: 8,
+        head_dim: 128,
+        vocab: 128_256,
+        tied: false,
+        context: 131_072,
+    };
+
     /// The matrices outside of layers.
     fn tables(&self, mix: Mix) -> Vec<Matrix> {
         let Shape { dim, vocab, tied, .. } = *self;

@@ -211,18 +211,8 @@ fn experts_are_counted_apart() {
 }
 
 fn llama_8b() -> Outline {
-    let shape = Shape {
-        layers: 32,
-        dim: 4096,
-        ffn: 14_336,
-        heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        vocab: 128_256,
-        tied: false,
-        context: 131_072,
-    };
-    Outline::of_shape(&shape, Mix::by_name("Q4_K_M").expect("is known"), Isa::best()).expect("is a shape")
+    Outline::of_shape(&Shape::LLAMA_8B, Mix::by_name("Q4_K_M").expect("is known"), Isa::best())
+        .expect("is a shape")
 }
 
 #[test]

@@ -127,25 +127,10 @@ pub(crate) const MAX_BEST: usize = TopK::MOST as usize;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::{DeltaNetKind, Heads, ShortConv, Source};
+    use crate::block::{DeltaNetKind, Heads, ShortConv};
 
     fn attention(head_dim: usize, head_dim_v: usize) -> Attention {
-        Attention {
-            heads: Heads { n_head: 4, n_head_kv: 1, head_dim, head_dim_v },
-            scale: 1.0,
-            rope: None,
-            window: None,
-            causal: true,
-            softcap: None,
-            alibi: None,
-            sinks: false,
-            qk_norm: None,
-            gated: false,
-            clamp: None,
-            temperature: None,
-            source: Source::Own,
-            v_norm: None,
-        }
+        Attention::plain(Heads { n_head: 4, n_head_kv: 1, head_dim, head_dim_v })
     }
 
     fn latent(rank: usize, rope: usize) -> Mixer {

@@ -505,18 +505,7 @@ fn a_benchmark_tells_what_the_device_took_and_can_do() {
 /// for kernels and graphs (see [`crate::plan::DevicePlan`]) it has to be within the bound. What the plan estimates is near that.
 #[test]
 fn a_session_takes_little_besides_its_cache() {
-    let shape = Shape {
-        layers: 32,
-        dim: 4096,
-        ffn: 14_336,
-        heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        vocab: 128_256,
-        tied: false,
-        context: 131_072,
-    };
-    let outline = Outline::of_shape(&shape, Mix::by_name("Q4_K_M").expect("is known"), Isa::best());
+    let outline = Outline::of_shape(&Shape::LLAMA_8B, Mix::by_name("Q4_K_M").expect("is known"), Isa::best());
     let outline = outline.expect("is a shape");
     for (compute, multiprocessors) in [((8, 9), 128), ((9, 0), 132), ((7, 5), 40)] {
         let properties = Properties { compute, multiprocessors, ..Fake::new(0).properties };
