@@ -19,7 +19,7 @@ const K_64: &[usize] = &[64, 128, 192, 256, 320, 576, 1536, 2048, 4096 + 64];
 const K_32: &[usize] = &[32, 64, 96, 256, 288, 576, 1536, 2048, 4096 + 32];
 const K_1: &[usize] = &[1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 576, 1000, 2048, 4096 + 13];
 
-const ROWS: [usize; 5] = [1, 2, 3, 5, 17];
+const ROWS: [usize; 6] = [1, 2, 3, 5, 16, 17];
 const COLUMNS: [usize; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16];
 
 /// How many times the largest weight of its group the parts of a weight can add up to. A weight `scale code + offset`

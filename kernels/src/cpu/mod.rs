@@ -28,12 +28,24 @@ const AHEAD: usize = 2048;
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch_after(w: &[u8]) {
-    let ahead = w.as_ptr().wrapping_add(AHEAD);
-    for at in (0..w.len()).step_by(64) {
+    prefetch_lines(w.as_ptr().wrapping_add(AHEAD), w.len());
+}
+
+/// Asks for the memory at the beginning of `w` that [`prefetch_after`] will not ask for.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch(w: &[u8]) {
+    prefetch_lines(w.as_ptr(), w.len().min(AHEAD));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_lines(first: *const u8, len: usize) {
+    for at in (0..len).step_by(64) {
         // Not an intrinsic: the compiler moves those behind the group's arithmetic, where they come too late.
         // SAFETY: a prefetch reads nothing that the program can see, whatever the address, and cannot fault.
         unsafe {
-            asm!("prefetcht0 [{}]", in(reg) ahead.wrapping_add(at), options(nostack, preserves_flags));
+            asm!("prefetcht0 [{}]", in(reg) first.wrapping_add(at), options(nostack, preserves_flags));
         }
     }
 }

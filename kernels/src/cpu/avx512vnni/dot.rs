@@ -150,6 +150,7 @@ fn integer_sums<const V: usize>(w: [__m512i; V], x: &Prepared, first: usize) -> 
 }
 
 /// Running sums of two rows and N columns, of formats with eight scales a group.
+#[derive(Clone, Copy)]
 pub(super) struct Rows2<const N: usize> {
     main: [[__m512; N]; 2],
     /// The first row's in the low half.
@@ -245,6 +246,7 @@ impl<const N: usize> Rows2<N> {
 }
 
 /// Running sums of one row and N columns, of formats with sixteen scales a group.
+#[derive(Clone, Copy)]
 pub(super) struct Row<const N: usize>([__m512; N]);
 
 impl<const N: usize> Row<N> {
@@ -301,7 +303,64 @@ fn reduce(eight: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// Defines `matmul` (see `table::MatMul`) from the module's `dot::<N>`, of two rows of weights and N columns of activations in order `$order`.
+/// Where the rows lie that a kernel reads together: far apart, so that the processor fetches ahead of each as of a stream
+/// of its own, and an odd number of rows apart, since streams at the same place of their pages hinder each other.
+pub(super) struct Streams {
+    /// Rows of a stream.
+    pub(super) len: usize,
+    rows: usize,
+    row_bytes: usize,
+}
+
+impl Streams {
+    /// `streams` of them in `rows` rows of weights.
+    #[inline(always)]
+    pub(super) fn new(w: &[u8], rows: usize, streams: usize) -> Streams {
+        let len = rows.div_ceil(streams);
+        // unless the last rows, which are then computed more than once, are many of them
+        let len = if len >= 4 { len | 1 } else { len };
+        Streams { len, rows, row_bytes: w.len() / rows }
+    }
+
+    /// The row that is `i`th in stream `stream`, if there is one.
+    #[inline(always)]
+    pub(super) fn row(&self, stream: usize, i: usize) -> Option<usize> {
+        Some(stream * self.len + i).filter(|row| *row < self.rows)
+    }
+
+    /// Its bytes; those of the last row if there is no such row.
+    #[inline(always)]
+    pub(super) fn bytes<'w>(&self, w: &'w [u8], stream: usize, i: usize) -> &'w [u8] {
+        let row = self.row(stream, i).unwrap_or(self.rows - 1);
+        &w[row * self.row_bytes..][..self.row_bytes]
+    }
+}
+
+// Not closures of the kernels, which would not be inlined.
+
+/// Rows as superblocks.
+#[inline(always)]
+pub(super) fn superblocks<B: bytemuck::AnyBitPattern, const P: usize>(w: [[&[u8]; 2]; P]) -> [[&[B]; 2]; P] {
+    w.map(|pair| pair.map(bytemuck::cast_slice))
+}
+
+/// Blocks of `BYTES` bytes, [`GROUP`] of which are a group.
+type Groups<'w, const BYTES: usize> = &'w [[[u8; BYTES]; GROUP]];
+
+/// Rows as groups of blocks, whose length the compiler knows, and the blocks after the last whole group.
+#[inline(always)]
+pub(super) fn groups<const BYTES: usize, const P: usize>(
+    w: [[&[u8]; 2]; P],
+) -> ([[Groups<'_, BYTES>; 2]; P], [[&[[u8; BYTES]]; 2]; P]) {
+    let blocks = w.map(|pair| pair.map(|w| w.as_chunks().0));
+    (
+        blocks.map(|pair| pair.map(|blocks| blocks.as_chunks().0)),
+        blocks.map(|pair| pair.map(|blocks| blocks.as_chunks::<GROUP>().1)),
+    )
+}
+
+/// Defines `matmul` (see `table::MatMul`) from the module's `dot::<N, P>`, of P pairs of rows of weights and N columns of
+/// activations in order `$order`.
 macro_rules! matmul_by_dot {
     ($order:path) => {
         /// All rows of weights times all columns of activations.
@@ -321,39 +380,39 @@ macro_rules! matmul_by_dot {
                     };
                     let (x, y) = (&x[c * groups..(c + n) * groups], &mut y[c * rows..(c + n) * rows]);
                     match n {
-                        8 => columns::<8>(w, x, y),
-                        4 => columns::<4>(w, x, y),
-                        2 => columns::<2>(w, x, y),
-                        _ => columns::<1>(w, x, y),
+                        8 => columns::<8, 1>(w, x, y),
+                        4 => columns::<4, 1>(w, x, y),
+                        2 => columns::<2, 1>(w, x, y),
+                        _ => columns::<1, 2>(w, x, y),
                     }
                     c += n;
                 }
             });
         }
 
-        /// All rows of weights times N columns.
+        /// All rows of weights times N columns, P pairs of rows at a time.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn columns<const N: usize>(w: &[u8], x: &[super::dot::Prepared], y: &mut [f32]) {
+        fn columns<const N: usize, const P: usize>(w: &[u8], x: &[super::dot::Prepared], y: &mut [f32]) {
             let rows = y.len() / N;
-            let bytes = w.len() / rows;
             let groups = x.len() / N;
             let mut columns = [x; N];
             for c in 0..N {
                 columns[c] = &x[c * groups..(c + 1) * groups];
             }
-            // far apart: the processor fetches ahead of rows that lie side by side as of a single one
-            let part = rows.div_ceil(2);
-            for first in 0..part {
-                // a row that is missing is the last one again
-                let mut group = [w; 2];
-                for r in 0..2 {
-                    group[r] = &w[(first + r * part).min(rows - 1) * bytes..][..bytes];
+            let streams = super::dot::Streams::new(w, rows, 2 * P);
+            for s in 0..2 * P {
+                crate::cpu::prefetch(&w[w.len().min(s * streams.len * (w.len() / rows))..]);
+            }
+            for i in 0..streams.len {
+                let mut pairs = [[w; 2]; P];
+                for s in 0..2 * P {
+                    pairs[s / 2][s % 2] = streams.bytes(w, s, i);
                 }
-                for (r, dots) in dot::<N>(group, columns).into_iter().enumerate() {
-                    let row = first + r * part;
-                    if row < rows {
-                        for (c, dot) in dots.into_iter().enumerate() {
-                            y[c * rows + row] = dot;
+                let dots = dot::<N, P>(pairs, columns);
+                for s in 0..2 * P {
+                    if let Some(row) = streams.row(s, i) {
+                        for c in 0..N {
+                            y[c * rows + row] = dots[s / 2][s % 2][c];
                         }
                     }
                 }
@@ -369,23 +428,31 @@ macro_rules! dot_of_blocks {
     ($bytes:expr, $order:ident, $add:ident) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
-        fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
-            let w = w.map(|w| w.as_chunks::<{ $bytes }>().0);
-            let mut acc = super::dot::Rows2::new();
-            // whole groups have a length that the compiler knows
-            let whole = w.map(|w| w.as_chunks::<GROUP>().0);
-            for (g, (first, second)) in whole[0].iter().zip(whole[1]).enumerate() {
-                prefetch_after(first.as_flattened());
-                prefetch_after(second.as_flattened());
-                let bytes = [bytes_of(first), bytes_of(second)];
-                acc.$add(super::dot::group(x, g), scales_of([first, second]), bytes);
+        fn dot<const N: usize, const P: usize>(
+            w: [[&[u8]; 2]; P],
+            x: [&[super::dot::Prepared]; N],
+        ) -> [[[f32; N]; 2]; P] {
+            let (whole, rest) = super::dot::groups::<{ $bytes }, P>(w);
+            let mut acc = [super::dot::Rows2::new(); P];
+            for p in 0..P {
+                for (g, (first, second)) in whole[p][0].iter().zip(whole[p][1]).enumerate() {
+                    prefetch_after(first.as_flattened());
+                    prefetch_after(second.as_flattened());
+                    let bytes = [bytes_of(first), bytes_of(second)];
+                    acc[p].$add(super::dot::group(x, g), scales_of([first, second]), bytes);
+                }
             }
-            let rest = w.map(|w| w.as_chunks::<GROUP>().1);
-            if !rest[0].is_empty() {
-                let bytes = [bytes_of(rest[0]), bytes_of(rest[1])];
-                acc.$add(super::dot::group(x, whole[0].len()), scales_of(rest), bytes);
+            if !rest[0][0].is_empty() {
+                for p in 0..P {
+                    let bytes = [bytes_of(rest[p][0]), bytes_of(rest[p][1])];
+                    acc[p].$add(super::dot::group(x, whole[0][0].len()), scales_of(rest[p]), bytes);
+                }
             }
-            acc.sum()
+            let mut sums = [[[0.0; N]; 2]; P];
+            for p in 0..P {
+                sums[p] = acc[p].sum();
+            }
+            sums
         }
         super::dot::matmul_by_dot!(super::dot::$order);
     };
@@ -397,17 +464,27 @@ macro_rules! dot_of_superblocks {
     ($order:ident, $add:ident) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
-        fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
-            let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
-            let mut acc = super::dot::Rows2::new();
+        fn dot<const N: usize, const P: usize>(
+            w: [[&[u8]; 2]; P],
+            x: [&[super::dot::Prepared]; N],
+        ) -> [[[f32; N]; 2]; P] {
+            let w = super::dot::superblocks::<Block, P>(w);
+            let mut acc = [super::dot::Rows2::new(); P];
             for g in 0..x[0].len() {
-                let w = [&w[0][g], &w[1][g]];
-                for w in w {
-                    prefetch_after(bytemuck::bytes_of(w));
+                for p in 0..P {
+                    let pair = [&w[p][0][g], &w[p][1][g]];
+                    for w in pair {
+                        prefetch_after(bytemuck::bytes_of(w));
+                    }
+                    let bytes = [bytes_of(pair[0]), bytes_of(pair[1])];
+                    acc[p].$add(super::dot::group(x, g), scales_of(pair), bytes);
                 }
-                acc.$add(super::dot::group(x, g), scales_of(w), [bytes_of(w[0]), bytes_of(w[1])]);
             }
-            acc.sum()
+            let mut sums = [[[0.0; N]; 2]; P];
+            for p in 0..P {
+                sums[p] = acc[p].sum();
+            }
+            sums
         }
         super::dot::matmul_by_dot!(super::dot::$order);
     };
@@ -419,18 +496,26 @@ macro_rules! dot_of_halves {
     () => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
-        fn dot<const N: usize>(w: [&[u8]; 2], x: [&[super::dot::Prepared]; N]) -> [[f32; N]; 2] {
-            let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
-            let mut acc = [super::dot::Row::new(), super::dot::Row::new()];
+        fn dot<const N: usize, const P: usize>(
+            w: [[&[u8]; 2]; P],
+            x: [&[super::dot::Prepared]; N],
+        ) -> [[[f32; N]; 2]; P] {
+            let w = super::dot::superblocks::<Block, P>(w);
+            let mut acc = [[super::dot::Row::new(); 2]; P];
             for g in 0..x[0].len() {
-                for r in 0..2 {
-                    let w = &w[r][g];
-                    prefetch_after(bytemuck::bytes_of(w));
-                    acc[r].add(super::dot::group(x, g), scales_of(w), bytes_of(w));
+                for p in 0..P {
+                    for r in 0..2 {
+                        let w = &w[p][r][g];
+                        prefetch_after(bytemuck::bytes_of(w));
+                        acc[p][r].add(super::dot::group(x, g), scales_of(w), bytes_of(w));
+                    }
                 }
             }
-            let [first, second] = acc;
-            [first.sum(), second.sum()]
+            let mut sums = [[[0.0; N]; 2]; P];
+            for p in 0..P {
+                sums[p] = [acc[p][0].sum(), acc[p][1].sum()];
+            }
+            sums
         }
         super::dot::matmul_by_dot!(super::dot::natural);
     };

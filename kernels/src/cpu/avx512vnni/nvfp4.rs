@@ -56,18 +56,23 @@ unpack_by_pairs!(true, Some(SHIFT));
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn dot<const N: usize>(w: [&[u8]; 2], x: [&[dot::Prepared]; N]) -> [[f32; N]; 2] {
-    let w: [&[Block]; 2] = [bytemuck::cast_slice(w[0]), bytemuck::cast_slice(w[1])];
-    let mut acc = [dot::Row::new(), dot::Row::new()];
+fn dot<const N: usize, const P: usize>(w: [[&[u8]; 2]; P], x: [&[dot::Prepared]; N]) -> [[[f32; N]; 2]; P] {
+    let w = dot::superblocks::<Block, P>(w);
+    let mut acc = [[dot::Row::new(); 2]; P];
     for g in 0..x[0].len() {
-        for r in 0..2 {
-            let w = &w[r][g * BLOCKS..w[r].len().min((g + 1) * BLOCKS)];
-            prefetch_after(bytemuck::cast_slice(w));
-            acc[r].add(dot::group(x, g), scales_of(w), bytes_of(w));
+        for p in 0..P {
+            for r in 0..2 {
+                let w = &w[p][r][g * BLOCKS..w[p][r].len().min((g + 1) * BLOCKS)];
+                prefetch_after(bytemuck::cast_slice(w));
+                acc[p][r].add(dot::group(x, g), scales_of(w), bytes_of(w));
+            }
         }
     }
-    let [first, second] = acc;
-    [first.sum(), second.sum()]
+    let mut sums = [[[0.0; N]; 2]; P];
+    for p in 0..P {
+        sums[p] = [acc[p][0].sum(), acc[p][1].sum()];
+    }
+    sums
 }
 
 dot::matmul_by_dot!(dot::natural);
