@@ -31,13 +31,6 @@ fn prefetch_after(w: &[u8]) {
     prefetch_lines(w.as_ptr().wrapping_add(AHEAD), w.len());
 }
 
-/// Asks for the memory at the beginning of `w` that [`prefetch_after`] will not ask for.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn prefetch(w: &[u8]) {
-    prefetch_lines(w.as_ptr(), w.len().min(AHEAD));
-}
-
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn prefetch_lines(first: *const u8, len: usize) {
@@ -46,6 +39,52 @@ fn prefetch_lines(first: *const u8, len: usize) {
         // SAFETY: a prefetch reads nothing that the program can see, whatever the address, and cannot fault.
         unsafe {
             asm!("prefetcht0 [{}]", in(reg) first.wrapping_add(at), options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Where the rows lie that a kernel reads together: far apart, so that the processor fetches ahead of each as of a stream
+/// of its own, and an odd number of rows apart, since streams at the same place of their pages hinder each other.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Streams {
+    count: usize,
+    /// Rows of a stream.
+    len: usize,
+    rows: usize,
+    row_bytes: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Streams {
+    /// `count` of them in `rows` rows of weights.
+    #[inline(always)]
+    fn new(w: &[u8], rows: usize, count: usize) -> Streams {
+        let len = rows.div_ceil(count);
+        // unless the last rows, which are then computed more than once, are many of them
+        let len = if len >= 4 { len | 1 } else { len };
+        Streams { count, len, rows, row_bytes: w.len() / rows }
+    }
+
+    /// The row that is `i`th in stream `stream`, if there is one.
+    #[inline(always)]
+    fn row(&self, stream: usize, i: usize) -> Option<usize> {
+        Some(stream * self.len + i).filter(|row| *row < self.rows)
+    }
+
+    /// Its bytes; those of the last row if there is no such row.
+    #[inline(always)]
+    fn bytes<'w>(&self, w: &'w [u8], stream: usize, i: usize) -> &'w [u8] {
+        let row = self.row(stream, i).unwrap_or(self.rows - 1);
+        &w[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// Asks for the beginnings of the streams, which [`prefetch_after`] does not ask for.
+    #[inline(always)]
+    fn prefetch(&self, w: &[u8]) {
+        for stream in 0..self.count {
+            let start = w.len().min(stream * self.len * self.row_bytes);
+            prefetch_lines(w[start..].as_ptr(), (w.len() - start).min(AHEAD));
         }
     }
 }

@@ -18,7 +18,7 @@
 //! - [`wide_halves`]: the same of blocks whose halves have scales.
 
 use super::*;
-use crate::cpu::prefetch_after;
+use crate::cpu::{Streams, prefetch_after};
 use crate::quant::q8::{BLOCK, Q8Mat, Q8Row, SUM_BLOCK};
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
@@ -174,12 +174,11 @@ macro_rules! matmul_of {
             ) {
                 let (rows, groups) = (y.len() / N, x.len() / N);
                 let x: [&[$prepared]; N] = std::array::from_fn(|c| &x[c * groups..(c + 1) * groups]);
-                // By turns from two places: the processor's own fetching stops at the end of a page of 4 KB, and one
-                // place's data come while it begins anew in the other.
-                let (bytes, half) = (w.len() / rows, rows.div_ceil(2));
-                for i in 0..rows {
-                    let r = i / 2 + i % 2 * half;
-                    let row = &w[r * bytes..][..bytes];
+                let streams = Streams::new(w, rows, 4);
+                streams.prefetch(w);
+                for i in 0..4 * streams.len {
+                    let Some(r) = streams.row(i % 4, i / 4) else { continue };
+                    let row = streams.bytes(w, i % 4, i / 4);
                     let mut acc = $acc::<N>::new();
                     let (whole, rest) = row.as_chunks::<BYTES>();
                     for (g, w) in whole.iter().enumerate() {

@@ -303,39 +303,6 @@ fn reduce(eight: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
-/// Where the rows lie that a kernel reads together: far apart, so that the processor fetches ahead of each as of a stream
-/// of its own, and an odd number of rows apart, since streams at the same place of their pages hinder each other.
-pub(super) struct Streams {
-    /// Rows of a stream.
-    pub(super) len: usize,
-    rows: usize,
-    row_bytes: usize,
-}
-
-impl Streams {
-    /// `streams` of them in `rows` rows of weights.
-    #[inline(always)]
-    pub(super) fn new(w: &[u8], rows: usize, streams: usize) -> Streams {
-        let len = rows.div_ceil(streams);
-        // unless the last rows, which are then computed more than once, are many of them
-        let len = if len >= 4 { len | 1 } else { len };
-        Streams { len, rows, row_bytes: w.len() / rows }
-    }
-
-    /// The row that is `i`th in stream `stream`, if there is one.
-    #[inline(always)]
-    pub(super) fn row(&self, stream: usize, i: usize) -> Option<usize> {
-        Some(stream * self.len + i).filter(|row| *row < self.rows)
-    }
-
-    /// Its bytes; those of the last row if there is no such row.
-    #[inline(always)]
-    pub(super) fn bytes<'w>(&self, w: &'w [u8], stream: usize, i: usize) -> &'w [u8] {
-        let row = self.row(stream, i).unwrap_or(self.rows - 1);
-        &w[row * self.row_bytes..][..self.row_bytes]
-    }
-}
-
 // Not closures of the kernels, which would not be inlined.
 
 /// Rows as superblocks.
@@ -399,10 +366,8 @@ macro_rules! matmul_by_dot {
             for c in 0..N {
                 columns[c] = &x[c * groups..(c + 1) * groups];
             }
-            let streams = super::dot::Streams::new(w, rows, 2 * P);
-            for s in 0..2 * P {
-                crate::cpu::prefetch(&w[w.len().min(s * streams.len * (w.len() / rows))..]);
-            }
+            let streams = crate::cpu::Streams::new(w, rows, 2 * P);
+            streams.prefetch(w);
             for i in 0..streams.len {
                 let mut pairs = [[w; 2]; P];
                 for s in 0..2 * P {
