@@ -303,11 +303,14 @@ fn reduce(eight: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
 }
 
+/// Something of each row of some pairs.
+pub(super) type Pairs<T, const P: usize> = [[T; 2]; P];
+
 // Not closures of the kernels, which would not be inlined.
 
 /// Rows as superblocks.
 #[inline(always)]
-pub(super) fn superblocks<B: bytemuck::AnyBitPattern, const P: usize>(w: [[&[u8]; 2]; P]) -> [[&[B]; 2]; P] {
+pub(super) fn superblocks<B: bytemuck::AnyBitPattern, const P: usize>(w: Pairs<&[u8], P>) -> Pairs<&[B], P> {
     w.map(|pair| pair.map(bytemuck::cast_slice))
 }
 
@@ -317,8 +320,8 @@ type Groups<'w, const BYTES: usize> = &'w [[[u8; BYTES]; GROUP]];
 /// Rows as groups of blocks, whose length the compiler knows, and the blocks after the last whole group.
 #[inline(always)]
 pub(super) fn groups<const BYTES: usize, const P: usize>(
-    w: [[&[u8]; 2]; P],
-) -> ([[Groups<'_, BYTES>; 2]; P], [[&[[u8; BYTES]]; 2]; P]) {
+    w: Pairs<&[u8], P>,
+) -> (Pairs<Groups<'_, BYTES>, P>, Pairs<&[[u8; BYTES]], P>) {
     let blocks = w.map(|pair| pair.map(|w| w.as_chunks().0));
     (
         blocks.map(|pair| pair.map(|blocks| blocks.as_chunks().0)),
