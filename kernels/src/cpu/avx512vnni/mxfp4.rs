@@ -19,8 +19,19 @@ unpack_of_blocks!(BYTES, Some(12));
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 fn scales_of(w: [&[[u8; BYTES]]; 2]) -> (__m512, __m512) {
-    let one = |b: &[[u8; BYTES]]| load_ps(&mxfp4_scales(bytemuck::cast_slice(b.as_flattened())));
-    let d = two([one(w[0]), one(w[1])]);
+    // as `Block::d`, of all exponents together
+    let mut exponents = [0u64; 2];
+    for r in 0..2 {
+        for i in 0..GROUP.min(w[r].len()) {
+            exponents[r] |= u64::from(w[r][i][0]) << (8 * i);
+        }
+    }
+    let [low, high] = exponents.map(u64::cast_signed);
+    let e = _mm512_cvtepu8_epi32(_mm_set_epi64x(high, low));
+    let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
+    let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
+    let is_subnormal = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
+    let d = _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, is_subnormal, subnormal));
     (d, _mm512_mul_ps(d, _mm512_set1_ps(-12.0)))
 }
 
