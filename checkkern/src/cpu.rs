@@ -25,7 +25,7 @@ pub fn check(kernels: Kernels, report: &mut Report) {
             let rounding = packed.rounding();
             let activations = if rounding == Rounding::Q8 { "packed q8" } else { "packed bf16" };
             report.row(format!("gemm/{weights} x {activations}/{isa}"), |cases| {
-                matmul::check(row.weights(), rounding, packing(row, packed), cases);
+                matmul::check_of_rows(row.weights(), rounding, packed.unit(), packing(row, packed), cases);
             });
         }
     }
@@ -37,20 +37,31 @@ pub fn check(kernels: Kernels, report: &mut Report) {
 /// The version of `row` for many tokens, as a kernel that takes activations row by row.
 fn packing(row: MatMul, packing: &'static Packing) -> impl Fn(&[u8], Acts<'_>, &mut [f32]) {
     move |w, x, y| {
-        let Acts::Q8(x) = x else { panic!("{} weights take no quantized activations", row.weights()) };
-        let (k, cols, words, tile) = (x.row_len, x.rows(), packing.words(x.row_len), packing.tile());
+        let (k, cols) = match x {
+            Acts::F32(x) => (x.row_len, x.rows()),
+            Acts::Q8(x) => (x.row_len, x.rows()),
+            Acts::Packed(_) => panic!("activations row by row"),
+        };
+        let (words, tile) = (packing.words(k), packing.tile());
         let mut tiles = vec![0; cols.div_ceil(tile) * words];
-        match packing.rounding() {
-            Rounding::Q8 => {
+        match (packing.rounding(), x) {
+            (Rounding::Q8, Acts::Q8(x)) => {
                 // what the last tile's missing tokens hold must not matter
                 tiles.fill(f32::NAN.to_bits());
                 for c in 0..cols {
                     pack_row(x.row(c), c % tile, &mut tiles[c / tile * words..][..words]);
                 }
             }
-            Rounding::Bf16 => {
-                let mut values = vec![0.0; cols * k];
-                dequantize(x.all, &mut values);
+            (_, x) => {
+                let values = match x {
+                    Acts::Q8(x) => {
+                        let mut values = vec![0.0; cols * k];
+                        dequantize(x.all, &mut values);
+                        values
+                    }
+                    Acts::F32(x) => x.all.to_vec(),
+                    Acts::Packed(_) => unreachable!("they were activations row by row"),
+                };
                 for (values, tile) in values.chunks(tile * k).zip(tiles.chunks_exact_mut(words)) {
                     row.pack(values, k, tile);
                 }

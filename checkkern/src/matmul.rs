@@ -213,6 +213,17 @@ fn call_guarded(
 
 /// Every tier of a matrix product with weights of this type.
 pub fn check(ty: Type, rounding: Rounding, kernel: impl Fn(&[u8], Acts<'_>, &mut [f32]), cases: &mut Cases) {
+    check_of_rows(ty, rounding, 1, kernel, cases);
+}
+
+/// The same with rows of a multiple of `unit` values.
+pub fn check_of_rows(
+    ty: Type,
+    rounding: Rounding,
+    unit: usize,
+    kernel: impl Fn(&[u8], Acts<'_>, &mut [f32]),
+    cases: &mut Cases,
+) {
     let mut random = Rng::with_seed(u64::from(ty as u32));
     let lengths = match ty.block() {
         1 => K_1,
@@ -220,7 +231,8 @@ pub fn check(ty: Type, rounding: Rounding, kernel: impl Fn(&[u8], Acts<'_>, &mut
         64 => K_64,
         _ => K_256,
     };
-    for &k in lengths {
+    let lengths: Vec<usize> = lengths.iter().copied().filter(|k| k.is_multiple_of(unit)).collect();
+    for &k in &lengths {
         exact(ty, rounding, k, &mut random).check(&kernel, cases);
         realistic(ty, rounding, k, &mut random).check(&kernel, cases);
         special(ty, rounding, k, &mut random).check(&kernel, cases);

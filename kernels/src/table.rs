@@ -37,6 +37,7 @@ impl<'a> F32Mat<'a> {
 pub struct Packing {
     pub(crate) rounding: Rounding,
     pub(crate) tile: usize,
+    pub(crate) unit: usize,
     pub(crate) words: fn(usize) -> usize,
     pub(crate) pack: unsafe fn(&[f32], usize, &mut [u32]),
 }
@@ -61,6 +62,11 @@ impl Packing {
         self.tile
     }
 
+    /// A row that it takes has a multiple of so many values.
+    pub fn unit(&self) -> usize {
+        self.unit
+    }
+
     /// 32-bit words of a tile of rows of `k` values.
     pub fn words(&self, k: usize) -> usize {
         (self.words)(k)
@@ -81,11 +87,11 @@ pub struct PackedMat<'a> {
 /// Activations, in the form that a weight format takes.
 #[derive(Debug, Clone, Copy)]
 pub enum Acts<'a> {
-    /// For F32, F16 and BF16 weights.
+    /// For F32, F16 and BF16 weights and few tokens, or where there is no [`MatMul::packing`].
     F32(F32Mat<'a>),
     /// For quantized weights.
     Q8(Q8Mat<'a>),
-    /// For quantized weights and many tokens, where there is a [`MatMul::packing`].
+    /// For many tokens, where there is a [`MatMul::packing`].
     Packed(PackedMat<'a>),
 }
 
@@ -138,6 +144,12 @@ impl MatMul {
     /// The level that this version is written for.
     pub fn packed_isa(&self) -> Option<Isa> {
         self.packed.map(|(isa, ..)| isa)
+    }
+
+    /// The same for rows of `k` values: without the version for many tokens where it does not take such rows.
+    pub fn for_rows_of(mut self, k: usize) -> MatMul {
+        self.packed = self.packed.filter(|(_, packing, _)| k.is_multiple_of(packing.unit));
+        self
     }
 
     /// Packs the rows (up to [`Packing::tile`], of `k` values) of a tile; see [`MatMul::packing`].
@@ -343,6 +355,7 @@ const LEVELS: &[Level] = &[
             packing: Packing {
                 rounding: Rounding::Q8,
                 tile: packed::TILE,
+                unit: crate::quant::q8::BLOCK,
                 words: packed::tile_words,
                 pack: cpu::avx2::gemm::pack,
             },
@@ -356,6 +369,7 @@ const LEVELS: &[Level] = &[
             packing: Packing {
                 rounding: Rounding::Q8,
                 tile: packed::TILE,
+                unit: crate::quant::q8::BLOCK,
                 words: packed::tile_words,
                 pack: cpu::avx512vnni::quantize::pack,
             },
@@ -369,6 +383,7 @@ const LEVELS: &[Level] = &[
             packing: Packing {
                 rounding: Rounding::Bf16,
                 tile: cpu::amx::pack::TILE,
+                unit: cpu::amx::TILE_VALUES,
                 words: cpu::amx::pack::words,
                 pack: cpu::amx::pack::pack,
             },

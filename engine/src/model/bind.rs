@@ -166,7 +166,7 @@ impl Binder<'_> {
         };
         Ok(AttentionWeights {
             scores: HeadScores {
-                exact: !q.matmul.takes_q8(),
+                exact: !q.matmul.takes_q8() && q.matmul.packing().is_none(),
                 sinks: if a.sinks {
                     self.gguf.floats(&name("attn_sinks.weight"), &[n_head])?
                 } else {
@@ -266,7 +266,7 @@ impl Binder<'_> {
                 row_bytes,
                 range: 0..own.len() / row_bytes,
                 own: Some(own),
-                matmul: self.kernels.matmul(ty).ok_or_else(unknown)?,
+                matmul: self.kernels.matmul(ty).ok_or_else(unknown)?.for_rows_of(cols),
                 scale: None,
                 bias: None,
             })
@@ -564,6 +564,7 @@ impl Binder<'_> {
     fn matrices(&self, name: &str, n: usize, rows: usize, cols: usize, extras: Extras) -> Result<Weight> {
         let tensor = self.gguf.shaped(&format!("{name}.weight"), &[cols, rows, n])?;
         let matmul = self.kernels.matmul(tensor.ty).ok_or_else(|| self.gguf.cannot_compute_with(tensor))?;
+        let matmul = matmul.for_rows_of(cols);
         let optional = |part: &str, dims: &[usize]| {
             let values = self.optional(&format!("{name}.{part}"), dims)?;
             Ok::<_, Error>(Some(values).filter(|values| !values.is_empty()))

@@ -173,7 +173,10 @@ fn operands(file: &Gguf, kernels: Kernels) -> Operands {
     let logits = if has_output { "output.weight" } else { "token_embd.weight" };
     let matrices = file.tensors().iter().filter(|t| t.rows() > 1);
     let multiplied = matrices.filter(|t| t.name.starts_with("blk.") || t.name == logits);
-    Operands::new(kernels, multiplied.filter_map(|t| Some((kernels.matmul(t.ty)?, t.row_len()))))
+    Operands::new(
+        kernels,
+        multiplied.filter_map(|t| Some((kernels.matmul(t.ty)?.for_rows_of(t.row_len()), t.row_len()))),
+    )
 }
 
 /// Bytes that a session takes in the memory of the machine.

@@ -196,8 +196,9 @@ impl Operands {
         let mut all = Operands { packing: kernels.packing(), row_len: 0, floats: false, q8: false };
         for (matmul, cols) in matrices {
             all.row_len = all.row_len.max(cols);
-            all.floats |= !matmul.takes_q8();
-            all.q8 |= matmul.takes_q8() && matmul.packing().is_none();
+            let packs = matmul.packing().is_some();
+            all.floats |= !matmul.takes_q8() && !packs;
+            all.q8 |= matmul.takes_q8() && !packs;
         }
         all
     }

@@ -217,7 +217,7 @@ impl Ready {
             n: source.tokens.len(),
             k: source.row_len,
             shared: true,
-            floats: weights.iter().any(|w| !w.matmul.takes_q8()),
+            floats: weights.iter().any(|w| !w.matmul.takes_q8() && !packs(&w)),
             q8: weights.iter().any(|w| w.matmul.takes_q8() && !packs(&w)),
             packed: weights.iter().find(packs).map(|w| w.matmul),
         };

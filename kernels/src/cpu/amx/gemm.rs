@@ -1,4 +1,4 @@
-//! Quantized weights of any format times the activations of many tokens, in tiles of bf16.
+//! Weights of any format times the activations of many tokens, in tiles of bf16.
 //!
 //! 32 rows of weights, 256 values of each, become a panel of tiles in bf16, which stays in the cache next to the core
 //! while all tokens pass, 32 at a time: four tiles of sums, each of the four tiles loaded serves two of them.
@@ -16,7 +16,7 @@ const ROWS: usize = 2 * TILE_ROWS;
 
 /// Weights of a row in a panel: as many as are unpacked at a time. The panel takes a third of the first-level cache, past
 /// which the tokens stream.
-const SLAB: usize = 256;
+pub(super) const SLAB: usize = 256;
 
 /// Tiles of a panel, (half of the rows, k / 32).
 type Panel = [[Tile; SLAB / TILE_VALUES]; 2];

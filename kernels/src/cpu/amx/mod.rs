@@ -30,7 +30,7 @@ use crate::table::PackedMat;
 const TILE_ROWS: usize = 16;
 
 /// Values of bf16 in a row of a tile.
-const TILE_VALUES: usize = 32;
+pub(crate) const TILE_VALUES: usize = 32;
 
 /// The largest tile.
 type Tile = [[u32; 16]; TILE_ROWS];
@@ -62,7 +62,20 @@ macro_rules! packed {
 }
 
 /// Products of many tokens.
-pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] = table_of_formats!(packed);
+pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] =
+    table_of_formats!(packed, (Type::BF16, matmul_bf16));
+
+/// Products of BF16 weights, which are taken as they are.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn matmul_bf16(w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
+    fn copy(row: &[u8], i: usize, _: &mut Scales, to: RowOfTiles<'_>) {
+        let blocks = row.as_chunks::<{ 2 * TILE_VALUES }>().0;
+        for (tile, block) in to.tiles.iter_mut().zip(blocks.iter().skip(i * gemm::SLAB / TILE_VALUES)) {
+            tile[to.r] = bytemuck::cast(*block);
+        }
+    }
+    gemm::matmul(copy, w, x, y);
+}
 
 /// Attention in tiles, where that is possible.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]

@@ -41,9 +41,9 @@ use dot::{dot_of_blocks, dot_of_halves, dot_of_superblocks};
 use std::arch::x86_64::*;
 
 /// A table with a row for each format that has kernels here, which the level above takes over; `$row` makes a row of a
-/// type and a module.
+/// type and a module; and rows of others.
 macro_rules! table_of_formats {
-    ($row:ident) => {
+    ($row:ident $(, $more:expr)*) => {
         &[
             $row!(Q4_0, q4_0),
             $row!(Q4_1, q4_1),
@@ -68,6 +68,7 @@ macro_rules! table_of_formats {
             $row!(TQ1_0, tq1_0),
             $row!(TQ2_0, tq2_0),
             $row!(NVFP4, nvfp4),
+            $($more,)*
         ]
     };
 }

@@ -21,9 +21,9 @@ unpack_of_blocks!(BYTES, Some(12));
 fn scales_of(w: [&[[u8; BYTES]]; 2]) -> (__m512, __m512) {
     // as `Block::d`, of all exponents together
     let mut exponents = [0u64; 2];
-    for r in 0..2 {
-        for i in 0..GROUP.min(w[r].len()) {
-            exponents[r] |= u64::from(w[r][i][0]) << (8 * i);
+    for (exponents, blocks) in exponents.iter_mut().zip(w) {
+        for (i, block) in blocks.iter().enumerate() {
+            *exponents |= u64::from(block[0]) << (8 * i);
         }
     }
     let [low, high] = exponents.map(u64::cast_signed);
