@@ -36,7 +36,7 @@ pub fn row_of(pages: &[u32], position: usize) -> usize {
 }
 
 /// Values with one scale in q8_0.
-const GROUP: usize = 32;
+pub(super) const GROUP: usize = 32;
 
 /// The format of cached keys or values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
