@@ -1,7 +1,7 @@
 //! Attention of some tokens, for the query heads that share one key/value head, block of positions by block
 //! (Dao et al. 2022, arXiv 2205.14135):
 //!
-//! 1. The keys and values of a [`BLOCK`] become floats once, for all queries.
+//! 1. The keys and values of a [`BLOCK`] become floats once, for all queries; of few queries in registers.
 //! 2. A tile of queries (of heads, then of tokens) meets the keys, sixteen at a time; what the causal mask or the window
 //!    hides gets the weight 0.
 //! 3. Each query keeps the largest score so far, the sum of weights relative to it, and the weighted sum of values; a
@@ -10,6 +10,9 @@
 //! A long context is cut into spans, for each of which a query has such a triple; they are [merged](merge) in order.
 //! Blocks and spans begin at fixed positions. So a query's result does not depend on which others it shares the work
 //! with, nor on who computes which span, to the bit.
+//!
+//! Few queries read keys and values as fast as they come: their lines of memory are asked for one by one between the
+//! multiplications, in the order of memory, because a burst of them would hold up what is needed now.
 
 use std::ops::Range;
 
@@ -441,10 +444,11 @@ impl<'a> Rows<'a> {
     fn cached(of: &Cached<'a>, first: usize, unit: usize) -> Option<Rows<'a>> {
         let bytes = of.ty.row_bytes(of.dim)?;
         let all = &of.data[of.row(first) * bytes..][..BLOCK * bytes];
-        of.dim.is_multiple_of(unit).then(|| match of.ty {
+        let rows = match of.ty {
             KvType::F16 => Rows::Halves(Halves { all: all.as_chunks().0, vectors: of.dim / 16 }),
             KvType::Q8_0 => Rows::Codes(Codes { all, dim: of.dim, bytes }),
-        })
+        };
+        of.dim.is_multiple_of(unit).then_some(rows)
     }
 }
 
