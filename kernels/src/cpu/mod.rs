@@ -89,6 +89,23 @@ impl Streams {
     }
 }
 
+/// How far ahead of their use keys and values are fetched into the innermost cache, and into the next one, in bytes. A core
+/// has room for sixteen lines on their way to the innermost: too few for all that a block takes. So the next cache gets
+/// them early (from memory 11.2 GB/s of keys and values a core, where one distance of 2048 came to 9.6 and none to 7.6).
+const NEAR: usize = 512;
+const FAR: usize = 8192;
+
+/// Asks for the line of memory that comes [`NEAR`] after `at`, and the one that comes [`FAR`] after it.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_ahead(at: *const u8) {
+    let (near, far) = (at.wrapping_add(NEAR), at.wrapping_add(FAR));
+    // SAFETY: as in `prefetch_after`.
+    unsafe {
+        asm!("prefetcht0 [{}]", "prefetcht1 [{}]", in(reg) near, in(reg) far, options(nostack, preserves_flags));
+    }
+}
+
 /// How a kernel for many tokens takes weights apart: a slab of each row after the other, all panels of rows in a slab. The
 /// processor sees no order in these short pieces of rows, so what comes next is fetched while the tokens meet a panel.
 #[cfg(target_arch = "x86_64")]

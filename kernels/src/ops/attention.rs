@@ -1,7 +1,7 @@
 //! Attention of some tokens, for the query heads that share one key/value head, block of positions by block
 //! (Dao et al. 2022, arXiv 2205.14135):
 //!
-//! 1. The keys and values of a [`BLOCK`] become floats once, for all queries.
+//! 1. The keys and values of a [`BLOCK`] become floats once, for all queries; of few queries in registers.
 //! 2. A tile of queries (of heads, then of tokens) meets the keys, sixteen at a time; what the causal mask or the window
 //!    hides gets the weight 0.
 //! 3. Each query keeps the largest score so far, the sum of weights relative to it, and the weighted sum of values; a
@@ -10,12 +10,15 @@
 //! A long context is cut into spans, for each of which a query has such a triple; they are [merged](merge) in order.
 //! Blocks and spans begin at fixed positions. So a query's result does not depend on which others it shares the work
 //! with, nor on who computes which span, to the bit.
+//!
+//! Few queries read keys and values as fast as they come: their lines of memory are asked for one by one between the
+//! multiplications, in the order of memory, because a burst of them would hold up what is needed now.
 
 use std::ops::Range;
 
-use super::kv::{Cached, KEY_BLOCK, KvType};
+use super::kv::{Cached, GROUP, KEY_BLOCK, KvType};
 use super::lines::{Aligned, Lines};
-use super::{Lanes, exp, reduce, tanh};
+use super::{Lanes, exp, tanh};
 
 /// Positions whose keys and values are floats at a time: few enough for the innermost caches.
 pub const BLOCK: usize = 64;
@@ -25,10 +28,6 @@ pub const SPAN: usize = 512;
 
 /// Dimensions that are multiplied at a time.
 const STEP: usize = 8;
-
-/// Columns of values whose sums are kept in registers.
-const COLUMNS: usize = 16 * VECTORS;
-const VECTORS: usize = 2;
 
 /// In place of a score where nothing was seen yet. The number is finite, so that its distance from itself is 0.
 pub(crate) const LOWEST: f32 = f32::MIN;
@@ -273,84 +272,183 @@ impl FloatBlock {
     }
 }
 
-/// What a tile of queries reads of a block of positions.
-trait Block<L: Lanes> {
+/// Keys of a block of positions, sixteen side by side: what a tile of queries reads of them.
+trait Keys<L: Lanes>: Copy {
     /// Some dimensions of sixteen keys.
-    type Keys: Copy;
-    /// Those of index `step`, counted over the dimensions and then the keys.
-    fn keys(&self, step: usize) -> Self::Keys;
+    type Step: Copy;
+    /// Bytes of a dimension of sixteen keys in the cache, if they are read from there; else 0.
+    const BYTES: usize;
+    /// Where keys `16 * sixteen` and the next are.
+    fn at(&self, sixteen: usize) -> *const u8;
+    /// Dimensions `STEP * step` and the next of keys `16 * sixteen` and the next, where keys have `steps` of them.
+    fn step(&self, sixteen: usize, step: usize, steps: usize) -> Self::Step;
     /// The d-th of these dimensions.
-    fn key(keys: Self::Keys, d: usize) -> L::Vector;
-    /// Sixteen values, counted over the columns and then the positions.
-    fn value(&self, index: usize) -> L::Vector;
+    fn key(step: Self::Step, d: usize) -> L::Vector;
 }
 
-impl<'a, L: Lanes> Block<L> for &'a FloatBlock {
-    type Keys = &'a [[f32; KEY_BLOCK]; STEP];
+/// Values of a block of positions: what a tile of queries reads of them.
+trait Values<L: Lanes>: Copy {
+    /// Asks for memory ahead of columns `16 * vector` and the next, `16 * vectors`, of position `j`.
+    fn fetch(&self, j: usize, vector: usize, vectors: usize);
+    /// Columns `16 * vector` and the next of position `j`.
+    fn value(&self, j: usize, vector: usize) -> L::Vector;
+}
 
-    #[inline(always)]
-    fn keys(&self, step: usize) -> Self::Keys {
-        &self.keys.as_chunks().0[step]
-    }
-
-    #[inline(always)]
-    fn key(keys: Self::Keys, d: usize) -> L::Vector {
-        L::load(&keys[d])
-    }
-
-    #[inline(always)]
-    fn value(&self, index: usize) -> L::Vector {
-        L::load(&self.values[index])
+/// Asks for memory ahead of the `n` bytes at `at`.
+#[inline(always)]
+fn fetch<L: Lanes>(at: *const u8, n: usize) {
+    for line in (0..n).step_by(64) {
+        L::prefetch_ahead(at.wrapping_add(line));
     }
 }
 
-/// A block in half precision, as it lies in the cache. Converting it in registers pays where each number is used once,
-/// by a single tile of queries.
+/// Floats, of some dimensions or columns.
+#[derive(Debug, Clone, Copy)]
+struct Floats<'a> {
+    all: &'a [[f32; 16]],
+    /// Vectors of a position's value; keys do without.
+    vectors: usize,
+}
+
+impl<'a, L: Lanes> Keys<L> for Floats<'a> {
+    type Step = &'a [[f32; KEY_BLOCK]; STEP];
+    const BYTES: usize = 0;
+
+    #[inline(always)]
+    fn at(&self, _: usize) -> *const u8 {
+        self.all.as_ptr().cast()
+    }
+
+    #[inline(always)]
+    fn step(&self, sixteen: usize, step: usize, steps: usize) -> Self::Step {
+        &self.all.as_chunks().0[sixteen * steps + step]
+    }
+
+    #[inline(always)]
+    fn key(step: Self::Step, d: usize) -> L::Vector {
+        L::load(&step[d])
+    }
+}
+
+impl<L: Lanes> Values<L> for Floats<'_> {
+    #[inline(always)]
+    fn fetch(&self, _: usize, _: usize, _: usize) {}
+
+    #[inline(always)]
+    fn value(&self, j: usize, vector: usize) -> L::Vector {
+        L::load(&self.all[j * self.vectors + vector])
+    }
+}
+
+/// Half precision, as it lies in the cache. Converting it in registers pays where few queries meet it.
 #[derive(Debug, Clone, Copy)]
 struct Halves<'a> {
-    keys: &'a [[[u8; 2 * KEY_BLOCK]; STEP]],
-    values: &'a [[u8; 32]],
+    all: &'a [[u8; 32]],
+    /// Vectors of a position.
+    vectors: usize,
 }
 
-impl<'a> Halves<'a> {
-    /// Whether the keys are whole steps and the values whole vectors.
-    fn can_read(a: &Attention<'_>) -> bool {
-        a.k.ty == KvType::F16
-            && a.v.ty == KvType::F16
-            && a.k.dim.is_multiple_of(STEP)
-            && a.v.dim.is_multiple_of(16)
+impl<'a, L: Lanes> Keys<L> for Halves<'a> {
+    type Step = &'a [[u8; 32]; STEP];
+    const BYTES: usize = 32;
+
+    #[inline(always)]
+    fn at(&self, sixteen: usize) -> *const u8 {
+        self.all[sixteen * self.all.len() / (BLOCK / KEY_BLOCK)..].as_ptr().cast()
     }
 
-    /// The block that begins at `first`.
     #[inline(always)]
-    fn new<L: Lanes>(a: &Attention<'a>, first: usize) -> Halves<'a> {
-        let part = |of: &Cached<'a>| {
-            let bytes = 2 * of.dim;
-            &of.data[of.row(first) * bytes..][..BLOCK * bytes]
+    fn step(&self, sixteen: usize, step: usize, steps: usize) -> Self::Step {
+        &self.all.as_chunks().0[sixteen * steps + step]
+    }
+
+    #[inline(always)]
+    fn key(step: Self::Step, d: usize) -> L::Vector {
+        L::load_halves(&step[d])
+    }
+}
+
+impl<L: Lanes> Values<L> for Halves<'_> {
+    #[inline(always)]
+    fn fetch(&self, j: usize, vector: usize, vectors: usize) {
+        if vector.is_multiple_of(2) {
+            fetch::<L>(self.all[j * self.vectors + vector..].as_ptr().cast(), 32 * vectors);
+        }
+    }
+
+    #[inline(always)]
+    fn value(&self, j: usize, vector: usize) -> L::Vector {
+        L::load_halves(&self.all[j * self.vectors + vector])
+    }
+}
+
+/// Codes of q8_0 with their scales, as they lie in the cache.
+#[derive(Debug, Clone, Copy)]
+struct Codes<'a> {
+    all: &'a [u8],
+    dim: usize,
+    /// Bytes of a position.
+    bytes: usize,
+}
+
+impl<'a, L: Lanes> Keys<L> for Codes<'a> {
+    type Step = (&'a [[u8; KEY_BLOCK]; STEP], L::Vector);
+    const BYTES: usize = 16;
+
+    #[inline(always)]
+    fn at(&self, sixteen: usize) -> *const u8 {
+        self.all[sixteen * KEY_BLOCK * self.bytes..].as_ptr()
+    }
+
+    #[inline(always)]
+    fn step(&self, sixteen: usize, step: usize, _: usize) -> Self::Step {
+        let bytes = KEY_BLOCK * self.bytes;
+        let (codes, scales) = self.all[sixteen * bytes..][..bytes].split_at(KEY_BLOCK * self.dim);
+        let scale = &scales.as_chunks().0[step * STEP / GROUP];
+        (&codes.as_chunks().0.as_chunks().0[step], L::load_halves(scale))
+    }
+
+    #[inline(always)]
+    fn key((codes, scales): Self::Step, d: usize) -> L::Vector {
+        L::mul_16(L::load_codes(&codes[d]), scales)
+    }
+}
+
+impl<L: Lanes> Values<L> for Codes<'_> {
+    #[inline(always)]
+    fn fetch(&self, j: usize, vector: usize, vectors: usize) {
+        if vector.is_multiple_of(4) {
+            fetch::<L>(self.all[j * self.bytes + 16 * vector..].as_ptr(), 16 * vectors);
+        }
+    }
+
+    #[inline(always)]
+    fn value(&self, j: usize, vector: usize) -> L::Vector {
+        let (codes, scales) = self.all[j * self.bytes..][..self.bytes].split_at(self.dim);
+        let scale = L::splat_half(scales.as_chunks().0[vector * 16 / GROUP]);
+        L::mul_16(L::load_codes(&codes.as_chunks().0[vector]), scale)
+    }
+}
+
+/// Keys or values of a block of positions.
+#[derive(Debug, Clone, Copy)]
+enum Rows<'a> {
+    Floats(Floats<'a>),
+    Halves(Halves<'a>),
+    Codes(Codes<'a>),
+}
+
+impl<'a> Rows<'a> {
+    /// Those of the block that begins at `first`, as they lie in the cache; `None` if they are not whole runs of `unit`.
+    #[inline(always)]
+    fn cached(of: &Cached<'a>, first: usize, unit: usize) -> Option<Rows<'a>> {
+        let bytes = of.ty.row_bytes(of.dim)?;
+        let all = &of.data[of.row(first) * bytes..][..BLOCK * bytes];
+        let rows = match of.ty {
+            KvType::F16 => Rows::Halves(Halves { all: all.as_chunks().0, vectors: of.dim / 16 }),
+            KvType::Q8_0 => Rows::Codes(Codes { all, dim: of.dim, bytes }),
         };
-        let (keys, values) = (part(&a.k), part(&a.v));
-        L::prefetch_after(keys);
-        L::prefetch_after(values);
-        Halves { keys: keys.as_chunks().0.as_chunks().0, values: values.as_chunks().0 }
-    }
-}
-
-impl<'a, L: Lanes> Block<L> for Halves<'a> {
-    type Keys = &'a [[u8; 2 * KEY_BLOCK]; STEP];
-
-    #[inline(always)]
-    fn keys(&self, step: usize) -> Self::Keys {
-        &self.keys[step]
-    }
-
-    #[inline(always)]
-    fn key(keys: Self::Keys, d: usize) -> L::Vector {
-        L::load_halves(&keys[d])
-    }
-
-    #[inline(always)]
-    fn value(&self, index: usize) -> L::Vector {
-        L::load_halves(&self.values[index])
+        of.dim.is_multiple_of(unit).then_some(rows)
     }
 }
 
@@ -399,24 +497,26 @@ pub fn attention_span<L: Lanes>(a: &Attention<'_>, span: usize, scratch: &mut Sc
             *to = q * a.scale;
         }
     }
-    let in_registers = a.rows() <= 8 && Halves::can_read(a);
     for first in a.blocks(span * SPAN..(span + 1) * SPAN) {
-        let queries = &scratch.queries;
-        if in_registers {
-            tiles::<L, _>(a, queries, &Halves::new::<L>(a, first), first, parts);
-        } else {
-            scratch.block.read::<L>(a, first, a.seen().end);
-            tiles::<L, _>(a, queries, &&scratch.block, first, parts);
-        }
+        let cached = (Rows::cached(&a.k, first, STEP), Rows::cached(&a.v, first, 16));
+        let block = match cached {
+            (Some(keys), Some(values)) if a.rows() <= 8 => (keys, values),
+            _ => {
+                scratch.block.read::<L>(a, first, a.seen().end);
+                let rows = |all, dim: usize| Rows::Floats(Floats { all, vectors: dim.div_ceil(16) });
+                (rows(&*scratch.block.keys, 0), rows(&*scratch.block.values, a.v.dim))
+            }
+        };
+        tiles::<L>(a, &scratch.queries, block, first, parts);
     }
 }
 
 /// All queries meet the block that begins at `first`.
 #[inline(always)]
-fn tiles<L: Lanes, B: Block<L>>(
+fn tiles<L: Lanes>(
     a: &Attention<'_>,
     queries: &[[f32; STEP]],
-    block: &B,
+    block: (Rows<'_>, Rows<'_>),
     first: usize,
     parts: &mut [f32],
 ) {
@@ -424,13 +524,21 @@ fn tiles<L: Lanes, B: Block<L>>(
     let mut row = 0;
     while row < a.rows() {
         let (q, parts) = (&queries[row * steps..], &mut parts[row * len..]);
-        row += match a.rows() - row {
-            8.. if L::MANY_REGISTERS => tile::<L, B, 8, 1>(a, q, block, first, row, parts),
-            4.. if L::MANY_REGISTERS => tile::<L, B, 4, 2>(a, q, block, first, row, parts),
-            4.. => tile::<L, B, 4, 1>(a, q, block, first, row, parts),
-            3 => tile::<L, B, 3, 1>(a, q, block, first, row, parts),
-            2 => tile::<L, B, 2, 2>(a, q, block, first, row, parts),
-            _ => tile::<L, B, 1, 4>(a, q, block, first, row, parts),
+        row += if L::MANY_REGISTERS {
+            match a.rows() - row {
+                8.. => tile::<L, 8, 2, 2>(a, q, block, first, row, parts),
+                4.. => tile::<L, 4, 4, 4>(a, q, block, first, row, parts),
+                3 => tile::<L, 3, 4, 4>(a, q, block, first, row, parts),
+                2 => tile::<L, 2, 4, 4>(a, q, block, first, row, parts),
+                _ => tile::<L, 1, 4, 4>(a, q, block, first, row, parts),
+            }
+        } else {
+            match a.rows() - row {
+                4.. => tile::<L, 4, 1, 1>(a, q, block, first, row, parts),
+                3 => tile::<L, 3, 1, 1>(a, q, block, first, row, parts),
+                2 => tile::<L, 2, 2, 2>(a, q, block, first, row, parts),
+                _ => tile::<L, 1, 4, 4>(a, q, block, first, row, parts),
+            }
         };
     }
 }
@@ -485,12 +593,13 @@ pub fn merge<L: Lanes>(part: &[f32], total: &mut Total, values: &mut [f32]) {
     *total = Total { max, sum: L::mul_add(*part_sum, new, total.sum * old) };
 }
 
-/// Queries `row..row + N` meet a block; S times sixteen keys at a time, as registers allow. Returns N.
+/// Queries `row..row + N` meet a block; S times sixteen keys and V vectors of columns at a time, as registers allow.
+/// Returns N.
 #[inline(always)]
-fn tile<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
+fn tile<L: Lanes, const N: usize, const S: usize, const V: usize>(
     a: &Attention<'_>,
     q: &[[f32; STEP]],
-    block: &B,
+    (keys, values): (Rows<'_>, Rows<'_>),
     first: usize,
     row: usize,
     parts: &mut [f32],
@@ -509,14 +618,11 @@ fn tile<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
     let q = &q[..N * steps];
     let mut weights = Aligned([[0.0; BLOCK]; N]);
     let weights = &mut weights.0;
-    for i in 0..BLOCK / KEY_BLOCK / S {
-        if i * S * KEY_BLOCK < end {
-            let dots = dots::<L, B, N, S>(q, block, i * S, steps);
-            for (dots, weights) in dots.into_iter().zip(weights.iter_mut()) {
-                for (dots, to) in dots.into_iter().zip(&mut weights.as_chunks_mut().0[i * S..]) {
-                    L::store(to, dots);
-                }
-            }
+    for sixteen in (0..end.div_ceil(KEY_BLOCK)).step_by(S) {
+        match keys {
+            Rows::Floats(keys) => dots::<L, _, N, S>(q, keys, sixteen, steps, weights),
+            Rows::Halves(keys) => dots::<L, _, N, S>(q, keys, sixteen, steps, weights),
+            Rows::Codes(keys) => dots::<L, _, N, S>(q, keys, sixteen, steps, weights),
         }
     }
     let mut parts: [&mut [f32]; N] = {
@@ -531,35 +637,57 @@ fn tile<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
     for ((weights, seen), part) in weights.iter_mut().zip(seen).zip(&mut parts) {
         weigh::<L>(weights, seen, part);
     }
-    for column in (0..a.v.dim).step_by(COLUMNS) {
-        add_values::<L, B, N>(weights, block, end, a.v.dim, column, &mut parts);
+    for vector in (0..a.v.dim.div_ceil(16)).step_by(V) {
+        match values {
+            Rows::Floats(values) => {
+                add_values::<L, _, N, V>(weights, values, end, a.v.dim, vector, &mut parts)
+            }
+            Rows::Halves(values) => {
+                add_values::<L, _, N, V>(weights, values, end, a.v.dim, vector, &mut parts)
+            }
+            Rows::Codes(values) => {
+                add_values::<L, _, N, V>(weights, values, end, a.v.dim, vector, &mut parts)
+            }
+        }
     }
     N
 }
 
-/// Dot products of N queries (query, step) with S times sixteen keys, from the sixteen of index `first` on.
+/// Writes the products of N queries and S times sixteen keys, from keys `16 * sixteen` of the block on. Each is a sum over
+/// the dimensions in order, whatever N and S.
 #[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "d counts in the keys too")]
-fn dots<L: Lanes, B: Block<L>, const N: usize, const S: usize>(
+#[allow(clippy::needless_range_loop, reason = "closures in iterators are not compiled for the level")]
+fn dots<L: Lanes, K: Keys<L>, const N: usize, const S: usize>(
     q: &[[f32; STEP]],
-    block: &B,
-    first: usize,
+    keys: K,
+    sixteen: usize,
     steps: usize,
-) -> [[L::Vector; S]; N] {
+    scores: &mut [[f32; BLOCK]; N],
+) {
     let mut sums = [[L::splat(0.0); S]; N];
+    let mut at = keys.at(sixteen);
     for step in 0..steps {
-        let k: [_; S] = std::array::from_fn(|s| block.keys((first + s) * steps + step));
+        let k: [_; S] = std::array::from_fn(|s| keys.step(sixteen + s, step, steps));
         let q: [_; N] = std::array::from_fn(|r| &q[r * steps + step]);
         for d in 0..STEP {
+            // of all keys in the order of memory, which is not that of the products
+            if (d * S * K::BYTES).is_multiple_of(64) {
+                fetch::<L>(at, S * K::BYTES);
+                at = at.wrapping_add(64.max(S * K::BYTES));
+            }
             for s in 0..S {
-                let k = B::key(k[s], d);
+                let k = K::key(k[s], d);
                 for r in 0..N {
                     sums[r][s] = L::mul_add_16(L::splat(q[r][d]), k, sums[r][s]);
                 }
             }
         }
     }
-    sums
+    for (sums, scores) in sums.into_iter().zip(scores) {
+        for (sum, to) in sums.into_iter().zip(&mut scores.as_chunks_mut().0[sixteen..]) {
+            L::store(to, sum);
+        }
+    }
 }
 
 /// e^x; 0 below x = -70, where a weight adds nothing to the largest, which is 1. Smaller ones times the smallest values in
@@ -574,86 +702,89 @@ fn weight<L: Lanes>(x: f32) -> f32 {
 /// among the scores that it sees makes the sum of weights NaN.
 #[inline(always)]
 fn weigh<L: Lanes>(scores: &mut [f32; BLOCK], seen: Range<usize>, part: &mut [f32]) {
-    scores[..seen.start].fill(LOWEST);
-    scores[seen.end..].fill(LOWEST);
-    let mut max = [LOWEST; 16];
-    for chunk in scores.as_chunks::<16>().0 {
-        for i in 0..16 {
-            max[i] = if chunk[i] > max[i] { chunk[i] } else { max[i] };
-        }
+    let all = seen == (0..BLOCK);
+    if !all {
+        scores[..seen.start].fill(LOWEST);
+        scores[seen.end..].fill(LOWEST);
     }
     let [sums @ .., old_max, old_sum] = part else { panic!("a part has a largest score and a sum") };
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            max[i] = if max[i + half] > max[i] { max[i + half] } else { max[i] };
-        }
+    let mut max = L::splat(LOWEST);
+    for scores in scores.as_chunks().0 {
+        max = L::max_16(L::load(scores), max);
     }
-    let max = old_max.max(max[0]);
+    let max = old_max.max(L::largest(max));
     for score in scores.iter_mut() {
         *score = weight::<L>(*score - max);
     }
-    scores[..seen.start].fill(0.0);
-    scores[seen.end..].fill(0.0);
-    let mut sum = [0.0; 16];
-    for chunk in scores.as_chunks::<16>().0 {
-        for i in 0..16 {
-            sum[i] += chunk[i];
+    if !all {
+        scores[..seen.start].fill(0.0);
+        scores[seen.end..].fill(0.0);
+    }
+    let mut sum = L::splat(0.0);
+    for scores in scores.as_chunks().0 {
+        sum = L::add_16(L::load(scores), sum);
+    }
+    let mut smaller = 1.0;
+    if *old_max < max {
+        smaller = weight::<L>(*old_max - max);
+        *old_max = max;
+        for sum in sums {
+            *sum *= smaller;
         }
     }
-    let smaller = weight::<L>(*old_max - max);
-    *old_sum = L::mul_add(*old_sum, smaller, reduce(sum));
-    *old_max = max;
-    for sum in sums {
-        *sum *= smaller;
-    }
+    *old_sum = L::mul_add(*old_sum, smaller, L::sum(sum));
 }
 
-/// Adds `sum over j < end of weights[r, j] v[j]` to columns `column..column + 32` of each query's part.
+/// Adds `sum over j < end of weights[r, j] v[j]` to V vectors of columns of each query's part, from `vector` on.
 #[inline(always)]
 #[allow(clippy::needless_range_loop, reason = "j counts in the block too")]
-fn add_values<L: Lanes, B: Block<L>, const N: usize>(
+fn add_values<L: Lanes, B: Values<L>, const N: usize, const V: usize>(
     weights: &[[f32; BLOCK]; N],
-    block: &B,
+    values: B,
     end: usize,
     v_dim: usize,
-    column: usize,
+    vector: usize,
     parts: &mut [&mut [f32]; N],
 ) {
-    let width = COLUMNS.min(v_dim - column);
-    let stride = v_dim.div_ceil(16);
-    let mut sums = [[L::splat(0.0); VECTORS]; N];
+    let columns = 16 * vector..v_dim.min(16 * (vector + V));
+    let mut sums = [[L::splat(0.0); V]; N];
     for (sums, part) in sums.iter_mut().zip(&*parts) {
-        let mut room = [0.0; COLUMNS];
-        let columns = part[column..v_dim].first_chunk().unwrap_or_else(|| {
-            room[..width].copy_from_slice(&part[column..v_dim]);
-            &room
-        });
-        for (sum, columns) in sums.iter_mut().zip(columns.as_chunks().0) {
-            *sum = L::load(columns);
+        for (sum, part) in sums.iter_mut().zip(part[columns.clone()].chunks(16)) {
+            *sum = match part.first_chunk() {
+                Some(part) => L::load(part),
+                None => {
+                    let mut room = [0.0; 16];
+                    room[..part.len()].copy_from_slice(part);
+                    L::load(&room)
+                }
+            };
         }
     }
-    // where the last columns fill but one vector, the second is the first again, and not used
-    let at: [usize; VECTORS] = std::array::from_fn(|h| (column / 16 + h).min(stride - 1));
-    for j in 0..end.min(BLOCK) {
-        let mut v = [L::splat(0.0); VECTORS];
-        for h in 0..VECTORS {
-            v[h] = block.value(j * stride + at[h]);
+    // where columns fill less vectors, what is behind them is the last again, and not used
+    let at: [usize; V] = std::array::from_fn(|h| (vector + h).min(v_dim.div_ceil(16) - 1));
+    for j in 0..end {
+        values.fetch(j, vector, V);
+        let mut v = [L::splat(0.0); V];
+        for h in 0..V {
+            v[h] = values.value(j, at[h]);
         }
         for r in 0..N {
             let weight = L::splat(weights[r][j]);
-            for h in 0..VECTORS {
+            for h in 0..V {
                 sums[r][h] = L::mul_add_16(weight, v[h], sums[r][h]);
             }
         }
     }
     for (sums, part) in sums.iter().zip(parts) {
-        let mut room = [0.0; COLUMNS];
-        for (sum, columns) in sums.iter().zip(room.as_chunks_mut().0) {
-            L::store(columns, *sum);
-        }
-        match part[column..v_dim].first_chunk_mut() {
-            Some(columns) => *columns = room,
-            None => part[column..v_dim].copy_from_slice(&room[..width]),
+        for (sum, part) in sums.iter().zip(part[columns.clone()].chunks_mut(16)) {
+            match part.first_chunk_mut() {
+                Some(part) => L::store(part, *sum),
+                None => {
+                    let mut room = [0.0; 16];
+                    L::store(&mut room, *sum);
+                    part.copy_from_slice(&room[..part.len()]);
+                }
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ pub fn row_of(pages: &[u32], position: usize) -> usize {
 }
 
 /// Values with one scale in q8_0.
-const GROUP: usize = 32;
+pub(super) const GROUP: usize = 32;
 
 /// The format of cached keys or values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,10 +124,9 @@ impl Cached<'_> {
                 let codes = codes.as_chunks::<KEY_BLOCK>().0.chunks(GROUP);
                 let groups = to.chunks_mut(GROUP).zip(codes);
                 for ((to, codes), scale) in groups.zip(scales.as_chunks().0) {
-                    let mut scales = [0.0; KEY_BLOCK];
-                    L::store(&mut scales, L::load_halves(scale));
+                    let scales = L::load_halves(scale);
                     for (to, codes) in to.iter_mut().zip(codes) {
-                        *to = std::array::from_fn(|i| f32::from(codes[i] as i8) * scales[i]);
+                        L::store(to, L::mul_16(L::load_codes(codes), scales));
                     }
                 }
             }
@@ -155,9 +154,13 @@ impl Cached<'_> {
                 let (codes, scales) = row.split_at(self.dim);
                 let groups = to.chunks_mut(GROUP).zip(codes.chunks(GROUP));
                 for ((to, codes), scale) in groups.zip(scales.as_chunks().0) {
-                    let scale = f16_to_f32(u16::from_le_bytes(*scale));
-                    for (to, code) in to.iter_mut().zip(codes) {
-                        *to = f32::from(*code as i8) * scale;
+                    let (lanes, rest) = to.as_chunks_mut::<16>();
+                    let (codes, codes_rest) = codes.as_chunks::<16>();
+                    for (to, codes) in lanes.iter_mut().zip(codes) {
+                        L::store(to, L::mul_16(L::load_codes(codes), L::splat_half(*scale)));
+                    }
+                    for (to, code) in rest.iter_mut().zip(codes_rest) {
+                        *to = f32::from(*code as i8) * f16_to_f32(u16::from_le_bytes(*scale));
                     }
                 }
             }

@@ -35,14 +35,30 @@ pub trait Lanes {
     fn load_halves(h: &[u8; 32]) -> Self::Vector;
     /// Sixteen bf16 numbers, little-endian, as floats in registers.
     fn load_bf16(h: &[u8; 32]) -> Self::Vector;
+    /// Sixteen 8-bit integers as floats in registers.
+    fn load_codes(codes: &[u8; 16]) -> Self::Vector;
     /// `x` in memory.
     fn store(a: &mut [f32; 16], x: Self::Vector);
     /// Sixteen times `x`.
     fn splat(x: f32) -> Self::Vector;
+    /// Sixteen times a half-precision number, little-endian.
+    fn splat_half(h: [u8; 2]) -> Self::Vector;
+    /// `a * b`
+    fn mul_16(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c` as [`Lanes::mul_add`] computes it.
     fn mul_add_16(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `a + b`
+    fn add_16(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The larger of each two; `b` where one is NaN.
+    fn max_16(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The sum of all sixteen: the upper half is added to the lower one, and so on.
+    fn sum(a: Self::Vector) -> f32;
+    /// The largest of all sixteen, of which none is NaN.
+    fn largest(a: Self::Vector) -> f32;
     /// Asks for the memory that follows `bytes`, where that pays.
     fn prefetch_after(_bytes: &[u8]) {}
+    /// Asks for the memory that comes some blocks after `at` in a long run of it, where that pays.
+    fn prefetch_ahead(_at: *const u8) {}
 }
 
 /// Whatever the build target has.
@@ -83,6 +99,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn load_codes(codes: &[u8; 16]) -> [f32; 16] {
+        codes.map(|code| f32::from(code as i8))
+    }
+
+    #[inline(always)]
     fn store(a: &mut [f32; 16], x: [f32; 16]) {
         *a = x;
     }
@@ -90,6 +111,45 @@ impl Lanes for Portable {
     #[inline(always)]
     fn splat(x: f32) -> [f32; 16] {
         [x; 16]
+    }
+
+    #[inline(always)]
+    fn splat_half(h: [u8; 2]) -> [f32; 16] {
+        [crate::quant::f16_to_f32(u16::from_le_bytes(h)); 16]
+    }
+
+    #[inline(always)]
+    fn mul_16(mut a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        for i in 0..16 {
+            a[i] *= b[i];
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn add_16(mut a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        for i in 0..16 {
+            a[i] += b[i];
+        }
+        a
+    }
+
+    #[inline(always)]
+    fn max_16(a: [f32; 16], mut b: [f32; 16]) -> [f32; 16] {
+        for i in 0..16 {
+            b[i] = if a[i] > b[i] { a[i] } else { b[i] };
+        }
+        b
+    }
+
+    #[inline(always)]
+    fn sum(a: [f32; 16]) -> f32 {
+        reduce(a)
+    }
+
+    #[inline(always)]
+    fn largest(a: [f32; 16]) -> f32 {
+        a.into_iter().fold(f32::MIN, f32::max)
     }
 
     #[inline(always)]

@@ -45,6 +45,16 @@ impl Lanes for Level {
     }
 
     #[inline(always)]
+    fn load_codes(codes: &[u8; 16]) -> [__m256; 2] {
+        // SAFETY: the level as in `load`; the load reads the sixteen bytes of `codes`.
+        unsafe {
+            let codes = _mm_loadu_si128(codes.as_ptr().cast());
+            let eight = |codes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+            [eight(codes), eight(_mm_srli_si128::<8>(codes))]
+        }
+    }
+
+    #[inline(always)]
     fn store(a: &mut [f32; 16], x: [__m256; 2]) {
         // SAFETY: the level as in `load`; the stores write the sixteen floats of `a`.
         unsafe {
@@ -60,14 +70,65 @@ impl Lanes for Level {
     }
 
     #[inline(always)]
+    fn splat_half(h: [u8; 2]) -> [__m256; 2] {
+        // SAFETY: the level as in `load`.
+        unsafe { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(h))); 2] }
+    }
+
+    #[inline(always)]
+    fn mul_16(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the level as in `load`.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
     fn mul_add_16(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: the level as in `load`.
         unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
     }
 
     #[inline(always)]
+    fn add_16(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the level as in `load`.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn max_16(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: the level as in `load`.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn sum(a: [__m256; 2]) -> f32 {
+        // SAFETY: the level as in `load`.
+        unsafe {
+            let eight = _mm256_add_ps(a[0], a[1]);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn largest(a: [__m256; 2]) -> f32 {
+        // SAFETY: the level as in `load`.
+        unsafe {
+            let eight = _mm256_max_ps(a[0], a[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
     fn prefetch_after(bytes: &[u8]) {
         crate::cpu::prefetch_after(bytes);
+    }
+
+    #[inline(always)]
+    fn prefetch_ahead(at: *const u8) {
+        crate::cpu::prefetch_ahead(at);
     }
 }
 

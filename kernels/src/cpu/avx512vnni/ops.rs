@@ -40,6 +40,12 @@ impl Lanes for Level {
     }
 
     #[inline(always)]
+    fn load_codes(codes: &[u8; 16]) -> __m512 {
+        // SAFETY: the level as in `load`; the load reads the sixteen bytes of `codes`.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(codes.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
     fn store(a: &mut [f32; 16], x: __m512) {
         // SAFETY: the level as in `load`; the store writes the sixteen floats of `a`.
         unsafe { _mm512_storeu_ps(a.as_mut_ptr(), x) }
@@ -52,14 +58,55 @@ impl Lanes for Level {
     }
 
     #[inline(always)]
+    fn splat_half(h: [u8; 2]) -> __m512 {
+        // SAFETY: the level as in `load`.
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(h))) }
+    }
+
+    #[inline(always)]
+    fn mul_16(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the level as in `load`.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
     fn mul_add_16(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: the level as in `load`.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 
     #[inline(always)]
+    fn add_16(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the level as in `load`.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max_16(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the level as in `load`.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sum(a: __m512) -> f32 {
+        // SAFETY: the level as in `load`.
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+
+    #[inline(always)]
+    fn largest(a: __m512) -> f32 {
+        // SAFETY: the level as in `load`.
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+
+    #[inline(always)]
     fn prefetch_after(bytes: &[u8]) {
         crate::cpu::prefetch_after(bytes);
+    }
+
+    #[inline(always)]
+    fn prefetch_ahead(at: *const u8) {
+        crate::cpu::prefetch_ahead(at);
     }
 }
 
