@@ -19,7 +19,9 @@ const K_64: &[usize] = &[64, 128, 192, 256, 320, 576, 1536, 2048, 4096 + 64];
 const K_32: &[usize] = &[32, 64, 96, 256, 288, 576, 1536, 2048, 4096 + 32];
 const K_1: &[usize] = &[1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 576, 1000, 2048, 4096 + 13];
 
-const ROWS: [usize; 6] = [1, 2, 3, 5, 16, 17];
+const ROWS: [usize; 7] = [1, 2, 3, 5, 16, 17, MANY_ROWS];
+/// Several of the panels of rows that kernels for many columns take together, and a part of one.
+const MANY_ROWS: usize = 70;
 const COLUMNS: [usize; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 16];
 
 /// How many times the largest weight of its group the parts of a weight can add up to. A weight `scale code + offset`
@@ -238,7 +240,9 @@ pub fn check_of_rows(
         special(ty, rounding, k, &mut random).check(&kernel, cases);
         any_bytes(ty, k, &mut random, &kernel, cases);
     }
-    for &k in &lengths[lengths.len() - 3..] {
+    let ends = &lengths[lengths.len() - 3..];
+    realistic_rows(ty, rounding, ends[0], MANY_ROWS, &mut random).check(&kernel, cases);
+    for &k in ends {
         extremes(ty, rounding, k).iter().for_each(|problem| problem.check(&kernel, cases));
     }
 }
@@ -255,7 +259,11 @@ pub(super) fn exact(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) ->
 }
 
 pub(super) fn realistic(ty: Type, rounding: Rounding, k: usize, random: &mut Rng) -> Problem {
-    let (rows, columns) = (17, 16);
+    realistic_rows(ty, rounding, k, 17, random)
+}
+
+fn realistic_rows(ty: Type, rounding: Rounding, k: usize, rows: usize, random: &mut Rng) -> Problem {
+    let columns = 16;
     let w = realistic_weights(ty, rows * k, random);
     Problem::new("realistic", ty, rounding, k, w, realistic_activations(ty, columns * k, random))
 }

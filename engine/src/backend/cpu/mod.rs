@@ -129,9 +129,10 @@ fn tiles(rows: Range<usize>, n: usize) -> impl Iterator<Item = Range<usize>> {
     rows.clone().step_by(step).map(move |start| start..rows.end.min(start + step))
 }
 
-/// Rows of such a piece.
+/// Rows of such a piece, whole units: kernels for many tokens take rows in panels that divide a unit, and a part of a
+/// panel takes them as long as all of it.
 fn tile_rows(n: usize) -> usize {
-    (TILE_RESULTS / n.max(1)).clamp(64, 1024)
+    (TILE_RESULTS / n.max(1) / UNIT * UNIT).clamp(2 * UNIT, 1024)
 }
 
 impl Backend for CpuWorker<'_, '_> {

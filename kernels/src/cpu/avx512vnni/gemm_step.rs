@@ -3,7 +3,10 @@
 //! instructions for a `vpdpwssd`.
 //!
 //! For 32 values of a row and a token that is 8 + 1 integer and 2 float instructions (3 with offsets) on two units, so at
-//! most 0.73 (0.67) of the products that these could do. Loads that fill all lanes with one number cost a sixth of that.
+//! most 0.73 (0.67) of the products that these could do; with scales of half blocks it is 0.57. From the caches it does
+//! 0.97 of that, at its own clock: loads make the clock a tenth lower than that of a loop of products alone. Four vectors
+//! of rows and six tokens, whose results lie in memory because their sums fill the registers, do 0.85 of it: a store
+//! costs more than the loads that are saved.
 //!
 //! ```text
 //! zmm0 to 5, 6 to 11      sums of six tokens, for the low and the high half of the rows
@@ -16,7 +19,7 @@
 use std::arch::asm;
 use std::mem::offset_of;
 
-use super::gemm::{Block, COLS, Group, Pair, Panel};
+use super::gemm::{Block, COLS, Group, Pair, Panel, ROWS};
 use super::*;
 use crate::quant::float::MAGIC;
 use crate::quant::packed::{HALF_SUM, LINES, SCALE, SUM, TILE, ZERO};
@@ -95,10 +98,10 @@ macro_rules! results {
     };
 }
 
-/// What shares a scale: codes in `$four` times four, the other numbers at `$group`, and the line of the sums of t at `$total`
-/// if there are offsets.
+/// What shares a scale: codes in `$four` times four, the other numbers at `$group`. Of each offset in it: the group that
+/// holds it, and the line of the sums of t at `$total`.
 macro_rules! group {
-    ([$($four:tt)*], $group:expr $(, $total:expr)?) => {
+    ([$($four:tt)*], $group:expr $(, $second:expr => $total:expr)*) => {
         concat!(
             each!(start),
             $(load!([24, 25], concat!("{w} + 128 * ", $four)), each!(products, concat!("{x} + 48 * ", $four)),)*
@@ -107,37 +110,55 @@ macro_rules! group {
             load!([24, 25], concat!("{w} + {scale} + ", $group)),
             load!([26, 27], concat!("{w} + {magic} + ", $group)),
             each!(scaled),
-            $(load!([24, 25], concat!("{w} + {offset} + ", $group)), each!(offsets, $total),)?
+            $(load!([24, 25], concat!("{w} + {offset} + ", $second)), each!(offsets, $total),)*
             each!(results),
         )
     };
 }
 
+/// Where the results of a token lie: `$step` bytes apart, those of the fourth at `$fourth`.
+macro_rules! token {
+    (0, $first:tt, $fourth:tt, $step:tt) => {
+        concat!("{", $first, "}")
+    };
+    (1, $first:tt, $fourth:tt, $step:tt) => {
+        concat!("{", $first, "} + {", $step, "}")
+    };
+    (2, $first:tt, $fourth:tt, $step:tt) => {
+        concat!("{", $first, "} + 2 * {", $step, "}")
+    };
+    (3, $first:tt, $fourth:tt, $step:tt) => {
+        token!(0, $fourth, $fourth, $step)
+    };
+    (4, $first:tt, $fourth:tt, $step:tt) => {
+        token!(1, $fourth, $fourth, $step)
+    };
+    (5, $first:tt, $fourth:tt, $step:tt) => {
+        token!(2, $fourth, $fourth, $step)
+    };
+}
+
 macro_rules! load_y {
     ($t:tt, $sums:tt, [$low:tt, $high:tt], $u:tt) => {
-        load!([$low, $high], concat!("{y} + 128 * ", $t))
+        concat!(
+            concat!("vmovups zmm", $low, ", [", token!($t, "from", "from_3", "from_step"), "]\n"),
+            concat!("vmovups zmm", $high, ", [", token!($t, "from", "from_3", "from_step"), " + 64]\n"),
+        )
     };
 }
 
 macro_rules! store_y {
     ($t:tt, $sums:tt, [$low:tt, $high:tt], $u:tt) => {
         concat!(
-            "vmovaps [{y} + 128 * ",
-            $t,
-            "], zmm",
-            $low,
-            "\n vmovaps [{y} + 128 * ",
-            $t,
-            " + 64], zmm",
-            $high,
-            "\n"
+            concat!("vmovups [", token!($t, "y", "y_3", "y_step"), "], zmm", $low, "\n"),
+            concat!("vmovups [", token!($t, "y", "y_3", "y_step"), " + 64], zmm", $high, "\n"),
         )
     };
 }
 
-/// Adds `$blocks` blocks of a panel, the first at `$w`, times those of a part of a tile, the first at `$x`, to y.
+/// Blocks of a panel, the first at `$w`, times those of a part of a tile, the first at `$x`, plus what is at `$from`.
 macro_rules! add_products {
-    ($blocks:expr, $w:expr, $x:expr, $y:expr, $text:expr) => {
+    ($blocks:expr, $w:expr, $x:expr, $from:expr, $y:expr, $text:expr) => {
         asm!(
             each!(load_y),
             "2:",
@@ -151,7 +172,12 @@ macro_rules! add_products {
             blocks = inout(reg) $blocks => _,
             w = inout(reg) $w => _,
             x = inout(reg) $x => _,
-            y = in(reg) $y,
+            from = in(reg) $from.0,
+            from_3 = in(reg) $from.0.wrapping_add(3 * $from.1),
+            from_step = in(reg) 4 * $from.1,
+            y = in(reg) $y.0,
+            y_3 = in(reg) $y.0.wrapping_add(3 * $y.1),
+            y_step = in(reg) 4 * $y.1,
             w_bytes = const size_of::<Block>(),
             x_bytes = const LINES * LINE,
             scale = const GROUP + offset_of!(Group, scale),
@@ -180,38 +206,76 @@ const GROUP: usize = offset_of!(Block, groups);
 /// Bytes of a line of a tile.
 const LINE: usize = 4 * TILE;
 
-/// Adds a panel times the six tokens of part `half` of a tile to y.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) fn add_products<const HALVES: bool, const OFFSETS: bool>(
-    panel: &Panel,
-    x: &[[u32; LINES * TILE]],
-    half: usize,
-    y: &mut [Pair<f32>; COLS],
-) {
-    let blocks = x.len().min(panel.len());
-    if blocks == 0 {
-        return;
-    }
-    let (w, x, y) = (panel.as_ptr(), x.as_flattened()[half * COLS..].as_ptr(), y.as_mut_ptr());
-    // SAFETY: there are so many blocks of the panel and of the tile, of which lines are read up to the part's tokens, and
-    // 2 x 6 vectors of y; `w` and `y` are aligned to vectors; the level has these instructions.
-    unsafe {
-        match (HALVES, OFFSETS) {
-            (false, false) => add_products!(blocks, w, x, y, group!([0 1 2 3 4 5 6 7], "0")),
-            (false, true) => add_products!(blocks, w, x, y, group!([0 1 2 3 4 5 6 7], "0", "{x} + {total}")),
-            (true, false) => {
-                add_products!(blocks, w, x, y, concat!(group!([0 1 2 3], "0"), group!([4 5 6 7], "{second}")))
+/// A panel times the six tokens of part `half` of a tile.
+pub(super) struct Product<'a> {
+    pub(super) panel: &'a Panel,
+    pub(super) x: &'a [[u32; LINES * TILE]],
+    pub(super) half: usize,
+    /// Whether nothing is in the sums yet.
+    pub(super) first: bool,
+}
+
+impl Product<'_> {
+    /// Adds the product to the sums, and puts them there or into y: of each token the 32 rows at y, its tokens so many
+    /// numbers apart.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    pub(super) fn add_to(
+        &self,
+        format: &Format,
+        sums: &mut [Pair<f32>; COLS],
+        y: Option<(&mut [f32], usize)>,
+    ) {
+        let blocks = self.x.len().min(self.panel.len());
+        assert!(blocks > 0);
+        let x = self.x.as_flattened()[self.half * COLS..].as_ptr();
+        let (w, sums) = (self.panel.as_ptr(), sums.as_mut_ptr().cast::<f32>());
+        let from = if self.first { (ZEROS.as_ptr(), 0) } else { (sums.cast_const(), ROWS) };
+        let y = y.map_or((sums, ROWS), |(y, stride)| {
+            assert!(y.len() >= (COLS - 1) * stride + ROWS);
+            (y.as_mut_ptr(), stride)
+        });
+        // SAFETY: there are so many blocks of the panel and of the tile, of which lines are read up to the part's tokens;
+        // 32 rows of each of six tokens are at `y`, and at `from`, where `ZEROS` is each token's; `w` is aligned to vectors;
+        // the level has these instructions.
+        unsafe {
+            match (format.scales, format.offsets) {
+                (Per::Block, None) => {
+                    add_products!(blocks, w, x, from, y, group!([0 1 2 3 4 5 6 7], "0"))
+                }
+                (Per::Block, Some(Per::Block)) => add_products!(
+                    blocks,
+                    w,
+                    x,
+                    from,
+                    y,
+                    group!([0 1 2 3 4 5 6 7], "0", "0" => "{x} + {total}")
+                ),
+                (Per::Block, Some(Per::Half)) => add_products!(
+                    blocks,
+                    w,
+                    x,
+                    from,
+                    y,
+                    group!(
+                        [0 1 2 3 4 5 6 7],
+                        "0",
+                        "0" => "{x} + {half}",
+                        "{second}" => "{x} + {half} + 48"
+                    )
+                ),
+                (Per::Half, None) => add_products!(
+                    blocks,
+                    w,
+                    x,
+                    from,
+                    y,
+                    concat!(group!([0 1 2 3], "0"), group!([4 5 6 7], "{second}"))
+                ),
+                (Per::Half, Some(_)) => unreachable!("such offsets are of formats that are folded"),
             }
-            (true, true) => add_products!(
-                blocks,
-                w,
-                x,
-                y,
-                concat!(
-                    group!([0 1 2 3], "0", "{x} + {half}"),
-                    group!([4 5 6 7], "{second}", "{x} + {half} + 48")
-                )
-            ),
         }
     }
 }
+
+/// Where the first products begin.
+static ZEROS: [f32; ROWS] = [0.0; ROWS];

@@ -451,6 +451,31 @@ impl Halves {
         store_floats(offsets, &mut to.offsets);
     }
 
+    /// The codes of pair `p` of blocks times minus their scales.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn fold(&self, p: usize, codes: __m512i) -> __m512i {
+        let minus = _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_cvtepi8_epi16(self.scales));
+        let four = |i: i64| 0x0001_0001_0001_0001 * i;
+        let eight = _mm512_setr_epi64(four(0), four(0), four(1), four(1), four(2), four(2), four(3), four(3));
+        let index = _mm512_add_epi16(eight, _mm512_set1_epi16(4 * p as i16));
+        let factors = _mm512_permutexvar_epi16(index, _mm512_castsi256_si512(minus));
+        // of two neighbours, the low bytes of both products
+        let low = _mm512_set1_epi16(0x00ff);
+        let odd = _mm512_mullo_epi16(_mm512_andnot_si512(low, codes), factors);
+        select(low, _mm512_mullo_epi16(codes, factors), odd)
+    }
+
+    /// Scales of what [`Halves::fold`] makes, and the offsets.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    #[inline]
+    fn store_folded(self, to: &mut Scales) {
+        let minus = _mm256_sub_ps(_mm256_setzero_ps(), self.d);
+        store_ps(minus, to.scales.first_chunk_mut().expect("eight of sixteen"));
+        let (_, offsets) = self.products();
+        store_floats(offsets, &mut to.offsets);
+    }
+
     /// d scale and m min of each half block.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     #[inline]
@@ -482,14 +507,38 @@ impl Default for Unpacked {
     }
 }
 
+/// What has a number of its own: a block of 32 weights, or each half.
+#[derive(Clone, Copy)]
+enum Per {
+    Block,
+    Half,
+}
+
 /// What the kernels for many tokens know of a format.
 struct Format {
-    /// Takes group `i` of 256 weights of a row apart; needs this level.
-    unpack: unsafe fn(&[u8], usize, &mut Unpacked),
-    /// Whether half blocks have their own scales.
-    halves: bool,
-    /// For symmetric formats: what the bytes are more than the codes; offset = -shift scale.
-    shift: Option<u8>,
+    /// Takes group `i` of 256 weights of sixteen rows apart; needs this level.
+    unpack: unsafe fn(&[&[u8]; 16], usize, &mut [Unpacked; 16]),
+    scales: Per,
+    /// None: the format is symmetric.
+    offsets: Option<Per>,
+    /// What the bytes are more than the codes.
+    shift: u8,
+}
+
+impl Format {
+    /// A format whose offsets, where it is not `symmetric`, are as many as its scales.
+    const fn new(
+        unpack: unsafe fn(&[&[u8]; 16], usize, &mut [Unpacked; 16]),
+        halves: bool,
+        symmetric: Option<u8>,
+    ) -> Self {
+        assert!(!halves || symmetric.is_some(), "there is no step for offsets of halves beside their scales");
+        let scales = if halves { Per::Half } else { Per::Block };
+        match symmetric {
+            Some(shift) => Format { unpack, scales, offsets: None, shift },
+            None => Format { unpack, scales, offsets: Some(scales), shift: 0 },
+        }
+    }
 }
 
 /// Defines how rows of a format of blocks of `$bytes` bytes are taken apart, from the module's `parts`.
@@ -519,6 +568,14 @@ use unpack_of_blocks;
 /// Defines how rows of a format of superblocks are taken apart, from the module's `parts`.
 macro_rules! unpack_of_superblocks {
     ($halves:literal, $shift:expr) => {
+        each_pair_of_superblocks!();
+        unpack_by_pairs!($halves, $shift);
+    };
+}
+use unpack_of_superblocks;
+
+macro_rules! each_pair_of_superblocks {
+    () => {
         /// Takes group `i` of 256 weights of a row apart: `take` gets four pairs of blocks, one by one.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
         #[inline]
@@ -534,20 +591,55 @@ macro_rules! unpack_of_superblocks {
                 take(scales, p, pair(p));
             }
         }
-        unpack_by_pairs!($halves, $shift);
     };
 }
-use unpack_of_superblocks;
+use each_pair_of_superblocks;
+
+/// The same of a format whose half blocks have scales, for many tokens folded into the codes (see [`Halves::fold`]): their
+/// products are from -127 to 128, so that minus these are bytes.
+macro_rules! unpack_of_folded_superblocks {
+    ($shift:expr) => {
+        each_pair_of_superblocks!();
+
+        const SYMMETRIC: Option<u8> = $shift;
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+        fn unpack(rows: &[&[u8]; 16], i: usize, to: &mut [Unpacked; 16]) {
+            let shift = _mm512_set1_epi8(SYMMETRIC.unwrap_or(0).cast_signed());
+            for (row, to) in rows.iter().zip(to) {
+                let (parts, pair) = parts(&bytemuck::cast_slice(row)[i]);
+                for (p, to) in to.bytes.iter_mut().enumerate() {
+                    store_512(parts.fold(p, _mm512_sub_epi8(pair(p), shift)), to);
+                }
+                parts.store_folded(&mut to.scales);
+            }
+        }
+        /// Whether half blocks have their own scales.
+        pub(crate) const HALVES: bool = true;
+        pub(super) const FORMAT: Format = Format {
+            unpack,
+            scales: Per::Block,
+            offsets: match SYMMETRIC {
+                Some(_) => None,
+                None => Some(Per::Half),
+            },
+            shift: 0,
+        };
+    };
+}
+use unpack_of_folded_superblocks;
 
 macro_rules! unpack_by_pairs {
     ($halves:literal, $shift:expr) => {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-        fn unpack(row: &[u8], i: usize, to: &mut Unpacked) {
-            each_pair(row, i, &mut to.scales, |_, p, bytes| store_512(bytes, &mut to.bytes[p]));
+        fn unpack(rows: &[&[u8]; 16], i: usize, to: &mut [Unpacked; 16]) {
+            for (row, Unpacked { bytes: to, scales }) in rows.iter().zip(to) {
+                each_pair(row, i, scales, |_, p, bytes| store_512(bytes, &mut to[p]));
+            }
         }
         /// Whether half blocks have their own scales.
         pub(crate) const HALVES: bool = $halves;
-        pub(super) const FORMAT: Format = Format { unpack, halves: HALVES, shift: $shift };
+        pub(super) const FORMAT: Format = Format::new(unpack, HALVES, $shift);
     };
 }
 use unpack_by_pairs;

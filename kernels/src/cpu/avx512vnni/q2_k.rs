@@ -14,7 +14,7 @@ fn parts(w: &Block) -> (Halves, impl Fn(usize) -> __m512i) {
     (Halves { d: unit(w.d), scales, m, mins }, |p| two_bits(&w.qs, p))
 }
 
-unpack_of_superblocks!(true, None);
+unpack_of_folded_superblocks!(None);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]

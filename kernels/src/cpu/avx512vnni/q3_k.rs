@@ -12,7 +12,7 @@ fn parts(w: &Block) -> (Halves, impl Fn(usize) -> __m512i) {
     (halves, |p| _mm512_or_si512(two_bits(&w.qs, p), bits(&w.hmask, p, 2)))
 }
 
-unpack_of_superblocks!(true, Some(4));
+unpack_of_folded_superblocks!(Some(4));
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
