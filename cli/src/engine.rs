@@ -16,6 +16,7 @@ use braise_engine::kv::KvTypes;
 use braise_engine::measure::{Limit, Peaks, Test};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
+use braise_engine::sequences::Capacity;
 use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{DraftModel, NGram, Speculation};
 use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
@@ -139,7 +140,7 @@ pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, ver
         progress.set(done);
         ControlFlow::Continue(())
     })));
-    let placed = device::place(model, compute.device(), compute.gpu_layers, options);
+    let placed = device::place(model, compute.device(), compute.gpu_layers, Capacity::ONE, options);
     model.watch_loading(None); // takes the bar away
     match placed? {
         Placement::Gpu { index, name, weight_bytes, slow } => {

@@ -10,9 +10,11 @@ use braise_kernels::cuda::{Device, Error as DeviceError, Gpu};
 
 use crate::backend::cuda;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{KvTypes, Room};
 use crate::model::Model;
 use crate::parts::{Assignment, Location, Part};
 use crate::plan::{GpuRoom, Needs, Refusal};
+use crate::sequences::{self, Capacity};
 use crate::session::SessionOptions;
 
 pub use crate::plan::GpuLayers;
@@ -89,8 +91,8 @@ const RESERVE: usize = 256 << 20;
 /// GPUs, each with its number, or with why it cannot be used.
 type Opened = Vec<(usize, std::result::Result<Box<dyn Device + Send>, DeviceError>)>;
 
-/// Moves as much of `model` as `layers` says to the GPUs that `choice` says. `options` are those of the sessions to come, of
-/// which one has to fit.
+/// Moves as much of `model` as `layers` says to the GPUs that `choice` says. `capacity` and `options` are those of the sequences
+/// to come, which have to fit.
 ///
 /// # Errors
 /// A GPU was asked for by number, and is not there, cannot run the model, or has too little memory; or layers were asked for
@@ -99,6 +101,7 @@ pub fn place(
     model: &mut Model,
     choice: Choice,
     layers: GpuLayers,
+    capacity: Capacity,
     options: &SessionOptions,
 ) -> Result<Placement> {
     let refuse = |why: String, next: &str| {
@@ -114,7 +117,7 @@ pub fn place(
         }
         Choice::Cuda(index) => {
             let gpu = Gpu::open(index).map_err(|e| cuda::error(model, e))?;
-            match try_on(model, vec![(index, Ok(Box::new(gpu)))], layers, options)? {
+            match try_on(model, vec![(index, Ok(Box::new(gpu)))], layers, capacity, options)? {
                 Placement::Cpu { because, .. } => {
                     let why = because.unwrap_or_else(|| "there is no GPU".to_owned());
                     Err(Error::new(ErrorKind::Device, why)
@@ -128,7 +131,7 @@ pub fn place(
             Ok(count) => {
                 let open =
                     |index| (index, Gpu::open(index).map(|gpu| Box::new(gpu) as Box<dyn Device + Send>));
-                place_on(model, (0..count).map(open).collect(), layers, options)
+                place_on(model, (0..count).map(open).collect(), layers, capacity, options)
             }
             Err(e) if on_cpu => {
                 let beside_gpu = e != DeviceError::NoDriver;
@@ -148,9 +151,10 @@ pub fn place_on(
     model: &mut Model,
     devices: Opened,
     layers: GpuLayers,
+    capacity: Capacity,
     options: &SessionOptions,
 ) -> Result<Placement> {
-    match try_on(model, devices, layers, options) {
+    match try_on(model, devices, layers, capacity, options) {
         // another program took the memory meanwhile, or the device was lost
         Err(e) if layers == GpuLayers::Auto && e.kind() == ErrorKind::Device => {
             Ok(Placement::Cpu { because: Some(e.to_string()), beside_gpu: true })
@@ -164,13 +168,15 @@ fn try_on(
     model: &mut Model,
     devices: Opened,
     layers: GpuLayers,
+    capacity: Capacity,
     options: &SessionOptions,
 ) -> Result<Placement> {
     let beside_gpu = !devices.is_empty();
+    let sizes = (sequences::room(model, capacity, options)?, options.kv);
     let (mut candidates, mut because) = (Vec::new(), None);
     for (index, device) in devices {
         let device = device.map_err(|e| e.to_string());
-        match device.and_then(|device| Candidate::new(model, index, device, options)) {
+        match device.and_then(|device| Candidate::new(model, index, device, sizes)) {
             Ok(candidate) => candidates.push(candidate),
             Err(e) => because = Some(e),
         }
@@ -236,12 +242,11 @@ impl Candidate {
         model: &Model,
         index: usize,
         mut device: Box<dyn Device + Send>,
-        options: &SessionOptions,
+        (room, kv): (Room, KvTypes),
     ) -> std::result::Result<Candidate, String> {
         let free = device.memory().map_err(|e| e.to_string())?.free;
         let properties = device.properties();
-        let sizes = options.sizes(model.spec());
-        let (needs, fixed) = cuda::needs(model, sizes, options.kv, properties).map_err(|e| e.to_string())?;
+        let (needs, fixed) = cuda::needs(model, room, kv, properties).map_err(|e| e.to_string())?;
         let lacks = |part: &Part| cuda::unsupported_part(model, *part).is_some();
         let lacks = Part::all(model.layers.len()).filter(lacks).collect();
         let room = GpuRoom { free, fixed: fixed.saturating_add(RESERVE), lacks };

@@ -101,12 +101,12 @@ impl Device for Interpreter {
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, Error> {
         self.outside("memory cannot be allocated")?;
-        let free = self.free_bytes();
-        if bytes > free {
+        let (free, filled) = (self.free_bytes(), bytes.next_multiple_of(256));
+        if filled > free {
             return Err(Error::OutOfMemory { asked: bytes, free, total: self.total });
         }
         let at = Address(self.machine.alloc(bytes));
-        self.taken.insert(at, bytes);
+        self.taken.insert(at, filled);
         Ok(at)
     }
 

@@ -288,7 +288,7 @@ fn placed(name: &str, totals: &[usize]) -> (Model, String) {
     let mut model = recipe(name, false);
     let device = |total: &usize| Box::new(Interpreter::of_memory(RESERVE + total)) as Box<dyn Device + Send>;
     let devices = totals.iter().map(|total| Ok(device(total))).enumerate();
-    let placement = place_on(&mut model, devices.collect(), GpuLayers::Auto, &options());
+    let placement = place_on(&mut model, devices.collect(), GpuLayers::Auto, Capacity::ONE, &options());
     let text = match placement.expect("is placed somewhere") {
         Placement::Gpu { index, .. } => format!("all: cuda:{index}"),
         Placement::Split(split) => split.to_string(),

@@ -10,9 +10,10 @@ use anyhow::Result;
 use braise_engine::device::{self, Choice, GpuLayers, Placement};
 use braise_engine::kv::KvTypes;
 use braise_engine::measure::{self, GpuPeaks, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
-use braise_engine::sequences::MAX_SEQUENCES;
+use braise_engine::sequences::{Capacity, MAX_SEQUENCES};
 use braise_engine::session::SessionOptions;
 use braise_engine::threads::default_threads;
+use braise_kernels::ops::PAGE;
 use clap::Args;
 
 use self::report::{Format, Report, threads};
@@ -225,10 +226,15 @@ impl Can {
 impl Bench {
     /// Moves the model to where `choice` says, for tests that all have to fit there.
     fn place(&mut self, choice: Choice, tests: &[Test]) -> Result<()> {
-        let n_ctx = tests.iter().map(|test| test.n_ctx() * test.n_parallel).max();
+        let n_ctx = tests.iter().map(Test::n_ctx).max();
+        let most = |of: &dyn Fn(&Test) -> usize| tests.iter().map(of).max().unwrap_or(1);
+        let capacity = Capacity {
+            sequences: most(&|test| test.n_parallel),
+            tokens: Some(most(&|test| test.n_parallel * test.n_ctx().next_multiple_of(PAGE))),
+        };
         let options = SessionOptions { n_ctx, kv: self.kv, ..SessionOptions::default() };
         let begin = Instant::now();
-        match device::place(&mut self.loaded.model, choice, GpuLayers::Auto, &options)? {
+        match device::place(&mut self.loaded.model, choice, GpuLayers::Auto, capacity, &options)? {
             Placement::Gpu { index, name, slow, .. } => {
                 slow.into_iter().for_each(|slow| eprintln!("note: {slow}"));
                 self.on = Where::Gpu(index, name);

@@ -252,7 +252,7 @@ mod tests {
             let runs = run(&model, &t, 2, KvTypes::default(), reps).expect("runs");
             assert_eq!(runs.samples.len(), reps);
             assert!(runs.samples.iter().all(|all| runs.first_token <= *all && !all.is_zero()), "{runs:?}");
-            assert!(matches!(runs.plan, Planned::Machine(plan) if plan.session() > 0));
+            assert!(runs.plan.machine.is_some_and(|plan| plan.session() > 0) && runs.plan.gpus.is_empty());
         }
         assert_eq!(
             run(&model, &test(0, 1, 0), 0, KvTypes::default(), 1).expect_err("no threads").kind(),

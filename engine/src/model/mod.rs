@@ -17,7 +17,9 @@ use crate::backend::cuda;
 use crate::block::{Norm, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, TensorInfo};
+use crate::kv::{KvTypes, Room};
 use crate::parts::{Assignment, Location, Part, Parts};
+use crate::plan::DevicePlan;
 
 use bind::Binder;
 pub use layer::{
@@ -65,6 +67,15 @@ impl OnDevices {
             ([loaded], [_]) => Some(loaded),
             _ => None,
         }
+    }
+
+    /// What sequences of these sizes make of each GPU's memory.
+    ///
+    /// # Errors
+    /// The context is too large for a GPU.
+    pub(crate) fn plans(&self, model: &Model, room: Room, kv: KvTypes) -> Result<Vec<DevicePlan>> {
+        let plan = |loaded| cuda::lock(loaded).plan(room, kv).map_err(|e| cuda::error(model, e));
+        self.gpus.iter().map(plan).collect()
     }
 
     /// Where the output is.

@@ -216,6 +216,7 @@ impl Row {
 }
 
 /// Bytes of a plan.
+#[derive(Default)]
 struct Bytes {
     all: u64,
     cache: u64,
@@ -224,18 +225,19 @@ struct Bytes {
 
 impl Bytes {
     fn of(plan: &Planned) -> Bytes {
-        match plan {
-            Planned::Machine(plan) => Bytes {
-                // a bench makes no tokenizer
-                all: plan.without_tokenizer(),
-                cache: plan.keys_and_values().saturating_add(plan.states()),
-                batch: plan.activations.saturating_add(plan.scratch),
-            },
-            Planned::Device(plan) => {
-                let plan = plan.unwrap_or_default();
-                Bytes { all: plan.total(), cache: plan.cache, batch: plan.activations }
-            }
-        }
+        let gpus =
+            plan.gpus.iter().map(|gpu| Bytes { all: gpu.total(), cache: gpu.cache, batch: gpu.activations });
+        // a bench makes no tokenizer
+        let machine = plan.machine.iter().map(|plan| Bytes {
+            all: plan.without_tokenizer(),
+            cache: plan.keys_and_values().saturating_add(plan.states()),
+            batch: plan.activations.saturating_add(plan.scratch),
+        });
+        machine.chain(gpus).fold(Bytes::default(), |sum, of| Bytes {
+            all: sum.all.saturating_add(of.all),
+            cache: sum.cache.saturating_add(of.cache),
+            batch: sum.batch.saturating_add(of.batch),
+        })
     }
 }
 

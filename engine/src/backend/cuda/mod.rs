@@ -39,12 +39,14 @@ use braise_kernels::cuda::{Device, Error as DeviceError, Fused};
 
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{KvTypes, Room as Sizes};
 use crate::model::{Model, OnDevices};
 use crate::parts::Part;
+use crate::plan::DevicePlan;
 
 pub use load::{Loading, Watch};
 pub(crate) use needs::needs;
-pub(crate) use sequence::{OnDevice, bytes as sequence_bytes};
+pub(crate) use sequence::{OnDevice, count, lock};
 pub(crate) use support::MAX_BEST;
 pub use support::{slow, unsupported, unsupported_part};
 
@@ -103,6 +105,15 @@ impl Loaded {
     /// Bytes of its memory that the weights take.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What sequences of these sizes make of it.
+    ///
+    /// # Errors
+    /// The context is too large for a GPU.
+    pub(crate) fn plan(&self, sizes: Sizes, kv: KvTypes) -> std::result::Result<DevicePlan, DeviceError> {
+        let of_sequences = DevicePlan::of_sequences(&self.spec, sizes, kv, self.device.properties())?;
+        Ok(DevicePlan { weights: self.bytes as u64, ..of_sequences })
     }
 
     /// Bytes of its memory that were taken since the model came, by all that runs there.

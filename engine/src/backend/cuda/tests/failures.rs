@@ -13,7 +13,7 @@ fn lost() -> DeviceError {
 
 fn place(model: &mut Model, fake: &Fake) -> Placement {
     let device = Ok(Box::new(fake.clone()) as Box<dyn Device + Send>);
-    place_on(model, vec![(0, device)], GpuLayers::Auto, &options()).expect("a place")
+    place_on(model, vec![(0, device)], GpuLayers::Auto, Capacity::ONE, &options()).expect("a place")
 }
 
 /// Nothing is left but so many bytes, not even on its way.
@@ -93,9 +93,7 @@ fn a_refusal_names_all_bytes() {
     let want = format!("{weights} bytes were asked for, {} of {} are free", weights - 1, weights - 1);
     assert!(error.to_string().contains(&want), "{error}");
     model.move_to(Box::new(fake.clone())).expect("the weights alone");
-    let sizes = options().sizes(model.spec());
-    let all = super::super::sequence_bytes(&model, model.spec(), sizes, options().kv, &fake.properties);
-    let all = all.expect("is a number");
+    let all = of_session(&model, model.spec(), &fake.properties);
     let error = Session::new(&model, &options()).expect_err("no room for a cache");
     assert!(error.to_string().contains(&format!("{all} bytes were asked for")), "{error}");
     let log = fake.log();
