@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use braise_kernels::cuda::{
-    Address, Device, Error, Graph, HostBuffer, Launch, Memory, Piece, Properties, Transfer,
+    Address, Device, Error, Graph, HostBuffer, Kernel, Launch, Memory, Piece, Properties, Transfer,
 };
 
 use crate::ptx;
@@ -12,6 +12,8 @@ use crate::ptx;
 pub struct Interpreter {
     machine: ptx::Machine,
     modules: HashMap<&'static str, ptx::Module>,
+    /// Whether kernels were prepared: then one of a module that was not loaded then is an error.
+    is_prepared: bool,
     properties: Properties,
     /// Bytes of its memory, and those of each allocation.
     total: usize,
@@ -35,6 +37,7 @@ impl Default for Interpreter {
         Interpreter {
             machine: ptx::Machine::new(),
             modules: HashMap::new(),
+            is_prepared: false,
             properties,
             total: 1 << 30,
             taken: HashMap::new(),
@@ -71,8 +74,9 @@ impl Interpreter {
         if self.capture.is_some() { Err(Error::Capturing(what)) } else { Ok(()) }
     }
 
-    fn interpret(&mut self, launch: &Launch) -> Result<(), Error> {
-        let module = launch.kernel.module;
+    /// Parses the module of a kernel, if that was not done before.
+    fn load(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
+        let module = kernel.module;
         let (major, minor) = self.properties.compute;
         if module.compute > (major, minor) {
             let (name, least) = (self.properties.name.clone(), module.compute);
@@ -83,6 +87,15 @@ impl Interpreter {
                 ptx::Module::parse(module.ptx()).map_err(|e| lost(format!("{}: {e}", module.name)))?;
             self.modules.insert(module.name, parsed);
         }
+        Ok(())
+    }
+
+    fn interpret(&mut self, launch: &Launch) -> Result<(), Error> {
+        let module = launch.kernel.module;
+        if self.is_prepared && !self.modules.contains_key(module.name) {
+            return Err(lost(format!("{} was not prepared", launch.kernel.name)));
+        }
+        self.load(launch.kernel)?;
         let parsed = &self.modules[module.name];
         let Launch { kernel, grid, block, shared, params } = launch;
         self.machine.launch(parsed, kernel.name, *grid, *block, *shared, params).map_err(lost)?;
@@ -145,6 +158,12 @@ impl Device for Interpreter {
 
     fn clear(&mut self, at: Address, bytes: usize) -> Result<(), Error> {
         self.machine.write(at.0, &vec![0; bytes]).map_err(lost)
+    }
+
+    fn prepare(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
+        self.outside("kernels cannot be loaded")?;
+        self.is_prepared = true;
+        self.load(kernel)
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), Error> {

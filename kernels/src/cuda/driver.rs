@@ -1,7 +1,7 @@
 //! A GPU through NVIDIA's driver, which only this file and its folder name.
 //!
 //! One primary context, one stream for all but the copies of [`Device::send`], which have one of their own. Modules are loaded
-//! when a kernel of theirs is first launched: a model needs few of them. Uploads go through two buffers of pinned memory, so
+//! when a kernel of theirs is first asked for: a model needs few of them. Uploads go through two buffers of pinned memory, so
 //! that copying into one overlaps the transfer of the other.
 
 mod host;
@@ -364,6 +364,11 @@ impl Device for Gpu {
         // SAFETY: a wrong device address is an error of the driver.
         unsafe { result::memset_d8_async(at.0, 0, bytes, self.stream) }
             .map_err(|e| error("cuMemsetD8Async", e))
+    }
+
+    fn prepare(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
+        self.enter_outside("kernels cannot be loaded")?;
+        self.function(kernel).map(drop)
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), Error> {

@@ -25,6 +25,7 @@ mod needs;
 mod pass;
 mod products;
 mod recurrent;
+mod rehearsal;
 mod room;
 mod sequence;
 mod support;
@@ -83,6 +84,11 @@ impl Loaded {
         }
         let free_before = device.memory().map_err(|e| error(model, e))?.free;
         let all = weight_bytes(model, parts.iter().copied())?;
+        // what the driver cannot load is better found out before much is copied than in the middle of a text
+        for kernel in rehearsal::kernels(model, parts, device.properties())? {
+            load::tell(model, Loading { done: 0, total: all as u64 })?;
+            device.prepare(kernel).map_err(|e| error(model, e))?;
+        }
         device.reserve(all).map_err(|e| error(model, e))?;
         let mut room = Room::on(&mut *device);
         let taken = Weights::new(model, parts.iter().copied(), &mut room).map_err(|e| error(model, e));

@@ -184,6 +184,9 @@ impl<'m> OnDevice<'m> {
         let launched = self.launch(&mut on, &shape, program);
         // whatever went wrong, nothing is captured any longer
         let graph = on.device.end_capture();
+        if let (Err(_), Ok(graph)) = (&launched, &graph) {
+            let _ = on.device.destroy(*graph); // one error is enough
+        }
         launched?;
         let graph = graph?;
         self.graphs.insert(shape, Launches::Captured(graph));

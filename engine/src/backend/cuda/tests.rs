@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use braise_kernels::cuda::ops::WEIGHT_PADDING;
 use braise_kernels::cuda::{
-    Address, Device, Error as DeviceError, Graph, HostBuffer, Launch, Memory, Piece, Properties, Transfer,
+    Address, Device, Error as DeviceError, Graph, HostBuffer, Kernel, Launch, Memory, Piece, Properties,
+    Transfer,
 };
 use braise_kernels::isa::Isa;
 
@@ -26,6 +27,7 @@ use crate::session::{Logits, Session, SessionOptions};
 /// What was asked for since it was last looked at, and what will go wrong.
 #[derive(Debug, Default)]
 struct Log {
+    prepared: Vec<&'static str>,
     launches: Vec<&'static str>,
     captured: Vec<&'static str>,
     replays: usize,
@@ -59,6 +61,7 @@ enum Call {
     Reclaim,
     Upload,
     Clear,
+    Prepare,
     Launch,
     Replay,
     Download,
@@ -220,6 +223,12 @@ impl Device for Fake {
 
     fn clear(&mut self, _: Address, _: usize) -> std::result::Result<(), DeviceError> {
         self.answer(Call::Clear)
+    }
+
+    fn prepare(&mut self, kernel: &'static Kernel) -> std::result::Result<(), DeviceError> {
+        self.answer(Call::Prepare)?;
+        self.log().prepared.push(kernel.name);
+        Ok(())
     }
 
     fn launch(&mut self, launch: &Launch) -> std::result::Result<(), DeviceError> {

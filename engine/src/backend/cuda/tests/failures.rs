@@ -153,6 +153,56 @@ fn graphs_end_with_their_session() {
 }
 
 #[test]
+fn a_launch_that_fails_leaves_no_graph() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let mut session = Session::new(&model, &options()).expect("there is room");
+    read(&mut session, &[1]).expect("is launched");
+    fake.fail(Call::Launch, 3, DeviceError::Operands("it is odd".to_owned()));
+    read(&mut session, &[1]).expect_err("is captured");
+    let log = fake.log();
+    assert_eq!((log.captures, &log.graphs[..]), (1, &[][..]));
+}
+
+/// A kernel that cannot be loaded is found out before anything is copied, and all that are launched were loaded.
+#[test]
+fn kernels_are_loaded_before_weights() {
+    let bad = || DeviceError::Load {
+        module: "norm",
+        message: "a PTX JIT compilation failed".to_owned(),
+        log: "line 12; fatal".to_owned(),
+    };
+    for after in [0, 4] {
+        let fake = Fake::new(1 << 30);
+        let mut model = model();
+        fake.fail(Call::Prepare, after, bad());
+        let Placement::Cpu { because: Some(because), beside_gpu: true } = place(&mut model, &fake) else {
+            panic!("it cannot run there")
+        };
+        assert!(because.contains("kernels norm: a PTX JIT compilation failed; line 12; fatal"), "{because}");
+        assert_clean(&fake, 0);
+        let log = fake.log();
+        assert_eq!((log.prepared.len(), log.allocations, log.uploaded), (after, 0, 0));
+    }
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let prepared: Vec<_> = fake.log().prepared.iter().map(|name| module_of(name)).collect();
+    let mut session = Session::new(&model, &options()).expect("there is room");
+    [1, 2, 8, 9, 60].into_iter().for_each(|n| read(&mut session, &vec![1; n]).expect("is read"));
+    let launched: Vec<_> = fake.log().launches.iter().map(|name| module_of(name)).collect();
+    assert!(launched.len() > 100 && launched.iter().all(|module| prepared.contains(module)), "{prepared:?}");
+    // no others: of one format those for few and for many columns
+    let of_format = prepared.iter().filter(|module| module.contains("_q") && !module.ends_with("_q8_0"));
+    assert_eq!(of_format.count(), 0, "{prepared:?}");
+}
+
+fn module_of(kernel: &str) -> &'static str {
+    Kernel::find(kernel).expect("is a kernel").module.name
+}
+
+#[test]
 fn loading_is_watched_and_can_be_ended() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let (fake, mut model) = (Fake::new(1 << 30), model());
