@@ -7,7 +7,7 @@ mod source;
 use std::time::Instant;
 
 use anyhow::Result;
-use braise_engine::device::{self, Choice, GpuLayers, Placement};
+use braise_engine::device::{Choice, GpuLayers, Placement};
 use braise_engine::kv::KvTypes;
 use braise_engine::measure::{self, GpuPeaks, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
 use braise_engine::sequences::{Capacity, MAX_SEQUENCES};
@@ -20,6 +20,7 @@ use self::report::{Format, Report, threads};
 use self::row::Row;
 use self::source::{Loaded, Source, Synthetic};
 use crate::args::{self, Cache, Weights, isa};
+use crate::engine::move_to_devices;
 use crate::failure::Usage;
 use crate::machine::{available_memory, cpu_name, look};
 
@@ -234,7 +235,7 @@ impl Bench {
         };
         let options = SessionOptions { n_ctx, kv: self.kv, ..SessionOptions::default() };
         let begin = Instant::now();
-        match device::place(&mut self.loaded.model, choice, GpuLayers::Auto, capacity, &options)? {
+        match move_to_devices(&mut self.loaded.model, choice, GpuLayers::Auto, capacity, &options)? {
             Placement::Gpu { index, name, slow, .. } => {
                 slow.into_iter().for_each(|slow| eprintln!("note: {slow}"));
                 self.on = Where::Gpu(index, name);

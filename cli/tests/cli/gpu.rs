@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use braise_engine::gguf::Writer;
 use braise_kernels::quant::Type;
@@ -75,11 +76,15 @@ fn write_model(home: &Home) {
 
 /// Computes logits on `device`, with a driver of these settings.
 fn logits(home: &Home, driver: &Path, device: &str, settings: &str) -> Output {
+    prepare(home, driver, device, settings).output().expect("starts")
+}
+
+fn prepare(home: &Home, driver: &Path, device: &str, settings: &str) -> Command {
     let mut command = home.prepare(BRAISE);
     command.current_dir(home.path("")).env("LD_LIBRARY_PATH", driver).env("FAKE_CUDA", settings);
     command.env_remove("CUDA_VISIBLE_DEVICES");
     command.args(["logits", "model.gguf", "--tokens", "1,2,3", "-o", "logits.bin", "--device", device]);
-    command.output().expect("starts")
+    command
 }
 
 /// Whether the logits that were written last come from the GPU that computes nothing.
@@ -129,6 +134,12 @@ fn auto_says_why_it_takes_the_cpu_and_cuda_fails() {
             "the GPU is not available: another program has it for itself",
             "on the CPU",
         ),
+        (
+            "cuModuleLoadDataEx=218@3",
+            "a PTX JIT compilation failed (CUDA_ERROR_INVALID_PTX); ptxas application ptx input, line 12; fatal",
+            "on the CPU",
+        ),
+        ("cuModuleGetFunction=500", "cuModuleGetFunction: named symbol not found", "on the CPU"),
         ("cuMemAlloc_v2=2", "bytes were asked for, 1073741824 of 1073741824 are free", "a smaller model"),
         ("cuMemcpyHtoDAsync_v2=719", "the GPU was lost: cuMemcpyHtoDAsync: unspecified", "start again"),
     ];
@@ -195,9 +206,43 @@ fn a_gpu_that_is_lost_on_the_way_is_an_error_and_no_result() {
             assert!(!home.path("logits.bin").exists());
         }
     }
-    let error = failed(&logits(&home, driver, "auto", "cuModuleLoadDataEx=218"), 1);
-    assert!(
-        error.contains("a PTX JIT compilation failed (CUDA_ERROR_INVALID_PTX); ptxas application"),
-        "{error}"
-    );
+}
+
+/// Ctrl-C while a model is copied ends the copy, gives everything back, and is told by the exit code; a second one does not wait
+/// for that.
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_loading() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    for (slow, times) in [(3_000, 1), (600_000, 2)] {
+        let report = home.path("report");
+        let _ = fs::remove_file(&report);
+        let mut command = prepare(&home, driver, "cuda", &format!("slow={slow}"));
+        let mut child = command.env("FAKE_CUDA_REPORT", &report).spawn().expect("starts");
+        let begin = Instant::now();
+        while fs::read_to_string(&report).unwrap_or_default() != "slow\n" {
+            assert!(begin.elapsed() < Duration::from_secs(120), "nothing is copied");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for _ in 0..times {
+            let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+            assert!(sent.expect("kill starts").success());
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let status = child.wait().expect("ends");
+        assert_eq!(status.code(), Some(130), "{times}");
+        assert!(!home.path("logits.bin").exists());
+        let left = fs::read_to_string(&report).expect("was written");
+        if times == 1 {
+            assert!(left.contains("device memory: ") && !left.contains("0 made"), "{left}");
+            assert!(left.lines().all(|line| line.ends_with(" 0 left")), "{left}");
+        } else {
+            assert_eq!(left, "slow\n", "it ended at once");
+        }
+    }
 }
