@@ -165,6 +165,13 @@ functions! {
         }
         SUCCESS
     };
+    cuDeviceGetPCIBusId(id: *mut c_char, len: c_int, device: c_int) |s| {
+        let place = format!("0000:{:02x}:00.0\0", device + 1);
+        for (i, byte) in place.bytes().take(len as usize).enumerate() {
+            put(id.wrapping_add(i), byte as c_char);
+        }
+        SUCCESS
+    };
     cuDeviceGetAttribute(value: *mut c_int, attribute: u32, _device: c_int) |s| {
         let compute = s.number("compute", 80);
         let of = match attribute {

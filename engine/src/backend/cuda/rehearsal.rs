@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use braise_kernels::cuda::ops::{COLUMNS, TopK};
+use braise_kernels::cuda::ops::COLUMNS;
 use braise_kernels::cuda::{
     Address, Device, Error as DeviceError, Graph, Kernel, Launch, Memory, Properties,
 };
@@ -13,7 +13,7 @@ use braise_kernels::ops::PAGE;
 
 use super::room::Room;
 use super::weights::Weights;
-use super::{Loaded, OnDevice, error};
+use super::{Loaded, MAX_BEST, OnDevice, error};
 use crate::backend::cpu::PRIVATE_ROWS;
 use crate::backend::{Batch, Run};
 use crate::error::Result;
@@ -51,7 +51,7 @@ pub(super) fn kernels(
     // single tokens, few, many of one sequence, and of two
     for (lens, best) in [
         (&[1][..], Some(1)),
-        (&[n_ctx.min(COLUMNS as usize)], Some(TopK::MOST as usize)),
+        (&[n_ctx.min(COLUMNS as usize)], Some(MAX_BEST.min(model.spec().n_vocab))),
         (&[n_ctx], None),
         (&[1, 1], Some(1)),
         (&[n_ctx - n_ctx / 2, n_ctx / 2], None),
