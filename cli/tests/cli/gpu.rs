@@ -246,3 +246,42 @@ fn ctrl_c_ends_loading() {
         }
     }
 }
+
+/// A model of one layer, whose output alone is on the GPU.
+#[test]
+fn a_model_on_two_devices_is_measured_as_one() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    let bench = |layers: &str, output: &str| {
+        let mut command = home.prepare(BRAISE);
+        command
+            .current_dir(home.path(""))
+            .env("LD_LIBRARY_PATH", driver)
+            .env("FAKE_CUDA", "memory=400000000");
+        command.env_remove("CUDA_VISIBLE_DEVICES");
+        command.args(["bench", "model.gguf", "--pp", "4", "--tg", "2", "--reps", "1", "--threads", "1"]);
+        done(&command.args(["--gpu-layers", layers, "--output", output]).output().expect("starts"))
+    };
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&bench("1", "json")).expect("is JSON");
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        assert_eq!((&row["device"], &row["backends"]), (&"cpu+cuda:0".into(), &"CPU+CUDA".into()), "{row}");
+        assert_eq!((row["n_threads"].as_u64(), &row["gpu_info"]), (Some(1), &"Fake GPU".into()));
+        let text = |name: &str| row[name].as_str().expect("is text").to_owned();
+        assert!(text("split").ends_with("the output: cuda:0 Fake GPU"), "{row}");
+        let shares = text("limit_shares");
+        let share =
+            |of: &str| shares.split(' ').find_map(|share| share.strip_prefix(of)?.parse::<f64>().ok());
+        let (cpu, gpu) = (share("cpu=").expect("a share"), share("cuda:0=").expect("a share"));
+        assert!(cpu > 0.0 && (cpu + gpu - 1.0).abs() < 0.02, "{shares}");
+        assert!(row["limit_ts"].as_f64() > Some(0.0) && row["device_bytes"].as_u64() > Some(0), "{row}");
+        assert!(row["plan_bytes"].as_u64() > row["plan_cache_bytes"].as_u64(), "{row}");
+    }
+    assert!(bench("1", "md").contains("; time at the limit: cpu "));
+    let whole: Vec<serde_json::Value> = serde_json::from_str(&bench("all", "json")).expect("is JSON");
+    assert!(whole.iter().all(|row| row["device"] == "cuda:0" && row["limit_shares"] == ""), "{whole:?}");
+}

@@ -104,7 +104,7 @@ pub struct Runs {
     pub usage: Usage,
     /// What the sequences take of the memory.
     pub plan: Planned,
-    /// Bytes of a GPU's memory that were taken at the end, weights and all; `None` where the CPU computes.
+    /// Bytes of the memory of GPUs that were taken at the end, weights and all; `None` where the CPU computes alone.
     pub device_bytes: Option<u64>,
     /// What a user should know of the memory, see [`Sequences::warning`].
     pub warning: Option<String>,
@@ -140,7 +140,8 @@ pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usiz
         first_token = first_token.min(first);
     }
     let usage = Usage::now().since(before);
-    let device_bytes = cuda::on_device(model, Loaded::taken)?.map(|bytes| bytes as u64);
+    let taken = cuda::on_each(model, Loaded::taken)?;
+    let device_bytes = (!taken.is_empty()).then(|| taken.iter().map(|bytes| *bytes as u64).sum());
     let (plan, warning) = (all.plan().clone(), all.warning().map(str::to_owned));
     Ok(Runs { samples, first_token, usage, plan, device_bytes, warning, start })
 }

@@ -209,6 +209,22 @@ impl Model {
         self.on_device.as_ref().is_some_and(|on| on.alone().is_none())
     }
 
+    /// Where a part of the model is; [`Location::Gpu`] counts those that it is on.
+    pub fn location(&self, part: Part) -> Location {
+        let segments = self.on_device.iter().flat_map(|on| &on.segments);
+        segments
+            .clone()
+            .find(|(_, parts)| parts.contains(&part))
+            .map_or(Location::Cpu, |(location, _)| *location)
+    }
+
+    /// The devices that have parts of the model, the CPU before GPUs.
+    pub fn locations(&self) -> Vec<Location> {
+        let Some(on) = &self.on_device else { return vec![Location::Cpu] };
+        let cpu = on.on_cpu().next().map(|_| Location::Cpu);
+        cpu.into_iter().chain((0..on.gpus.len()).map(Location::Gpu)).collect()
+    }
+
     /// Gives back what the model has on devices. Sessions that are made from now on run on the CPU.
     pub fn move_to_cpu(&mut self) {
         self.on_device = None;

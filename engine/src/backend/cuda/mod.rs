@@ -41,7 +41,7 @@ use braise_kernels::cuda::{Device, Error as DeviceError, Fused};
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::{KvTypes, Room as Sizes};
-use crate::model::{Model, OnDevices};
+use crate::model::Model;
 use crate::parts::Part;
 use crate::plan::DevicePlan;
 
@@ -145,16 +145,16 @@ pub(crate) fn weight_bytes(model: &Model, parts: impl Iterator<Item = Part>) -> 
     Ok(room.into_held().1)
 }
 
-/// What `ask` finds out about the device that `model` is on as a whole; `None` if it is on no GPU, or on several devices.
+/// What `ask` finds out about each GPU that `model` is on.
 ///
 /// # Errors
-/// Those of the device.
-pub(crate) fn on_device<T>(
+/// Those of the devices.
+pub(crate) fn on_each<T>(
     model: &Model,
-    ask: impl FnOnce(&mut Loaded) -> std::result::Result<T, DeviceError>,
-) -> Result<Option<T>> {
-    let loaded = model.on_device.as_ref().and_then(OnDevices::alone).map(sequence::lock);
-    loaded.map(|mut loaded| ask(&mut loaded).map_err(|e| error(model, e))).transpose()
+    mut ask: impl FnMut(&mut Loaded) -> std::result::Result<T, DeviceError>,
+) -> Result<Vec<T>> {
+    let gpus = model.on_device.iter().flat_map(|on| &on.gpus);
+    gpus.map(|loaded| ask(&mut sequence::lock(loaded)).map_err(|e| error(model, e))).collect()
 }
 
 /// What a user is told of a device's error.

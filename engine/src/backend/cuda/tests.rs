@@ -502,7 +502,7 @@ fn parts_need_what_the_whole_takes() {
 fn a_benchmark_tells_what_the_device_took_and_can_do() {
     let fake = Fake::new(1 << 30);
     let mut model = model();
-    assert!(GpuPeaks::of_model(&model).expect("nothing is asked").is_none());
+    assert!(GpuPeaks::of_model(&model).expect("nothing is asked").is_empty());
     let weights = model.move_to(Box::new(fake.clone())).expect("there is room");
     let test = Test { n_prompt: 8, n_gen: 4, n_depth: 2, n_parallel: 3 };
     let runs = measure::run(&model, &test, 0, KvTypes::default(), 2).expect("runs");
@@ -513,7 +513,7 @@ fn a_benchmark_tells_what_the_device_took_and_can_do() {
     assert_eq!(plan.weights as usize, weights);
     assert_eq!(taken as u64, plan.total() - plan.driver, "{plan:?}");
     assert!(fake.log().replays > 0 && fake.log().taken <= weights, "the cache was given back");
-    let peaks = GpuPeaks::of_model(&model).expect("is measured").expect("there is a device");
+    let [peaks] = GpuPeaks::of_model(&model).expect("is measured")[..] else { panic!("one device") };
     let limits = Peaks::from(peaks);
     assert!(limits.read == peaks.copy && Some(limits.int8) == peaks.bf16 && limits.f32 == limits.int8);
     assert_eq!(Peaks::from(GpuPeaks { bf16: None, ..peaks }).f32, f64::INFINITY);
