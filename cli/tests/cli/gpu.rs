@@ -7,13 +7,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use braise_engine::gguf::Writer;
-use braise_kernels::quant::Type;
-
-use super::{BRAISE, Home, done, failed, texts};
-
-const N_EMBD: u64 = 32;
-const N_VOCAB: u64 = 64;
+use super::{BRAISE, Home, done, failed, texts, tiny};
 
 /// The folder of the library; why there is none, else.
 fn library() -> Result<&'static Path, &'static str> {
@@ -43,35 +37,7 @@ fn library() -> Result<&'static Path, &'static str> {
 
 /// A model of one layer, in `model.gguf`.
 fn write_model(home: &Home) {
-    let mut writer = Writer::new()
-        .metadata("general.architecture", "llama")
-        .metadata("llama.block_count", 1_u32)
-        .metadata("llama.context_length", 64_u32)
-        .metadata("llama.embedding_length", N_EMBD as u32)
-        .metadata("llama.feed_forward_length", 64_u32)
-        .metadata("llama.attention.head_count", 2_u32)
-        .metadata("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)
-        .metadata("llama.vocab_size", N_VOCAB as u32);
-    for (name, dims) in [
-        ("token_embd.weight", &[N_EMBD, N_VOCAB][..]),
-        ("output_norm.weight", &[N_EMBD]),
-        ("blk.0.attn_norm.weight", &[N_EMBD]),
-        ("blk.0.attn_q.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.attn_k.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.attn_v.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.attn_output.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.ffn_norm.weight", &[N_EMBD]),
-        ("blk.0.ffn_gate.weight", &[N_EMBD, 64]),
-        ("blk.0.ffn_up.weight", &[N_EMBD, 64]),
-        ("blk.0.ffn_down.weight", &[64, N_EMBD]),
-    ] {
-        let n = dims.iter().product::<u64>();
-        let numbers: Vec<u8> =
-            (0..n).flat_map(|i| ((i * i % 23) as f32 / 23.0 - 0.4).to_le_bytes()).collect();
-        writer = writer.tensor(name, dims, Type::F32, numbers);
-    }
-    let mut file = fs::File::create(home.path("model.gguf")).expect("is created");
-    writer.write_to(&mut file).expect("is written");
+    fs::write(home.path("model.gguf"), tiny::sound()).expect("is written");
 }
 
 /// Computes logits on `device`, with a driver of these settings.
@@ -90,7 +56,7 @@ fn prepare(home: &Home, driver: &Path, device: &str, settings: &str) -> Command 
 /// Whether the logits that were written last come from the GPU that computes nothing.
 fn are_of_gpu(home: &Home) -> bool {
     let bytes = fs::read(home.path("logits.bin")).expect("was written");
-    assert_eq!(bytes.len(), 3 * 4 * N_VOCAB as usize);
+    assert_eq!(bytes.len(), 3 * 4 * tiny::vocabulary().len());
     bytes.iter().all(|byte| *byte == 0)
 }
 
