@@ -13,7 +13,6 @@ use std::thread;
 use std::time::Duration;
 
 use braise_engine::gguf::ToValue;
-use braise_kernels::quant::Type;
 
 use super::tiny::{N_EMBD, Tensor, file, sound, sound_metadata, sound_tensors, vocabulary};
 use super::{BRAISE, Home, done, failed, texts};
