@@ -1,9 +1,10 @@
 //! The interpreter of PTX as a device.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use braise_kernels::cuda::{
-    Address, Device, Error, Graph, HostBuffer, Kernel, Launch, Memory, Piece, Properties, Transfer,
+    Address, Device, Error, Graph, HostBuffer, Kernel, Launch, Memory, Module, Piece, Properties, Transfer,
 };
 
 use crate::ptx;
@@ -11,7 +12,7 @@ use crate::ptx;
 /// A machine that interprets the PTX that braise ships.
 pub struct Interpreter {
     machine: ptx::Machine,
-    modules: HashMap<&'static str, ptx::Module>,
+    modules: HashMap<&'static str, Arc<ptx::Module>>,
     /// Whether kernels were prepared: then one of a module that was not loaded then is an error.
     is_prepared: bool,
     properties: Properties,
@@ -53,6 +54,20 @@ fn lost(what: impl std::fmt::Display) -> Error {
     Error::Lost(what.to_string())
 }
 
+/// A module, which all machines of this process share: to parse one takes longer than most launches.
+fn parsed(module: &'static Module) -> Result<Arc<ptx::Module>, Error> {
+    static PARSED: Mutex<BTreeMap<&'static str, Arc<ptx::Module>>> = Mutex::new(BTreeMap::new());
+    // nobody leaves it half done
+    let mut all = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(parsed) = all.get(module.name) {
+        return Ok(parsed.clone());
+    }
+    let parsed = ptx::Module::parse(module.ptx()).map_err(|e| lost(format!("{}: {e}", module.name)))?;
+    let parsed = Arc::new(parsed);
+    all.insert(module.name, parsed.clone());
+    Ok(parsed)
+}
+
 impl Interpreter {
     /// One of another compute capability, which loads the modules of that alone.
     pub fn of_compute(compute: (u32, u32)) -> Interpreter {
@@ -83,9 +98,7 @@ impl Interpreter {
             return Err(Error::Unsupported { name, major, minor, needed: module.name, least });
         }
         if !self.modules.contains_key(module.name) {
-            let parsed =
-                ptx::Module::parse(module.ptx()).map_err(|e| lost(format!("{}: {e}", module.name)))?;
-            self.modules.insert(module.name, parsed);
+            self.modules.insert(module.name, parsed(module)?);
         }
         Ok(())
     }

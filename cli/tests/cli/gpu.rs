@@ -12,12 +12,19 @@ use super::{BRAISE, Home, done, failed, texts, tiny};
 /// The folder of the library; why there is none, else.
 fn library() -> Result<&'static Path, &'static str> {
     static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let make = || {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("driver-{}", std::process::id()));
-        fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
-        let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/driver/libcuda.rs");
-        let mut command = Command::new(rustc);
+    LIBRARY
+        .get_or_init(|| compile("driver", &[("libcuda.rs", "libcuda.so")]))
+        .as_deref()
+        .map_err(String::as_str)
+}
+
+/// Compiles libraries into a folder for them.
+fn compile(folder: &str, libraries: &[(&str, &str)]) -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{folder}-{}", std::process::id()));
+    fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+    for (source, library) in libraries {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/driver").join(source);
+        let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
         command.args([
             "--edition",
             "2024",
@@ -27,12 +34,11 @@ fn library() -> Result<&'static Path, &'static str> {
             "cfg(lacks_graphs)",
             "-o",
         ]);
-        let output = command.arg(folder.join("libcuda.so")).arg(source).output();
+        let output = command.arg(folder.join(library)).arg(source).output();
         let output = output.map_err(|e| format!("rustc cannot be started: {e}"))?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(folder)
-    };
-    LIBRARY.get_or_init(make).as_deref().map_err(|e: &String| e.as_str())
+    }
+    Ok(folder)
 }
 
 /// A model of one layer, in `model.gguf`.
@@ -196,8 +202,8 @@ fn ctrl_c_ends_loading() {
             std::thread::sleep(Duration::from_millis(20));
         }
         for _ in 0..times {
-            let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-            assert!(sent.expect("kill starts").success());
+            let kill = format!("kill -INT {}", child.id());
+            assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
             std::thread::sleep(Duration::from_millis(300));
         }
         let status = child.wait().expect("ends");
@@ -250,4 +256,36 @@ fn a_model_on_two_devices_is_measured_as_one() {
     assert!(bench("1", "md").contains("; time at the limit: cpu "));
     let whole: Vec<serde_json::Value> = serde_json::from_str(&bench("all", "json")).expect("is JSON");
     assert!(whole.iter().all(|row| row["device"] == "cuda:0" && row["limit_shares"] == ""), "{whole:?}");
+}
+
+/// Of two GPUs the one that gets the model alone is opened, where the driver's management tells what is free on both.
+#[test]
+fn a_gpu_that_gets_nothing_is_not_opened() {
+    let both = [("libcuda.rs", "libcuda.so"), ("libnvml.rs", "libnvidia-ml.so.1")];
+    let managed = match compile("managed", &both) {
+        Ok(folder) => folder,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    let report = home.path("report");
+    let contexts = |device: &str, nvml: &str| {
+        let mut command = prepare(&home, &managed, device, "count=2");
+        let run = command.env("FAKE_CUDA_REPORT", &report).env("FAKE_NVML", nvml).output().expect("starts");
+        done(&run);
+        assert!(are_of_gpu(&home), "{nvml}");
+        let report = fs::read_to_string(&report).expect("was written");
+        report.lines().find_map(|line| line.strip_prefix("contexts: ").map(str::to_owned))
+    };
+    assert_eq!(contexts("auto", "devices=2").as_deref(), Some("1 made, 0 left"));
+    // what is not known is looked up on the GPU itself
+    assert_eq!(contexts("auto", "devices=1").as_deref(), Some("2 made, 0 left"));
+    assert_eq!(contexts("auto", "nvmlInit_v2=9").as_deref(), Some("2 made, 0 left"));
+    // a GPU with too little is left out, and so is what a context takes
+    assert_eq!(contexts("cuda:1", "devices=2 free=0").as_deref(), Some("1 made, 0 left"));
+    let run =
+        prepare(&home, &managed, "auto", "count=2").env("FAKE_NVML", "devices=2 free=500000000").output();
+    let run = run.expect("starts");
+    done(&run);
+    assert!(!are_of_gpu(&home) && texts(&run).1.contains("have 0.00 GB free"), "{run:?}");
 }

@@ -1,5 +1,5 @@
-//! A library that stands in for NVML, for tests. `FAKE_NVML` says what it answers, for instance `free=5 total=9 mig=1`; a function
-//! that is named there fails with that number.
+//! A library that stands in for NVML, for tests. `FAKE_NVML` says what it answers, for instance `devices=2 free=5 total=9 mig=1`;
+//! a function that is named there fails with that number.
 #![allow(non_snake_case)]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
@@ -8,8 +8,8 @@ use std::ffi::{CStr, c_char, c_uint};
 const SUCCESS: u32 = 0;
 const NOT_FOUND: u32 = 6;
 
-/// The device at place 1 of the bus; its handle is this number.
-const DEVICE: usize = 0x101;
+/// The handle of the device at place 0 of the bus, which is none; those that are there follow.
+const NONE: usize = 0x100;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var("FAKE_NVML").unwrap_or_default();
@@ -22,7 +22,7 @@ fn answer<T>(function: &str, device: usize, to: *mut T, value: Option<T>) -> u32
     if let Some(error) = number(function) {
         return error as u32;
     }
-    let Some(value) = value.filter(|_| device == DEVICE) else { return NOT_FOUND };
+    let Some(value) = value.filter(|_| device > NONE) else { return NOT_FOUND };
     // SAFETY: callers pass pointers to what is written.
     unsafe { to.write(value) };
     SUCCESS
@@ -57,9 +57,10 @@ pub unsafe extern "C" fn nvmlInit_v2() -> u32 {
 pub unsafe extern "C" fn nvmlDeviceGetHandleByPciBusId_v2(place: *const c_char, device: *mut usize) -> u32 {
     // SAFETY: callers pass a C string.
     let place = unsafe { CStr::from_ptr(place) };
-    // it counts all devices, of which the driver may know some
-    let known = place.to_str().is_ok_and(|place| place == "0000:01:00.0");
-    answer("nvmlDeviceGetHandleByPciBusId_v2", DEVICE, device, known.then_some(DEVICE))
+    let bus = place.to_str().ok().and_then(|place| place.strip_prefix("0000:")?.strip_suffix(":00.0"));
+    let bus = bus.and_then(|bus| usize::from_str_radix(bus, 16).ok());
+    let known = bus.filter(|bus| (1..=number("devices").unwrap_or(1)).contains(&(*bus as u64)));
+    answer("nvmlDeviceGetHandleByPciBusId_v2", NONE + 1, device, known.map(|bus| NONE + bus))
 }
 
 /// # Safety
