@@ -2,7 +2,6 @@
 //! them is found out before anything is copied.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use braise_kernels::cuda::ops::COLUMNS;
@@ -19,7 +18,7 @@ use crate::backend::{Batch, Run};
 use crate::error::Result;
 use crate::kv::{KvTypes, Room as Sizes};
 use crate::model::Model;
-use crate::parts::{Part, Parts};
+use crate::parts::{Assignment, Location, Part, Parts};
 use crate::sequences::Place;
 
 /// Most tokens of a rehearsed batch: many.
@@ -56,7 +55,7 @@ pub(super) fn kernels(
         (&[1, 1], Some(1)),
         (&[n_ctx - n_ctx / 2, n_ctx / 2], None),
     ] {
-        rehearse(&mut on, model, &segments(parts), lens, best)?;
+        rehearse(&mut on, model, &segments(model, parts), lens, best)?;
     }
     // a page that two sequences have is copied before it is written
     if n_ctx > 1 {
@@ -96,23 +95,11 @@ fn rehearse(
     Ok(())
 }
 
-/// Parts that follow each other.
-fn segments(parts: &[Part]) -> Vec<Parts> {
-    let follows = |a: Part, b: Part| match (a, b) {
-        (Part::Input, Part::Mixer(0)) => true,
-        (Part::Mixer(i), Part::Mlp(j)) => i == j,
-        (Part::Mlp(i), Part::Mixer(j)) => i + 1 == j,
-        (_, Part::Output) => true,
-        _ => false,
-    };
-    let mut segments: Vec<RangeInclusive<Part>> = Vec::new();
-    for part in parts {
-        match segments.last_mut() {
-            Some(last) if follows(*last.end(), *part) => *last = *last.start()..=*part,
-            _ => segments.push(*part..=*part),
-        }
-    }
-    segments
+/// Those of these parts that follow each other, as passes run them.
+fn segments(model: &Model, parts: &[Part]) -> Vec<Parts> {
+    let location = |part| if parts.contains(&part) { Location::Gpu(0) } else { Location::Cpu };
+    let segments = Assignment::new(model.layers.len(), location).segments();
+    segments.into_iter().filter(|(place, _)| *place != Location::Cpu).map(|(_, parts)| parts).collect()
 }
 
 /// A device that notes what is launched.
