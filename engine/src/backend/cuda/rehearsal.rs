@@ -87,7 +87,7 @@ fn rehearse(
     let all: Vec<u32> = (0..).take(n).collect();
     let wanted: &[&[u32]] = if model.spec().is_encoder() { &[&[]] } else { &[&all, &all[n - 1..]] };
     for logits in wanted {
-        let batch = Batch { tokens: &tokens, runs: &runs, logits: logits };
+        let batch = Batch { tokens: &tokens, runs: &runs, logits };
         on.begin(batch)?;
         segments.iter().try_for_each(|parts| on.run(batch, best, parts))?;
     }
