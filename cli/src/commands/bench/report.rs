@@ -396,7 +396,7 @@ mod tests {
         let text = Report { format: Format::Md, explain: true, rows: vec![split] }.markdown();
         for part in [
             "| CPU+CUDA |       2 | tg128 @ d64 |",
-            "|   2.86 MiB |",
+            "| 2.86 MiB |",
             "\ntg128 @ d64: layers 0-3: CPU (--gpu-layers 4); layers 4-7 and the output: cuda:0 A GPU; time at the limit: \
              cpu 75%, cuda:0 25%\n",
             "on A GPU and 2 threads: bound by memory bandwidth",
