@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
@@ -16,6 +16,7 @@ use braise_engine::kv::KvTypes;
 use braise_engine::measure::{Limit, Peaks, Test};
 use braise_engine::model::Model;
 use braise_engine::sample::SamplerOptions;
+use braise_engine::sequences::Capacity;
 use braise_engine::session::{Session, SessionOptions};
 use braise_engine::speculate::{DraftModel, NGram, Speculation};
 use braise_engine::tokenizer::{ControlTokens, Special, Tokenizer};
@@ -25,6 +26,7 @@ use indicatif::DecimalBytes;
 use crate::args::{Cache, Compute, Generation};
 use crate::chat::{Chat, Message, Role, Sink};
 use crate::failure::Usage;
+use crate::interrupt::{self, Interrupted};
 use crate::machine::available_memory;
 use crate::output::notice;
 use crate::progress::Progress;
@@ -131,17 +133,7 @@ pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, ver
             Usage(format!("--gpu-layers {layers}: there are none with --device cpu; leave one out")).into()
         );
     }
-    let progress = Mutex::new(Progress::new("copying to the GPU", None));
-    model.watch_loading(Some(Watch::new(move |Loading { done, total }| {
-        // a panic elsewhere leaves a bar that can be drawn on
-        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.set_total(total);
-        progress.set(done);
-        ControlFlow::Continue(())
-    })));
-    let placed = device::place(model, compute.device(), compute.gpu_layers, options);
-    model.watch_loading(None); // takes the bar away
-    match placed? {
+    match move_to_devices(model, compute.device(), compute.gpu_layers, Capacity::ONE, options)? {
         Placement::Gpu { index, name, weight_bytes, slow } => {
             if verbose {
                 let size = DecimalBytes(weight_bytes as u64);
@@ -169,6 +161,38 @@ pub fn place(model: &mut Model, compute: &Compute, options: &SessionOptions, ver
         Placement::Cpu { .. } => {}
     }
     Ok(())
+}
+
+/// Moves `model` as [`device::place`] does, and shows how far that is. Ctrl-C ends it, and gives back what was taken.
+pub fn move_to_devices(
+    model: &mut Model,
+    choice: Choice,
+    layers: GpuLayers,
+    capacity: Capacity,
+    options: &SessionOptions,
+) -> Result<Placement> {
+    // where Ctrl-C cannot be taken over, it ends the program
+    let interrupt = Arc::new(interrupt::Watch::begin().ok());
+    let is_pressed = {
+        let interrupt = Arc::clone(&interrupt);
+        move || interrupt.as_ref().as_ref().is_some_and(interrupt::Watch::is_pressed)
+    };
+    let progress = Mutex::new(Progress::new("copying to the GPU", None));
+    let asked = is_pressed.clone();
+    model.watch_loading(Some(Watch::new(move |Loading { done, total }| {
+        // a panic elsewhere leaves a bar that can be drawn on
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.set_total(total);
+        progress.set(done);
+        if asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })));
+    let placed = device::place(model, choice, layers, capacity, options);
+    model.watch_loading(None); // takes the bar away
+    if is_pressed() {
+        model.move_to_cpu();
+        return Err(Interrupted.into());
+    }
+    Ok(placed?)
 }
 
 /// Where the tokens come from that are tried several at a time.

@@ -5,6 +5,8 @@ use std::io;
 
 use clap::error::ErrorKind;
 
+use crate::interrupt::{self, Interrupted};
+
 /// The command line was understood, but cannot be acted on: exit code 2, as for an unknown flag.
 #[derive(Debug)]
 pub struct Usage(pub String);
@@ -41,6 +43,9 @@ pub fn is_output_closed(error: &anyhow::Error) -> bool {
 pub fn explain(error: &anyhow::Error) -> (u8, Option<String>) {
     if is_output_closed(error) {
         return (0, None);
+    }
+    if error.is::<Interrupted>() {
+        return (interrupt::EXIT_CODE, None);
     }
     let code = if error.is::<Usage>() { 2 } else { 1 };
     (code, Some(format!("braise: {}", line(error))))
@@ -100,6 +105,7 @@ mod tests {
     fn usage_errors_are_code_2_and_others_1() {
         assert_eq!(explain(&Usage("no".into()).into()).0, 2);
         assert_eq!(explain(&anyhow!("no")), (1, Some("braise: no".into())));
+        assert_eq!(explain(&Interrupted.into()), (130, None));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod chat;
 mod commands;
 mod engine;
 mod failure;
+mod interrupt;
 mod machine;
 mod models;
 mod output;

@@ -6,13 +6,15 @@ mod report;
 use std::fmt;
 use std::str::FromStr;
 
-use braise_kernels::cuda::{Device, Error as DeviceError, Gpu};
+use braise_kernels::cuda::{Device, Error as DeviceError, Gpu, Managed, Properties, Survey};
 
 use crate::backend::cuda;
 use crate::error::{Error, ErrorKind, Result};
+use crate::kv::{KvTypes, Room};
 use crate::model::Model;
 use crate::parts::{Assignment, Location, Part};
 use crate::plan::{GpuRoom, Needs, Refusal};
+use crate::sequences::{self, Capacity};
 use crate::session::SessionOptions;
 
 pub use crate::plan::GpuLayers;
@@ -86,11 +88,46 @@ pub enum Placement {
 /// Memory of a GPU that is left to what no plan counts: the translated kernels and the graphs.
 const RESERVE: usize = 256 << 20;
 
+/// What a context takes of a GPU's memory: 300 to 500 MB.
+const CONTEXT: usize = 512 << 20;
+
 /// GPUs, each with its number, or with why it cannot be used.
 type Opened = Vec<(usize, std::result::Result<Box<dyn Device + Send>, DeviceError>)>;
+type Offers = Vec<(usize, std::result::Result<Offer, DeviceError>)>;
 
-/// Moves as much of `model` as `layers` says to the GPUs that `choice` says. `options` are those of the sessions to come, of
-/// which one has to fit.
+/// Opens a GPU.
+type Open = Box<dyn FnOnce() -> std::result::Result<Box<dyn Device + Send>, DeviceError>>;
+
+/// A GPU that may get parts of a model, and is opened if it does.
+struct Offer {
+    properties: Properties,
+    /// Bytes of its memory that are free.
+    free: usize,
+    open: Open,
+}
+
+impl Offer {
+    /// One that is open.
+    fn of(mut device: Box<dyn Device + Send>) -> std::result::Result<Offer, DeviceError> {
+        let (free, properties) = (device.memory()?.free, device.properties().clone());
+        Ok(Offer { properties, free, open: Box::new(|| Ok(device)) })
+    }
+
+    /// One that need not be open to know what is free there.
+    fn of_gpu(index: usize) -> std::result::Result<Offer, DeviceError> {
+        let open = move || Gpu::open(index).map(|gpu| Box::new(gpu) as Box<dyn Device + Send>);
+        let Survey { properties, managed } = Gpu::survey(index)?;
+        match managed {
+            Some(Managed { memory, .. }) => {
+                Ok(Offer { properties, free: memory.free.saturating_sub(CONTEXT), open: Box::new(open) })
+            }
+            None => Offer::of(open()?),
+        }
+    }
+}
+
+/// Moves as much of `model` as `layers` says to the GPUs that `choice` says. `capacity` and `options` are those of the sequences
+/// to come, which have to fit.
 ///
 /// # Errors
 /// A GPU was asked for by number, and is not there, cannot run the model, or has too little memory; or layers were asked for
@@ -99,6 +136,7 @@ pub fn place(
     model: &mut Model,
     choice: Choice,
     layers: GpuLayers,
+    capacity: Capacity,
     options: &SessionOptions,
 ) -> Result<Placement> {
     let refuse = |why: String, next: &str| {
@@ -114,7 +152,7 @@ pub fn place(
         }
         Choice::Cuda(index) => {
             let gpu = Gpu::open(index).map_err(|e| cuda::error(model, e))?;
-            match try_on(model, vec![(index, Ok(Box::new(gpu)))], layers, options)? {
+            match try_on(model, vec![(index, Offer::of(Box::new(gpu)))], layers, capacity, options)? {
                 Placement::Cpu { because, .. } => {
                     let why = because.unwrap_or_else(|| "there is no GPU".to_owned());
                     Err(Error::new(ErrorKind::Device, why)
@@ -126,9 +164,13 @@ pub fn place(
         }
         Choice::Auto => match Gpu::count() {
             Ok(count) => {
-                let open =
-                    |index| (index, Gpu::open(index).map(|gpu| Box::new(gpu) as Box<dyn Device + Send>));
-                place_on(model, (0..count).map(open).collect(), layers, options)
+                // of several not all may be needed, and each that is opened loses memory
+                let offer = |index: usize| match count {
+                    1 => Gpu::open(index).and_then(|gpu| Offer::of(Box::new(gpu))),
+                    _ => Offer::of_gpu(index),
+                };
+                let offers = (0..count).map(|index| (index, offer(index))).collect();
+                place_offers(model, offers, layers, capacity, options)
             }
             Err(e) if on_cpu => {
                 let beside_gpu = e != DeviceError::NoDriver;
@@ -148,9 +190,22 @@ pub fn place_on(
     model: &mut Model,
     devices: Opened,
     layers: GpuLayers,
+    capacity: Capacity,
     options: &SessionOptions,
 ) -> Result<Placement> {
-    match try_on(model, devices, layers, options) {
+    let offers = devices.into_iter().map(|(index, device)| (index, device.and_then(Offer::of)));
+    place_offers(model, offers.collect(), layers, capacity, options)
+}
+
+/// The same with what GPUs offer.
+fn place_offers(
+    model: &mut Model,
+    offers: Offers,
+    layers: GpuLayers,
+    capacity: Capacity,
+    options: &SessionOptions,
+) -> Result<Placement> {
+    match try_on(model, offers, layers, capacity, options) {
         // another program took the memory meanwhile, or the device was lost
         Err(e) if layers == GpuLayers::Auto && e.kind() == ErrorKind::Device => {
             Ok(Placement::Cpu { because: Some(e.to_string()), beside_gpu: true })
@@ -162,15 +217,17 @@ pub fn place_on(
 /// The same, but a device that fails is an error.
 fn try_on(
     model: &mut Model,
-    devices: Opened,
+    offers: Offers,
     layers: GpuLayers,
+    capacity: Capacity,
     options: &SessionOptions,
 ) -> Result<Placement> {
-    let beside_gpu = !devices.is_empty();
+    let beside_gpu = !offers.is_empty();
+    let sizes = (sequences::room(model, capacity, options)?, options.kv);
     let (mut candidates, mut because) = (Vec::new(), None);
-    for (index, device) in devices {
-        let device = device.map_err(|e| e.to_string());
-        match device.and_then(|device| Candidate::new(model, index, device, options)) {
+    for (index, offer) in offers {
+        let offer = offer.map_err(|e| e.to_string());
+        match offer.and_then(|offer| Candidate::new(model, index, offer, sizes)) {
             Ok(candidate) => candidates.push(candidate),
             Err(e) => because = Some(e),
         }
@@ -197,7 +254,8 @@ fn try_on(
         return on_cpu(why.not_on_gpu());
     }
     let mut gpus: Vec<UsedGpu> = used.iter().map(|candidate| UsedGpu::of(model, candidate)).collect();
-    let devices = used.into_iter().map(|candidate| candidate.device).collect();
+    let devices = used.into_iter().map(|candidate| (candidate.open)()).collect::<std::result::Result<_, _>>();
+    let devices = devices.map_err(|e| cuda::error(model, e))?;
     let bytes = model.split(devices, &assignment)?;
     gpus.iter_mut().zip(bytes).for_each(|(gpu, bytes)| gpu.weight_bytes = bytes);
     if let ([gpu], [_]) = (&gpus[..], &assignment.segments()[..]) {
@@ -226,7 +284,8 @@ fn used(candidates: Vec<Candidate>, assignment: &Assignment) -> (Vec<Candidate>,
 /// A GPU that may get parts of a model.
 struct Candidate {
     index: usize,
-    device: Box<dyn Device + Send>,
+    properties: Properties,
+    open: Open,
     needs: Needs,
     room: GpuRoom,
 }
@@ -235,17 +294,14 @@ impl Candidate {
     fn new(
         model: &Model,
         index: usize,
-        mut device: Box<dyn Device + Send>,
-        options: &SessionOptions,
+        Offer { properties, free, open }: Offer,
+        (room, kv): (Room, KvTypes),
     ) -> std::result::Result<Candidate, String> {
-        let free = device.memory().map_err(|e| e.to_string())?.free;
-        let properties = device.properties();
-        let sizes = options.sizes(model.spec());
-        let (needs, fixed) = cuda::needs(model, sizes, options.kv, properties).map_err(|e| e.to_string())?;
+        let (needs, fixed) = cuda::needs(model, room, kv, &properties).map_err(|e| e.to_string())?;
         let lacks = |part: &Part| cuda::unsupported_part(model, *part).is_some();
         let lacks = Part::all(model.layers.len()).filter(lacks).collect();
         let room = GpuRoom { free, fixed: fixed.saturating_add(RESERVE), lacks };
-        Ok(Candidate { index, device, needs, room })
+        Ok(Candidate { index, properties, open, needs, room })
     }
 }
 
@@ -266,7 +322,7 @@ impl Why {
         let of_layer = |i| lacks(Part::Mixer(i)).or_else(|| lacks(Part::Mlp(i)));
         let lacking = (0..model.layers.len()).map(of_layer).collect();
         let kernels = Part::all(model.layers.len()).find_map(lacks);
-        let names: Vec<&str> = candidates.iter().map(|gpu| gpu.device.properties().name.as_str()).collect();
+        let names: Vec<&str> = candidates.iter().map(|gpu| gpu.properties.name.as_str()).collect();
         Why {
             lacking,
             kernels,

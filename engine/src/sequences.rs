@@ -51,6 +51,11 @@ pub struct Capacity {
     pub tokens: Option<usize>,
 }
 
+impl Capacity {
+    /// One sequence, as long as the context is.
+    pub const ONE: Capacity = Capacity { sequences: 1, tokens: None };
+}
+
 /// Names a sequence; no other one of the same [`Sequences`] ever has the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SequenceId(u64);
@@ -78,12 +83,12 @@ pub struct Row<'a, T = f32> {
 }
 
 /// What sequences take of the memory when the cache is full.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Planned {
-    /// Of the machine's.
-    Machine(Plan),
-    /// Of a GPU's; nothing is known where the numbers are too large.
-    Device(Option<DevicePlan>),
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Planned {
+    /// Of the machine's, if some parts of the model are computed there.
+    pub machine: Option<Plan>,
+    /// Of each GPU's that the model is on.
+    pub gpus: Vec<DevicePlan>,
 }
 
 /// Several sequences of tokens, with the model's memory of them.
@@ -132,6 +137,14 @@ struct Asked {
 /// Takes rows of logits that were computed where the sequences are.
 type Give<'a> = &'a mut dyn FnMut(&mut dyn Place, &[Asked]) -> Result<ControlFlow<()>>;
 
+/// What sequences of this capacity have room for.
+///
+/// # Errors
+/// An option is 0 or absurd.
+pub(crate) fn room(model: &Model, capacity: Capacity, options: &SessionOptions) -> Result<Room> {
+    Ok(request(model, capacity, options, 1)?.room(model.spec()))
+}
+
 impl<'m> Sequences<'m> {
     /// Room for sequences, of which there are none yet, on the device that the model is on. [`SessionOptions::n_ctx`] is that
     /// of each.
@@ -161,8 +174,7 @@ impl<'m> Sequences<'m> {
                 Some(loaded) => Box::new(cuda::OnDevice::new(model, loaded, room, options.kv)?),
                 None => Box::new(Pipeline::new(model, on, None, room, options.kv)?),
             };
-            let plan = Planned::Device(outline.on_device(&request, &outline.everything()));
-            return Ok(new(place, 0, plan));
+            return Ok(new(place, 0, Planned { machine: None, gpus: on.plans(model, room, options.kv)? }));
         }
         let outline = outline.only(|part| on.is_none_or(|on| on.on_cpu().any(|parts| parts.contains(&part))));
         // what is read at a time does not depend on which parts are here
@@ -184,7 +196,9 @@ impl<'m> Sequences<'m> {
             None => Box::new(cpu),
         };
         let promise = Some(Promise::of(plan.session()));
-        Ok(Sequences { warning, _promise: promise, ..new(place, threads, Planned::Machine(plan)) })
+        let gpus = on.map_or(Ok(Vec::new()), |on| on.plans(model, room, options.kv))?;
+        let plan = Planned { machine: Some(plan), gpus };
+        Ok(Sequences { warning, _promise: promise, ..new(place, threads, plan) })
     }
 
     /// The model.

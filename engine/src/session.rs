@@ -10,7 +10,7 @@ use crate::kv::KvTypes;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::sample::Scored;
-use crate::sequences::{Capacity, Planned, Row, SequenceId, Sequences, Work};
+use crate::sequences::{Capacity, Row, SequenceId, Sequences, Work};
 
 /// How a session runs.
 #[derive(Debug, Clone, Default)]
@@ -23,18 +23,6 @@ pub struct SessionOptions {
     pub chunk: Option<usize>,
     /// Formats of the key/value cache.
     pub kv: KvTypes,
-}
-
-impl SessionOptions {
-    /// Tokens that a session can hold, and that it reads at a time.
-    pub(crate) fn sizes(&self, spec: &Spec) -> (usize, usize) {
-        let n_ctx = self.n_ctx.unwrap_or(spec.n_ctx.min(DEFAULT_CTX));
-        let chunk = match spec.is_encoder() {
-            true => n_ctx,
-            false => self.chunk.unwrap_or_else(|| default_chunk(spec)).min(n_ctx),
-        };
-        (n_ctx, chunk)
-    }
 }
 
 /// Tokens that a session can hold unless told otherwise.
@@ -98,7 +86,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// An option is 0 or absurd, there is too little memory, or the threads cannot be started.
     pub fn new(model: &'m Model, options: &SessionOptions) -> Result<Session<'m>> {
-        let mut all = Sequences::new(model, Capacity { sequences: 1, tokens: None }, options)?;
+        let mut all = Sequences::new(model, Capacity::ONE, options)?;
         let id = all.add()?;
         Ok(Session { all, id })
     }
@@ -125,10 +113,7 @@ impl<'m> Session<'m> {
 
     /// What it takes of the machine's memory when its context is full; `None` where a GPU computes.
     pub fn plan(&self) -> Option<&Plan> {
-        match self.all.plan() {
-            Planned::Machine(plan) => Some(plan),
-            Planned::Device(_) => None,
-        }
+        self.all.plan().machine.as_ref()
     }
 
     /// What a user should know of the memory that the session found: nothing, if all of it fits.

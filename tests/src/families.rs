@@ -66,7 +66,8 @@ pub fn write_floats(name: &str, path: &Path) {
     write_as(name, Kinds::Floats, &[], path);
 }
 
-/// The same with experts of type `ty`, and with other numbers for some keys, by the ends of their names.
+/// The same with experts of type `ty`, and with other numbers for some keys and other sizes of some tensors, by the ends of their
+/// names.
 ///
 /// # Panics
 /// As [`write()`]; and if rows are no whole blocks.
@@ -103,6 +104,8 @@ fn write_as(name: &str, kinds: Kinds, changes: &[(&str, &str)], path: &Path) {
             metadata(writer, key, kind, change.map_or(value, |(_, value)| value))
         } else {
             let (name, dims) = line.split_once(": ").expect("a key or a tensor");
+            let change = changes.iter().find(|(end, _)| name.ends_with(end));
+            let dims = change.map_or(dims, |(_, dims)| dims);
             // sizes, and behind them perhaps a type
             let (sizes, named): (Vec<&str>, Vec<&str>) =
                 dims.split(' ').partition(|word| word.bytes().all(|byte| byte.is_ascii_digit()));

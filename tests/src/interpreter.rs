@@ -1,9 +1,10 @@
 //! The interpreter of PTX as a device.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use braise_kernels::cuda::{
-    Address, Device, Error, Graph, HostBuffer, Launch, Memory, Piece, Properties, Transfer,
+    Address, Device, Error, Graph, HostBuffer, Kernel, Launch, Memory, Module, Piece, Properties, Transfer,
 };
 
 use crate::ptx;
@@ -11,7 +12,9 @@ use crate::ptx;
 /// A machine that interprets the PTX that braise ships.
 pub struct Interpreter {
     machine: ptx::Machine,
-    modules: HashMap<&'static str, ptx::Module>,
+    modules: HashMap<&'static str, Arc<ptx::Module>>,
+    /// Whether kernels were prepared: then one of a module that was not loaded then is an error.
+    is_prepared: bool,
     properties: Properties,
     /// Bytes of its memory, and those of each allocation.
     total: usize,
@@ -35,6 +38,7 @@ impl Default for Interpreter {
         Interpreter {
             machine: ptx::Machine::new(),
             modules: HashMap::new(),
+            is_prepared: false,
             properties,
             total: 1 << 30,
             taken: HashMap::new(),
@@ -48,6 +52,20 @@ impl Default for Interpreter {
 
 fn lost(what: impl std::fmt::Display) -> Error {
     Error::Lost(what.to_string())
+}
+
+/// A module, which all machines of this process share: to parse one takes longer than most launches.
+fn parsed(module: &'static Module) -> Result<Arc<ptx::Module>, Error> {
+    static PARSED: Mutex<BTreeMap<&'static str, Arc<ptx::Module>>> = Mutex::new(BTreeMap::new());
+    // nobody leaves it half done
+    let mut all = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(parsed) = all.get(module.name) {
+        return Ok(parsed.clone());
+    }
+    let parsed = ptx::Module::parse(module.ptx()).map_err(|e| lost(format!("{}: {e}", module.name)))?;
+    let parsed = Arc::new(parsed);
+    all.insert(module.name, parsed.clone());
+    Ok(parsed)
 }
 
 impl Interpreter {
@@ -71,18 +89,26 @@ impl Interpreter {
         if self.capture.is_some() { Err(Error::Capturing(what)) } else { Ok(()) }
     }
 
-    fn interpret(&mut self, launch: &Launch) -> Result<(), Error> {
-        let module = launch.kernel.module;
+    /// Parses the module of a kernel, if that was not done before.
+    fn load(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
+        let module = kernel.module;
         let (major, minor) = self.properties.compute;
         if module.compute > (major, minor) {
             let (name, least) = (self.properties.name.clone(), module.compute);
             return Err(Error::Unsupported { name, major, minor, needed: module.name, least });
         }
         if !self.modules.contains_key(module.name) {
-            let parsed =
-                ptx::Module::parse(module.ptx()).map_err(|e| lost(format!("{}: {e}", module.name)))?;
-            self.modules.insert(module.name, parsed);
+            self.modules.insert(module.name, parsed(module)?);
         }
+        Ok(())
+    }
+
+    fn interpret(&mut self, launch: &Launch) -> Result<(), Error> {
+        let module = launch.kernel.module;
+        if self.is_prepared && !self.modules.contains_key(module.name) {
+            return Err(lost(format!("{} was not prepared", launch.kernel.name)));
+        }
+        self.load(launch.kernel)?;
         let parsed = &self.modules[module.name];
         let Launch { kernel, grid, block, shared, params } = launch;
         self.machine.launch(parsed, kernel.name, *grid, *block, *shared, params).map_err(lost)?;
@@ -101,12 +127,12 @@ impl Device for Interpreter {
 
     fn allocate(&mut self, bytes: usize) -> Result<Address, Error> {
         self.outside("memory cannot be allocated")?;
-        let free = self.free_bytes();
-        if bytes > free {
+        let (free, filled) = (self.free_bytes(), bytes.next_multiple_of(256));
+        if filled > free {
             return Err(Error::OutOfMemory { asked: bytes, free, total: self.total });
         }
         let at = Address(self.machine.alloc(bytes));
-        self.taken.insert(at, bytes);
+        self.taken.insert(at, filled);
         Ok(at)
     }
 
@@ -145,6 +171,12 @@ impl Device for Interpreter {
 
     fn clear(&mut self, at: Address, bytes: usize) -> Result<(), Error> {
         self.machine.write(at.0, &vec![0; bytes]).map_err(lost)
+    }
+
+    fn prepare(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
+        self.outside("kernels cannot be loaded")?;
+        self.is_prepared = true;
+        self.load(kernel)
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), Error> {

@@ -3,11 +3,14 @@
 use braise_engine::kv::KvTypes;
 use braise_engine::measure::{Cost, Pass};
 use braise_engine::model::Model;
-use braise_engine::plan::{Outline, Request};
+use braise_engine::plan::{DevicePlan, Outline, Request};
+use braise_engine::sequences::{Capacity, Sequences};
 use braise_engine::session::{Session, SessionOptions};
+use braise_kernels::cuda::Device;
 use braise_kernels::isa::Isa;
 use braise_kernels::ops::KvType;
 use braise_tests::families::{names, write};
+use braise_tests::interpreter::Interpreter;
 
 fn model(name: &str) -> Model {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -40,6 +43,56 @@ fn every_family_takes_the_cache_that_was_planned() {
         }
     }
     assert!(names.len() > 80, "{} families", names.len());
+}
+
+/// On a GPU with just the memory that was planned, all is taken, and with less nothing.
+#[test]
+fn what_is_planned_of_a_gpu_is_what_is_taken() {
+    use KvType::{F16, Q8_0};
+    let request = |n_ctx, n_seq, tokens, k, v| Request {
+        n_ctx,
+        n_seq,
+        tokens,
+        chunk: Some(64),
+        kv: KvTypes { k, v },
+        threads: 1,
+    };
+    let requests = [
+        request(100, 1, None, F16, F16),
+        request(2000, 1, None, Q8_0, F16),
+        request(2000, 3, Some(3000), Q8_0, Q8_0),
+        request(1500, 16, None, F16, Q8_0),
+        request(300, 64, Some(9000), F16, F16),
+    ];
+    // windows, slopes, compressed keys, states, and experts
+    for name in ["llama", "gemma3", "jais", "deepseek2", "falcon-h1", "kimi-linear", "qwen3moe"] {
+        let mut model = model(name);
+        let properties = Interpreter::default().properties().clone();
+        let weights = model.move_to(Box::new(Interpreter::default())).expect("there is room");
+        for request in requests {
+            let outline = Outline::of(&model);
+            let plan = outline.on_device(&request, &properties).expect("few bytes");
+            let sequences = plan.cache + plan.activations;
+            let options = SessionOptions {
+                n_ctx: Some(request.n_ctx),
+                threads: Some(1),
+                chunk: request.chunk,
+                kv: request.kv,
+            };
+            let capacity = Capacity { sequences: request.n_seq, tokens: request.tokens };
+            for (spare, fits) in [(0, true), (1, false)] {
+                let total = weights + sequences as usize - spare;
+                model.move_to(Box::new(Interpreter::of_memory(total))).expect("the weights fit");
+                let all = Sequences::new(&model, capacity, &options);
+                assert_eq!(all.is_ok(), fits, "{name}, {request:?}: {plan:?}");
+                let Ok(all) = all else { continue };
+                let planned = &all.plan().gpus[..];
+                assert_eq!(planned, [DevicePlan { weights: weights as u64, ..plan }], "{name}, {request:?}");
+                assert_eq!(all.cache_bytes(), sequences, "{name}, {request:?}");
+                assert!(all.plan().machine.is_none());
+            }
+        }
+    }
 }
 
 /// gpt-oss: the first of two layers sees 32 positions, the second one all.

@@ -11,9 +11,12 @@ use braise_engine::parts::{Assignment, Location, Part};
 use braise_engine::sequences::{Capacity, Row, SequenceId, Sequences, Work};
 use braise_engine::session::{Logits, Session, SessionOptions};
 use braise_kernels::cuda::Device;
-use braise_tests::families::tokens;
+use braise_kernels::isa::Isa;
+use braise_kernels::quant::Type;
+use braise_tests::families::{tokens, write_with};
 use braise_tests::interpreter::Interpreter;
 use braise_tests::logits::{eval, nmse, recipe};
+use tempfile::NamedTempFile;
 
 /// Largest error (NMSE) of few tokens: what `cuda_model.rs` allows a whole model of four layers on a GPU, of which a part
 /// cannot be further off.
@@ -284,11 +287,14 @@ fn taken(name: &str) -> (usize, usize) {
 
 /// Puts what fits of a model on interpreters with so many bytes besides those that are left to the driver; what is said of it.
 fn placed(name: &str, totals: &[usize]) -> (Model, String) {
+    placed_model(recipe(name, false), totals)
+}
+
+fn placed_model(mut model: Model, totals: &[usize]) -> (Model, String) {
     const RESERVE: usize = 256 << 20;
-    let mut model = recipe(name, false);
     let device = |total: &usize| Box::new(Interpreter::of_memory(RESERVE + total)) as Box<dyn Device + Send>;
     let devices = totals.iter().map(|total| Ok(device(total))).enumerate();
-    let placement = place_on(&mut model, devices.collect(), GpuLayers::Auto, &options());
+    let placement = place_on(&mut model, devices.collect(), GpuLayers::Auto, Capacity::ONE, &options());
     let text = match placement.expect("is placed somewhere") {
         Placement::Gpu { index, .. } => format!("all: cuda:{index}"),
         Placement::Split(split) => split.to_string(),
@@ -329,35 +335,26 @@ fn a_gpu_with_little_memory_gets_what_fits() {
     }
 }
 
-/// Of models of which a GPU has kernels for some layers.
+/// Of a model of which GPUs have kernels for some layers: its convolution covers more tokens than any kernel's.
 #[test]
 fn layers_without_kernels_stay_on_the_cpu() {
-    let mut mixed = 0;
-    for name in ["kimi-linear", "llama4", "afmoe", "qwen35moe"] {
-        let model = recipe(name, false);
-        let lack = |i: usize| {
-            let parts = [Part::Mixer(i), Part::Mlp(i)];
-            parts.into_iter().find_map(|part| cuda::unsupported_part(&model, part))
-        };
-        let lacking: Vec<Option<String>> = (0..model.spec().layers.len()).map(lack).collect();
-        let (placed, text) = placed(name, &[1 << 30]);
-        println!("{name}: {text}");
-        if lacking.iter().any(Option::is_some) && lacking.iter().any(Option::is_none) {
-            mixed += 1;
-            for what in lacking.iter().flatten() {
-                assert!(
-                    text.contains(&format!("CPU (there are no GPU kernels for {what})")),
-                    "{name}: {text}"
-                );
-            }
-            assert!(text.ends_with("the output: cuda:0 interpreter"), "{name}: {text}");
-            let error = nmse(&of_few(&model), &of_few(&placed));
-            assert!(error <= FEW, "{name}: {error:.1e}, {text}");
-        }
-    }
-    if mixed == 0 {
-        println!("skipped: a GPU has kernels for all layers of these models, or for none");
-    }
+    let wide = || {
+        let file = NamedTempFile::new().expect("a temporary file");
+        let changes = [("shortconv.l_cache", "40"), ("shortconv.conv.weight", "40 256")];
+        write_with("lfm2", Type::F32, &changes, file.path());
+        Model::open(file.path(), Isa::Portable).expect("a model")
+    };
+    let model = wide();
+    let lacking: Vec<_> = (0..2).map(|i| cuda::unsupported_part(&model, Part::Mixer(i))).collect();
+    assert_eq!(lacking, [None, Some("convolutions of 40 tokens".to_owned())]);
+    let (placed, text) = placed_model(wide(), &[1 << 30]);
+    assert!(text.contains("layer 1: CPU (there are no GPU kernels for convolutions of 40 tokens)"), "{text}");
+    assert!(text.ends_with("layer 0 and the output: cuda:0 interpreter"), "{text}");
+    let error = nmse(&of_few(&model), &of_few(&placed));
+    assert!(error <= FEW, "{error:.1e}, {text}");
+    let device = Ok(Box::new(Interpreter::default()) as Box<dyn Device + Send>);
+    let all = place_on(&mut wide(), vec![(0, device)], GpuLayers::All, Capacity::ONE, &options());
+    assert!(all.expect_err("not all").to_string().contains("convolutions of 40 tokens"));
 }
 
 /// What `braise doctor` asks of a GPU, with all of the model there, the last layers and the output, and the output alone.

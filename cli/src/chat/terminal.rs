@@ -2,23 +2,19 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::{Input, Line};
-
-/// Exit code of a program that Ctrl-C ends: 128 and the number of the signal.
-const INTERRUPTED: i32 = 130;
+use crate::interrupt::Watch;
 
 /// A terminal with a history file.
 pub struct Terminal {
     editor: DefaultEditor,
     history: PathBuf,
-    interrupt: Arc<AtomicBool>,
+    interrupt: Watch,
 }
 
 impl Terminal {
@@ -27,15 +23,7 @@ impl Terminal {
         let mut editor = DefaultEditor::new().context("cannot use the terminal; give a PROMPT instead")?;
         let _ = history.parent().map(fs::create_dir_all);
         let _ = editor.load_history(&history);
-        let interrupt = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&interrupt);
-        ctrlc::set_handler(move || {
-            // the second one is for a model that does not get to the next token
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED);
-            }
-        })
-        .context("cannot take over Ctrl-C")?;
+        let interrupt = Watch::begin().map_err(|e| anyhow!("cannot take over Ctrl-C: {e}"))?;
         Ok(Self { editor, history, interrupt })
     }
 }
@@ -57,6 +45,6 @@ impl Input for Terminal {
     }
 
     fn interrupted(&mut self) -> bool {
-        self.interrupt.swap(false, Ordering::Relaxed)
+        self.interrupt.take()
     }
 }

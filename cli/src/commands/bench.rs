@@ -7,18 +7,21 @@ mod source;
 use std::time::Instant;
 
 use anyhow::Result;
-use braise_engine::device::{self, Choice, GpuLayers, Placement};
+use braise_engine::device::{Choice, GpuLayers, Placement, Split};
 use braise_engine::kv::KvTypes;
 use braise_engine::measure::{self, GpuPeaks, Limit, Peaks, Reached, Stats, Test, peak_rss, reset_peak_rss};
-use braise_engine::sequences::MAX_SEQUENCES;
+use braise_engine::parts::Location;
+use braise_engine::sequences::{Capacity, MAX_SEQUENCES};
 use braise_engine::session::SessionOptions;
 use braise_engine::threads::default_threads;
+use braise_kernels::ops::PAGE;
 use clap::Args;
 
 use self::report::{Format, Report, threads};
 use self::row::Row;
 use self::source::{Loaded, Source, Synthetic};
 use crate::args::{self, Cache, Weights, isa};
+use crate::engine::move_to_devices;
 use crate::failure::Usage;
 use crate::machine::{available_memory, cpu_name, look};
 
@@ -70,6 +73,11 @@ pub struct BenchArgs {
     /// model, else the CPU. With --isa or BRAISE_ISA, auto is the CPU
     #[arg(long, value_name = "DEVICE", default_value_t = Choice::Auto)]
     device: Choice,
+
+    /// How much of the model goes to GPUs: the last N of its layers and the output, which counts as one of them (0: nothing),
+    /// all, or auto: what fits. The limit of several devices is the sum of their times, as they wait for each other
+    #[arg(long, value_name = "N", default_value_t = GpuLayers::Auto)]
+    gpu_layers: GpuLayers,
 
     /// Threads to compute with on the CPU [default: the physical cores]
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -169,8 +177,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             kv: args.cache.types(),
             reps: usize::from(args.reps),
         };
-        bench.place(args::device(args.device, args.isa.as_deref()), &tests)?;
-        for n_threads in if bench.on == Where::Cpu { &threads[..] } else { &[0] } {
+        bench.place(args::device(args.device, args.isa.as_deref()), args.gpu_layers, &tests)?;
+        let on_cpu = bench.loaded.model.locations().contains(&Location::Cpu);
+        for n_threads in if on_cpu { &threads[..] } else { &[0] } {
             bench.run(&tests, *n_threads, &mut report)?;
         }
     }
@@ -193,6 +202,41 @@ pub enum Where {
     Cpu,
     /// On the GPU of this number and name.
     Gpu(usize, String),
+    /// On several devices.
+    Split(Split),
+}
+
+impl Where {
+    /// What one of the model's devices is called.
+    fn name(&self, device: Location) -> String {
+        match (self, device) {
+            (_, Location::Cpu) | (Where::Cpu, _) => "cpu".to_owned(),
+            (Where::Gpu(index, _), _) => format!("cuda:{index}"),
+            (Where::Split(split), Location::Gpu(i)) => format!("cuda:{}", split.gpus[i].index),
+        }
+    }
+
+    /// The names of its GPUs.
+    fn gpus(&self) -> String {
+        match self {
+            Where::Cpu => String::new(),
+            Where::Gpu(_, name) => name.clone(),
+            Where::Split(split) => {
+                split.gpus.iter().map(|gpu| gpu.name.as_str()).collect::<Vec<_>>().join(" + ")
+            }
+        }
+    }
+}
+
+/// What a device does of a test.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// What the device is called.
+    pub device: String,
+    /// What it can do at most.
+    pub can: Can,
+    /// The least time that its part of the test takes.
+    pub limit: Limit,
 }
 
 /// What that can do at most.
@@ -224,20 +268,28 @@ impl Can {
 
 impl Bench {
     /// Moves the model to where `choice` says, for tests that all have to fit there.
-    fn place(&mut self, choice: Choice, tests: &[Test]) -> Result<()> {
-        let n_ctx = tests.iter().map(|test| test.n_ctx() * test.n_parallel).max();
+    fn place(&mut self, choice: Choice, layers: GpuLayers, tests: &[Test]) -> Result<()> {
+        let n_ctx = tests.iter().map(Test::n_ctx).max();
+        let most = |of: &dyn Fn(&Test) -> usize| tests.iter().map(of).max().unwrap_or(1);
+        let capacity = Capacity {
+            sequences: most(&|test| test.n_parallel),
+            tokens: Some(most(&|test| test.n_parallel * test.n_ctx().next_multiple_of(PAGE))),
+        };
         let options = SessionOptions { n_ctx, kv: self.kv, ..SessionOptions::default() };
         let begin = Instant::now();
-        match device::place(&mut self.loaded.model, choice, GpuLayers::Auto, &options)? {
+        match move_to_devices(&mut self.loaded.model, choice, layers, capacity, &options)? {
             Placement::Gpu { index, name, slow, .. } => {
                 slow.into_iter().for_each(|slow| eprintln!("note: {slow}"));
                 self.on = Where::Gpu(index, name);
                 self.loaded.load += begin.elapsed();
             }
-            // its limits are those of one device
             Placement::Split(split) => {
-                self.loaded.model.move_to_cpu();
-                eprintln!("note: the model runs on the CPU, because no GPU takes all of it: {split}");
+                eprintln!("note: {split}");
+                for gpu in &split.gpus {
+                    gpu.slow.iter().for_each(|slow| eprintln!("note: cuda:{}: {slow}", gpu.index));
+                }
+                self.on = Where::Split(split);
+                self.loaded.load += begin.elapsed();
             }
             Placement::Cpu { because: Some(because), beside_gpu: true } => {
                 eprintln!("note: the model runs on the CPU: {because}");
@@ -251,7 +303,8 @@ impl Bench {
     fn run(&self, tests: &[Test], n_threads: usize, report: &mut Report) -> Result<()> {
         let place = match &self.on {
             Where::Cpu => threads(n_threads),
-            Where::Gpu(_, name) => name.clone(),
+            Where::Split(_) if n_threads > 0 => format!("{} and {}", self.on.gpus(), threads(n_threads)),
+            Where::Gpu(..) | Where::Split(_) => self.on.gpus(),
         };
         let on = format!("{} on {place}", self.loaded.name);
         eprintln!("{on}: the machine's limits");
@@ -268,12 +321,18 @@ impl Bench {
             }
             let weights_read = match self.on {
                 Where::Cpu => measure::tensor_bandwidth(&self.loaded.model, n_threads, available_memory())?,
-                Where::Gpu(..) => None,
+                Where::Gpu(..) | Where::Split(_) => None,
             };
             let after = self.limits(n_threads)?;
-            let can = before.best(after);
+            let share = |(device, can): (Location, Can)| Share {
+                device: self.on.name(device),
+                can,
+                limit: Limit::on(&self.loaded.model, self.kv, test, device, &can.peaks()),
+            };
+            let best = before.iter().zip(&after).map(|((device, a), (_, b))| (*device, a.best(*b)));
+            let shares: Vec<Share> = best.map(share).collect();
             before = after;
-            let limit = Limit::of(&self.loaded.model, self.kv, test, &can.peaks());
+            let limit: Limit = shares.iter().map(|share| share.limit).sum();
             let total = runs.samples.iter().sum();
             let stats = Stats::of(&runs.samples, test.n_tokens());
             let reached = Reached::new(stats.avg_ns as f64 * 1e-9, &limit, n_threads, &runs.usage, total);
@@ -289,7 +348,7 @@ impl Bench {
                 stats,
                 peak_rss,
                 weights_read,
-                can,
+                shares: &shares,
                 limit,
                 reached,
             }))?;
@@ -297,13 +356,20 @@ impl Bench {
         Ok(())
     }
 
-    /// What the model's device can do now.
-    fn limits(&self, n_threads: usize) -> Result<Can> {
+    /// What each of the model's devices can do now.
+    fn limits(&self, n_threads: usize) -> Result<Vec<(Location, Can)>> {
         let model = &self.loaded.model;
-        if let Some(peaks) = GpuPeaks::of_model(model)? {
-            return Ok(Can::Gpu(peaks));
-        }
-        Ok(Can::Cpu(Peaks::of_model(model, self.kv, n_threads, available_memory() / 2)?))
+        let gpus = GpuPeaks::of_model(model)?;
+        let of = |device| {
+            Ok(match device {
+                Location::Gpu(i) => (device, Can::Gpu(gpus[i])),
+                Location::Cpu => {
+                    let peaks = Peaks::of_cpu(model, self.kv, n_threads, available_memory() / 2)?;
+                    (device, Can::Cpu(peaks))
+                }
+            })
+        };
+        model.locations().into_iter().map(of).collect()
     }
 }
 
@@ -353,6 +419,7 @@ mod tests {
             ("--depth", "1.5"),
             ("--output", "xml"),
             ("--device", "gpu"),
+            ("--gpu-layers", "x"),
         ];
         for (flag, value) in bad {
             assert!(args(&[&format!("{flag}={value}")]).is_err(), "{flag} {value}");

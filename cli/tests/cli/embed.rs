@@ -5,12 +5,10 @@ use std::io::Write;
 use std::process::Stdio;
 
 use braise_engine::gguf::Writer;
-use braise_kernels::quant::Type;
 use serde_json::Value;
 
+use super::tiny::{N_EMBD, Tensor, file};
 use super::{BRAISE, Home, done, failed};
-
-const N_EMBD: u64 = 32;
 
 /// A tiny encoder of the words `a` and `b`, written to `model.gguf`; with the pooling of this number, if any.
 fn write_model(home: &Home, pooling: Option<u32>) {
@@ -32,7 +30,7 @@ fn write_model(home: &Home, pooling: Option<u32>) {
     if let Some(pooling) = pooling {
         writer = writer.metadata("bert.pooling_type", pooling);
     }
-    for (name, dims) in [
+    let tensors = [
         ("token_embd.weight", &[N_EMBD, words.len() as u64][..]),
         ("position_embd.weight", &[N_EMBD, 8]),
         ("token_types.weight", &[N_EMBD, 2]),
@@ -45,14 +43,9 @@ fn write_model(home: &Home, pooling: Option<u32>) {
         ("blk.0.ffn_up.weight", &[N_EMBD, 64]),
         ("blk.0.ffn_down.weight", &[64, N_EMBD]),
         ("blk.0.layer_output_norm.weight", &[N_EMBD]),
-    ] {
-        let n = dims.iter().product::<u64>();
-        let numbers: Vec<u8> =
-            (0..n).flat_map(|i| ((i * i % 23) as f32 / 23.0 - 0.4).to_le_bytes()).collect();
-        writer = writer.tensor(name, dims, Type::F32, numbers);
-    }
-    let mut file = fs::File::create(home.path("model.gguf")).expect("is created");
-    writer.write_to(&mut file).expect("is written");
+    ];
+    let tensors = tensors.map(|(name, dims)| Tensor::floats(name, dims)).into();
+    fs::write(home.path("model.gguf"), file(writer, tensors)).expect("is written");
 }
 
 fn model(home: &Home) -> String {

@@ -5,24 +5,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use braise_engine::gguf::Writer;
-use braise_kernels::quant::Type;
-
-use super::{BRAISE, Home, done, failed, texts};
-
-const N_EMBD: u64 = 32;
-const N_VOCAB: u64 = 64;
+use super::{BRAISE, Home, done, failed, texts, tiny};
 
 /// The folder of the library; why there is none, else.
 fn library() -> Result<&'static Path, &'static str> {
     static LIBRARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let make = || {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("driver-{}", std::process::id()));
-        fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
-        let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/driver/libcuda.rs");
-        let mut command = Command::new(rustc);
+    LIBRARY
+        .get_or_init(|| compile("driver", &[("libcuda.rs", "libcuda.so")]))
+        .as_deref()
+        .map_err(String::as_str)
+}
+
+/// Compiles libraries into a folder for them.
+fn compile(folder: &str, libraries: &[(&str, &str)]) -> Result<PathBuf, String> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{folder}-{}", std::process::id()));
+    fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+    for (source, library) in libraries {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernels/tests/driver").join(source);
+        let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
         command.args([
             "--edition",
             "2024",
@@ -32,60 +34,35 @@ fn library() -> Result<&'static Path, &'static str> {
             "cfg(lacks_graphs)",
             "-o",
         ]);
-        let output = command.arg(folder.join("libcuda.so")).arg(source).output();
+        let output = command.arg(folder.join(library)).arg(source).output();
         let output = output.map_err(|e| format!("rustc cannot be started: {e}"))?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(folder)
-    };
-    LIBRARY.get_or_init(make).as_deref().map_err(|e: &String| e.as_str())
+    }
+    Ok(folder)
 }
 
 /// A model of one layer, in `model.gguf`.
 fn write_model(home: &Home) {
-    let mut writer = Writer::new()
-        .metadata("general.architecture", "llama")
-        .metadata("llama.block_count", 1_u32)
-        .metadata("llama.context_length", 64_u32)
-        .metadata("llama.embedding_length", N_EMBD as u32)
-        .metadata("llama.feed_forward_length", 64_u32)
-        .metadata("llama.attention.head_count", 2_u32)
-        .metadata("llama.attention.layer_norm_rms_epsilon", 1e-5_f32)
-        .metadata("llama.vocab_size", N_VOCAB as u32);
-    for (name, dims) in [
-        ("token_embd.weight", &[N_EMBD, N_VOCAB][..]),
-        ("output_norm.weight", &[N_EMBD]),
-        ("blk.0.attn_norm.weight", &[N_EMBD]),
-        ("blk.0.attn_q.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.attn_k.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.attn_v.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.attn_output.weight", &[N_EMBD, N_EMBD]),
-        ("blk.0.ffn_norm.weight", &[N_EMBD]),
-        ("blk.0.ffn_gate.weight", &[N_EMBD, 64]),
-        ("blk.0.ffn_up.weight", &[N_EMBD, 64]),
-        ("blk.0.ffn_down.weight", &[64, N_EMBD]),
-    ] {
-        let n = dims.iter().product::<u64>();
-        let numbers: Vec<u8> =
-            (0..n).flat_map(|i| ((i * i % 23) as f32 / 23.0 - 0.4).to_le_bytes()).collect();
-        writer = writer.tensor(name, dims, Type::F32, numbers);
-    }
-    let mut file = fs::File::create(home.path("model.gguf")).expect("is created");
-    writer.write_to(&mut file).expect("is written");
+    fs::write(home.path("model.gguf"), tiny::sound()).expect("is written");
 }
 
 /// Computes logits on `device`, with a driver of these settings.
 fn logits(home: &Home, driver: &Path, device: &str, settings: &str) -> Output {
+    prepare(home, driver, device, settings).output().expect("starts")
+}
+
+fn prepare(home: &Home, driver: &Path, device: &str, settings: &str) -> Command {
     let mut command = home.prepare(BRAISE);
     command.current_dir(home.path("")).env("LD_LIBRARY_PATH", driver).env("FAKE_CUDA", settings);
     command.env_remove("CUDA_VISIBLE_DEVICES");
     command.args(["logits", "model.gguf", "--tokens", "1,2,3", "-o", "logits.bin", "--device", device]);
-    command.output().expect("starts")
+    command
 }
 
 /// Whether the logits that were written last come from the GPU that computes nothing.
 fn are_of_gpu(home: &Home) -> bool {
     let bytes = fs::read(home.path("logits.bin")).expect("was written");
-    assert_eq!(bytes.len(), 3 * 4 * N_VOCAB as usize);
+    assert_eq!(bytes.len(), 3 * 4 * tiny::vocabulary().len());
     bytes.iter().all(|byte| *byte == 0)
 }
 
@@ -129,6 +106,12 @@ fn auto_says_why_it_takes_the_cpu_and_cuda_fails() {
             "the GPU is not available: another program has it for itself",
             "on the CPU",
         ),
+        (
+            "cuModuleLoadDataEx=218@3",
+            "a PTX JIT compilation failed (CUDA_ERROR_INVALID_PTX); ptxas application ptx input, line 12; fatal",
+            "on the CPU",
+        ),
+        ("cuModuleGetFunction=500", "cuModuleGetFunction: named symbol not found", "on the CPU"),
         ("cuMemAlloc_v2=2", "bytes were asked for, 1073741824 of 1073741824 are free", "a smaller model"),
         ("cuMemcpyHtoDAsync_v2=719", "the GPU was lost: cuMemcpyHtoDAsync: unspecified", "start again"),
     ];
@@ -195,9 +178,114 @@ fn a_gpu_that_is_lost_on_the_way_is_an_error_and_no_result() {
             assert!(!home.path("logits.bin").exists());
         }
     }
-    let error = failed(&logits(&home, driver, "auto", "cuModuleLoadDataEx=218"), 1);
-    assert!(
-        error.contains("a PTX JIT compilation failed (CUDA_ERROR_INVALID_PTX); ptxas application"),
-        "{error}"
-    );
+}
+
+/// Ctrl-C while a model is copied ends the copy, gives everything back, and is told by the exit code; a second one does not wait
+/// for that.
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_loading() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    for (slow, times) in [(3_000, 1), (600_000, 2)] {
+        let report = home.path("report");
+        let _ = fs::remove_file(&report);
+        let mut command = prepare(&home, driver, "cuda", &format!("slow={slow}"));
+        let mut child = command.env("FAKE_CUDA_REPORT", &report).spawn().expect("starts");
+        let begin = Instant::now();
+        while fs::read_to_string(&report).unwrap_or_default() != "slow\n" {
+            assert!(begin.elapsed() < Duration::from_secs(120), "nothing is copied");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for _ in 0..times {
+            let kill = format!("kill -INT {}", child.id());
+            assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        let status = child.wait().expect("ends");
+        assert_eq!(status.code(), Some(130), "{times}");
+        assert!(!home.path("logits.bin").exists());
+        let left = fs::read_to_string(&report).expect("was written");
+        if times == 1 {
+            assert!(left.contains("device memory: 1 made"), "{left}");
+            assert!(left.lines().all(|line| line.ends_with(" 0 left")), "{left}");
+        } else {
+            assert_eq!(left, "slow\n", "it ended at once");
+        }
+    }
+}
+
+/// A model of one layer, whose output alone is on the GPU.
+#[test]
+fn a_model_on_two_devices_is_measured_as_one() {
+    let driver = match library() {
+        Ok(driver) => driver,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    let bench = |layers: &str, output: &str| {
+        let mut command = home.prepare(BRAISE);
+        command
+            .current_dir(home.path(""))
+            .env("LD_LIBRARY_PATH", driver)
+            .env("FAKE_CUDA", "memory=400000000");
+        command.env_remove("CUDA_VISIBLE_DEVICES");
+        command.args(["bench", "model.gguf", "--pp", "4", "--tg", "2", "--reps", "1", "--threads", "1"]);
+        done(&command.args(["--gpu-layers", layers, "--output", output]).output().expect("starts"))
+    };
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&bench("1", "json")).expect("is JSON");
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        assert_eq!((&row["device"], &row["backends"]), (&"cpu+cuda:0".into(), &"CPU+CUDA".into()), "{row}");
+        assert_eq!((row["n_threads"].as_u64(), &row["gpu_info"]), (Some(1), &"Fake GPU".into()));
+        let text = |name: &str| row[name].as_str().expect("is text").to_owned();
+        assert!(text("split").ends_with("the output: cuda:0 Fake GPU"), "{row}");
+        let shares = text("limit_shares");
+        let share =
+            |of: &str| shares.split(' ').find_map(|share| share.strip_prefix(of)?.parse::<f64>().ok());
+        let (cpu, gpu) = (share("cpu=").expect("a share"), share("cuda:0=").expect("a share"));
+        assert!(cpu > 0.0 && (cpu + gpu - 1.0).abs() < 0.02, "{shares}");
+        assert!(row["limit_ts"].as_f64() > Some(0.0) && row["device_bytes"].as_u64() > Some(0), "{row}");
+        assert!(row["plan_bytes"].as_u64() > row["plan_cache_bytes"].as_u64(), "{row}");
+    }
+    assert!(bench("1", "md").contains("; time at the limit: cpu "));
+    let whole: Vec<serde_json::Value> = serde_json::from_str(&bench("all", "json")).expect("is JSON");
+    assert!(whole.iter().all(|row| row["device"] == "cuda:0" && row["limit_shares"] == ""), "{whole:?}");
+}
+
+/// Of two GPUs the one that gets the model alone is opened, where the driver's management tells what is free on both.
+#[test]
+fn a_gpu_that_gets_nothing_is_not_opened() {
+    let both = [("libcuda.rs", "libcuda.so"), ("libnvml.rs", "libnvidia-ml.so.1")];
+    let managed = match compile("managed", &both) {
+        Ok(folder) => folder,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let home = Home::new();
+    write_model(&home);
+    let report = home.path("report");
+    let contexts = |device: &str, nvml: &str| {
+        let mut command = prepare(&home, &managed, device, "count=2");
+        let run = command.env("FAKE_CUDA_REPORT", &report).env("FAKE_NVML", nvml).output().expect("starts");
+        done(&run);
+        assert!(are_of_gpu(&home), "{nvml}");
+        let report = fs::read_to_string(&report).expect("was written");
+        report.lines().find_map(|line| line.strip_prefix("contexts: ").map(str::to_owned))
+    };
+    assert_eq!(contexts("auto", "devices=2").as_deref(), Some("1 made, 0 left"));
+    // what is not known is looked up on the GPU itself
+    assert_eq!(contexts("auto", "devices=1").as_deref(), Some("2 made, 0 left"));
+    assert_eq!(contexts("auto", "nvmlInit_v2=9").as_deref(), Some("2 made, 0 left"));
+    // a GPU with too little is left out, and so is what a context takes
+    assert_eq!(contexts("cuda:1", "devices=2 free=0").as_deref(), Some("1 made, 0 left"));
+    let run =
+        prepare(&home, &managed, "auto", "count=2").env("FAKE_NVML", "devices=2 free=500000000").output();
+    let run = run.expect("starts");
+    done(&run);
+    assert!(!are_of_gpu(&home) && texts(&run).1.contains("have 0.00 GB free"), "{run:?}");
 }

@@ -12,6 +12,7 @@ mod gpu;
 #[cfg(unix)] // pip is played by a shell script
 mod pull;
 mod store;
+mod tiny;
 mod usage;
 
 use std::fs;

@@ -31,7 +31,7 @@ pub struct UsedGpu {
 
 impl UsedGpu {
     pub(super) fn of(model: &Model, candidate: &Candidate) -> UsedGpu {
-        let properties = candidate.device.properties();
+        let properties = &candidate.properties;
         let (index, name, weight_bytes) = (candidate.index, properties.name.clone(), 0);
         UsedGpu { index, name, weight_bytes, slow: cuda::slow(model.spec(), properties) }
     }

@@ -8,13 +8,13 @@
 
 mod pages;
 
-use braise_kernels::ops::{Cached, KvType, PAGE, row_of, store_key, store_value};
+use braise_kernels::ops::{Cached, KEY_BLOCK, KvType, PAGE, row_of, store_key, store_value};
 use braise_kernels::sync::{Chunk, Shared, Team, Units, Worker};
 
 use crate::backend::Run;
 use crate::block::{Attention, Heads as HeadSizes, Mixer, Spec};
+pub(crate) use pages::PageTables;
 use pages::window_of;
-pub(crate) use pages::{PageTables, SPARE};
 
 /// The formats of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,7 +68,7 @@ pub struct KvCache {
     n_seq: usize,
 }
 
-/// Bytes of what a layer remembers of all sequences.
+/// Bytes of what a layer remembers of all sequences, when their contexts are full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LayerBytes {
     /// Keys and values, which each position has.
@@ -82,7 +82,9 @@ impl LayerBytes {
     pub fn new(mixer: &Mixer, room: Room, types: KvTypes) -> Option<LayerBytes> {
         let positions = match mixer.cached() {
             Some(a) => {
-                let positions = pages::n_pages(window_of(a, room), room)?.checked_mul(PAGE)?;
+                // where a context is shorter than a page, nobody writes the rest of that
+                let of_page = PAGE.min(room.n_ctx.checked_next_multiple_of(KEY_BLOCK)?);
+                let positions = pages::n_pages(window_of(a, room), room)?.checked_mul(of_page)?;
                 types.bytes(&a.heads)?.checked_mul(positions)?
             }
             None => 0,
@@ -145,7 +147,7 @@ impl KvCache {
         })
     }
 
-    /// Bytes that were taken for it.
+    /// Bytes of its pages, of which the system gives memory to what is written.
     pub fn taken(&self) -> usize {
         let layers = self.layers.iter().flatten().map(|layer| layer.keys.bytes() + layer.values.bytes());
         layers.chain(self.states.iter().flatten().map(Shared::bytes)).sum()

@@ -10,7 +10,7 @@ use crate::backend::Run;
 use crate::block::{Attention, Spec};
 
 /// Tokens that can be forgotten without reading those before them again, at least.
-pub(crate) const SPARE: usize = 512;
+pub(super) const SPARE: usize = 512;
 
 /// What tokens see, if a sequence has fewer pages for it than for all its tokens.
 pub(super) fn window_of(a: &Attention, room: Room) -> Option<Window> {

@@ -9,6 +9,7 @@ use super::{Mix, Shape, synthetic};
 use crate::device::{GpuLayers, Placement, place_on};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
+use crate::sequences::Capacity;
 use crate::session::{Logits, Session, SessionOptions};
 
 /// How far logits on a device are from those of the CPU: the sum of the squares of differences, divided by that of the
@@ -38,7 +39,7 @@ impl Agreement {
         let mix = Mix::by_name("Q4_K_M").expect("is one of the mixes");
         let new = || Model::new(synthetic("a small model", &shape, mix)?, Isa::best());
         let (on_cpu, mut on_device) = (new()?, new()?);
-        match place_on(&mut on_device, vec![(0, device)], layers, &options(MANY))? {
+        match place_on(&mut on_device, vec![(0, device)], layers, Capacity::ONE, &options(MANY))? {
             Placement::Cpu { because, .. } => Err(Error::new(ErrorKind::Device, because.unwrap_or_default())),
             Placement::Gpu { .. } | Placement::Split(_) => Ok(Agreement {
                 many: distance(&on_cpu, &on_device, MANY)?,

@@ -1,10 +1,13 @@
 //! What a test must at least do: bytes to read and operations to compute, and how long that takes at the peaks. The
 //! formulas are in the documentation of the [module](super).
 
+use std::iter::Sum;
+
 use super::{Pass, Peaks, Test};
 use crate::backend::cpu::PRIVATE_ROWS;
 use crate::kv::KvTypes;
 use crate::model::{Model, Weight};
+use crate::parts::{Location, Part};
 use crate::session::default_chunk;
 use braise_kernels::ops::Numbers;
 
@@ -22,13 +25,28 @@ pub struct Cost {
 impl Cost {
     /// Of a pass, with a cache of the formats `kv`: weights are read once for all sequences.
     pub fn of_pass(model: &Model, kv: KvTypes, pass: Pass) -> Cost {
+        Cost::of_parts(model, kv, pass, |_| true)
+    }
+
+    /// Of what one of the model's devices does of it.
+    pub fn on(model: &Model, kv: KvTypes, pass: Pass, device: Location) -> Cost {
+        Cost::of_parts(model, kv, pass, |part| model.location(part) == device)
+    }
+
+    fn of_parts(model: &Model, kv: KvTypes, pass: Pass, has: impl Fn(Part) -> bool) -> Cost {
         let [n_seq, first, of_each, n_logits] =
             [pass.n_seq, pass.first, pass.n, pass.n_logits].map(|n| n as u64);
         let (n, n_logits) = (n_seq * of_each, n_seq * n_logits);
         let mut cost = Cost::default();
-        for layer in &model.layers {
+        for (i, layer) in model.layers.iter().enumerate() {
             let mut read = Vec::new();
-            for (weight, share) in layer.matrices() {
+            let matrices = match (has(Part::Mixer(i)), has(Part::Mlp(i))) {
+                (true, true) => layer.matrices(),
+                (true, false) => layer.mixer.matrices().into_iter().map(|weight| (weight, 1.0)).collect(),
+                (false, true) => layer.behind_mixer(),
+                (false, false) => Vec::new(),
+            };
+            for (weight, share) in matrices {
                 cost.add_ops(weight, share, n);
                 // one matrix may serve twice, as that of keys does for values
                 let begin = model.data(weight).as_ptr();
@@ -38,19 +56,21 @@ impl Cost {
                 }
             }
         }
-        if let Some(inputs) = &model.layer_inputs {
+        if let Some(inputs) = model.layer_inputs.as_ref().filter(|_| has(Part::Input)) {
             cost.add_ops(&inputs.projection, 1.0, n);
             cost.add_bytes(&inputs.projection, 1.0, n);
             cost.bytes += n * inputs.table.row_bytes() as u64;
         }
-        if n_logits > 0 {
+        if n_logits > 0 && has(Part::Output) {
             cost.add_ops(model.output(), 1.0, n_logits);
             cost.add_bytes(model.output(), 1.0, n_logits);
         }
-        if !std::ptr::eq(model.output(), &model.token_embd) {
+        let reads_all = std::ptr::eq(model.output(), &model.token_embd) && has(Part::Output);
+        if has(Part::Input) && !reads_all {
             cost.bytes += n * model.token_embd.row_bytes() as u64;
         }
-        for (layer, weights) in model.spec().layers.iter().zip(&model.layers) {
+        let layers = model.spec().layers.iter().zip(&model.layers).enumerate();
+        for (i, (layer, weights)) in layers.filter(|(i, _)| has(Part::Mixer(*i))) {
             let states = layer.mixer.states().into_iter().map(|(rows, row_len)| rows * row_len);
             cost.bytes += n_seq * (states.sum::<usize>() * size_of::<f32>()) as u64;
             let (Some(attention), Some(scores)) = (layer.mixer.attention(), weights.scores()) else {
@@ -62,7 +82,7 @@ impl Cost {
             cost.bytes += kv.bytes(a).map_or(u64::MAX, |n| n as u64).saturating_mul(n_seq * seen);
             let ops = 2 * a.n_head as u64 * dims * n_seq * looks;
             match model.kernels().attends_in() {
-                _ if scores.exact || model.on_device.is_some() => cost.f32_ops += ops,
+                _ if scores.exact || model.location(Part::Mixer(i)) != Location::Cpu => cost.f32_ops += ops,
                 Numbers::Tiles if of_each > PRIVATE_ROWS as u64 => cost.int8_ops += ops,
                 // those of 16 bits take twice the time
                 Numbers::Integers if of_each > PRIVATE_ROWS as u64 => cost.int8_ops += 2 * ops,
@@ -105,10 +125,18 @@ pub struct Limit {
 impl Limit {
     /// Of one repetition of `test`, where the machine can do `peaks`.
     pub fn of(model: &Model, kv: KvTypes, test: &Test, peaks: &Peaks) -> Limit {
+        Limit::of_passes(model, test, peaks, |pass| Cost::of_pass(model, kv, pass))
+    }
+
+    /// Of what one of the model's devices does of it, which can do `peaks`: devices wait for each other, so that the limit of
+    /// all is the sum.
+    pub fn on(model: &Model, kv: KvTypes, test: &Test, device: Location, peaks: &Peaks) -> Limit {
+        Limit::of_passes(model, test, peaks, |pass| Cost::on(model, kv, pass, device))
+    }
+
+    fn of_passes(model: &Model, test: &Test, peaks: &Peaks, cost: impl Fn(Pass) -> Cost) -> Limit {
         let mut limit = Limit::default();
-        for pass in test.passes(default_chunk(model.spec())) {
-            limit.add(Cost::of_pass(model, kv, pass), peaks);
-        }
+        test.passes(default_chunk(model.spec())).for_each(|pass| limit.add(cost(pass), peaks));
         limit
     }
 
@@ -121,6 +149,18 @@ impl Limit {
         self.arithmetic += arithmetic;
         self.bytes += cost.bytes;
         self.ops += cost.int8_ops + cost.f32_ops;
+    }
+}
+
+impl Sum for Limit {
+    fn sum<I: Iterator<Item = Limit>>(limits: I) -> Limit {
+        limits.fold(Limit::default(), |sum, limit| Limit {
+            seconds: sum.seconds + limit.seconds,
+            memory: sum.memory + limit.memory,
+            arithmetic: sum.arithmetic + limit.arithmetic,
+            bytes: sum.bytes + limit.bytes,
+            ops: sum.ops + limit.ops,
+        })
     }
 }
 
@@ -162,6 +202,24 @@ mod tests {
         assert_eq!(cost.bytes, 2 * LAYER / 32 * 34 + KV * 8);
         assert_eq!(cost.int8_ops, 2 * 3 * 2 * LAYER);
         assert_eq!(cost.f32_ops, 2 * 2 * 4 * 128 * (6 + 7 + 8));
+    }
+
+    /// Parts are computed somewhere, each once.
+    #[test]
+    fn the_costs_of_parts_are_that_of_the_whole() {
+        for tied in [false, true] {
+            let (model, kv) = (model("Q8_0", tied), KvTypes::default());
+            let whole = Cost::of_pass(&model, kv, pass(9, 3, 1));
+            let here = |part: Part| [Part::Input, Part::Mixer(1), Part::Output].contains(&part);
+            let some = Cost::of_parts(&model, kv, pass(9, 3, 1), here);
+            let others = Cost::of_parts(&model, kv, pass(9, 3, 1), |part| !here(part));
+            assert!(some.bytes > 0 && others.bytes > 0);
+            assert_eq!(some.bytes + others.bytes, whole.bytes);
+            assert_eq!(some.int8_ops + others.int8_ops, whole.int8_ops);
+            assert_eq!(some.f32_ops + others.f32_ops, whole.f32_ops);
+            assert_eq!(Cost::on(&model, kv, pass(9, 3, 1), Location::Cpu), whole);
+            assert_eq!(Cost::on(&model, kv, pass(9, 3, 1), Location::Gpu(0)), Cost::default());
+        }
     }
 
     #[test]

@@ -46,12 +46,12 @@ impl From<GpuPeaks> for Peaks {
 }
 
 impl GpuPeaks {
-    /// Measures the device that `model` is on; `None` if that is the CPU.
+    /// Measures each of the GPUs that `model` is on, one after the other.
     ///
     /// # Errors
     /// As [`GpuPeaks::measure`].
-    pub fn of_model(model: &Model) -> EngineResult<Option<GpuPeaks>> {
-        cuda::on_device(model, |loaded| GpuPeaks::measure(&mut *loaded.device))
+    pub fn of_model(model: &Model) -> EngineResult<Vec<GpuPeaks>> {
+        cuda::on_each(model, |loaded| GpuPeaks::measure(&mut *loaded.device))
     }
 
     /// The better of two measurements of each kind: the device could do that, so it is the limit.

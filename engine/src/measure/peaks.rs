@@ -13,6 +13,7 @@ use super::{Cost, GpuPeaks, Pass};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kv::KvTypes;
 use crate::model::Model;
+use crate::parts::Location;
 
 /// What a number of threads can do together, or a GPU.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,19 +43,26 @@ const TIME: Duration = Duration::from_millis(60);
 const PASS: f64 = 2e-3;
 
 impl Peaks {
-    /// Measures what computes `model`: the device that it is on, or `n_threads` threads, with a buffer as large as what the
+    /// Measures what computes `model` as a whole: the GPU that it is on, or `n_threads` threads, with a buffer as large as what the
     /// model reads for a token, but never more than `most`.
     ///
     /// # Errors
     /// As [`Peaks::measure`] and [`GpuPeaks::measure`].
     pub fn of_model(model: &Model, kv: KvTypes, n_threads: usize, most: u64) -> Result<Peaks> {
-        match GpuPeaks::of_model(model)? {
-            Some(peaks) => Ok(peaks.into()),
-            None => {
-                let buffer = Cost::of_pass(model, kv, Pass::TOKEN).bytes;
-                Peaks::measure(model.kernels(), n_threads, buffer, most)
-            }
+        match GpuPeaks::of_model(model)?.first() {
+            Some(peaks) if !model.is_divided() => Ok((*peaks).into()),
+            _ => Peaks::of_cpu(model, kv, n_threads, most),
         }
+    }
+
+    /// Measures `n_threads` threads, with a buffer as large as what those parts of `model` read for a token that are on the CPU,
+    /// but never more than `most`.
+    ///
+    /// # Errors
+    /// As [`Peaks::measure`].
+    pub fn of_cpu(model: &Model, kv: KvTypes, n_threads: usize, most: u64) -> Result<Peaks> {
+        let buffer = Cost::on(model, kv, Pass::TOKEN, Location::Cpu).bytes;
+        Peaks::measure(model.kernels(), n_threads, buffer, most)
     }
 
     /// Measures what `n_threads` threads can do with the instructions of `kernels`. The bandwidth is that of a buffer

@@ -104,7 +104,7 @@ pub struct Runs {
     pub usage: Usage,
     /// What the sequences take of the memory.
     pub plan: Planned,
-    /// Bytes of a GPU's memory that were taken at the end, weights and all; `None` where the CPU computes.
+    /// Bytes of the memory of GPUs that were taken at the end, weights and all; `None` where the CPU computes alone.
     pub device_bytes: Option<u64>,
     /// What a user should know of the memory, see [`Sequences::warning`].
     pub warning: Option<String>,
@@ -140,7 +140,8 @@ pub fn run(model: &Model, test: &Test, n_threads: usize, kv: KvTypes, reps: usiz
         first_token = first_token.min(first);
     }
     let usage = Usage::now().since(before);
-    let device_bytes = cuda::on_device(model, Loaded::taken)?.map(|bytes| bytes as u64);
+    let taken = cuda::on_each(model, Loaded::taken)?;
+    let device_bytes = (!taken.is_empty()).then(|| taken.iter().map(|bytes| *bytes as u64).sum());
     let (plan, warning) = (all.plan().clone(), all.warning().map(str::to_owned));
     Ok(Runs { samples, first_token, usage, plan, device_bytes, warning, start })
 }
@@ -252,7 +253,7 @@ mod tests {
             let runs = run(&model, &t, 2, KvTypes::default(), reps).expect("runs");
             assert_eq!(runs.samples.len(), reps);
             assert!(runs.samples.iter().all(|all| runs.first_token <= *all && !all.is_zero()), "{runs:?}");
-            assert!(matches!(runs.plan, Planned::Machine(plan) if plan.session() > 0));
+            assert!(runs.plan.machine.is_some_and(|plan| plan.session() > 0) && runs.plan.gpus.is_empty());
         }
         assert_eq!(
             run(&model, &test(0, 1, 0), 0, KvTypes::default(), 1).expect_err("no threads").kind(),

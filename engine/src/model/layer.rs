@@ -273,9 +273,13 @@ impl LayerWeights {
     /// All matrices, each with the share of its rows that a token is multiplied with.
     pub(crate) fn matrices(&self) -> Vec<(&Weight, f64)> {
         let mixer = self.mixer.matrices().into_iter();
+        mixer.map(|weight| (weight, 1.0)).chain(self.behind_mixer()).collect()
+    }
+
+    /// Those of them that belong to the network.
+    pub(crate) fn behind_mixer(&self) -> Vec<(&Weight, f64)> {
         let input = self.input.iter().flat_map(|input| [&input.gate, &input.output]);
-        let whole = |weight| (weight, 1.0);
-        mixer.map(whole).chain(self.mlp.matrices()).chain(input.map(whole)).collect()
+        self.mlp.matrices().into_iter().chain(input.map(|weight| (weight, 1.0))).collect()
     }
 }
 

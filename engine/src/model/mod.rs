@@ -17,7 +17,9 @@ use crate::backend::cuda;
 use crate::block::{Norm, Spec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Gguf, TensorInfo};
+use crate::kv::{KvTypes, Room};
 use crate::parts::{Assignment, Location, Part, Parts};
+use crate::plan::DevicePlan;
 
 use bind::Binder;
 pub use layer::{
@@ -65,6 +67,15 @@ impl OnDevices {
             ([loaded], [_]) => Some(loaded),
             _ => None,
         }
+    }
+
+    /// What sequences of these sizes make of each GPU's memory.
+    ///
+    /// # Errors
+    /// The context is too large for a GPU.
+    pub(crate) fn plans(&self, model: &Model, room: Room, kv: KvTypes) -> Result<Vec<DevicePlan>> {
+        let plan = |loaded| cuda::lock(loaded).plan(room, kv).map_err(|e| cuda::error(model, e));
+        self.gpus.iter().map(plan).collect()
     }
 
     /// Where the output is.
@@ -196,6 +207,22 @@ impl Model {
     /// Whether parts of the model are on different devices.
     pub fn is_divided(&self) -> bool {
         self.on_device.as_ref().is_some_and(|on| on.alone().is_none())
+    }
+
+    /// Where a part of the model is; [`Location::Gpu`] counts those that it is on.
+    pub fn location(&self, part: Part) -> Location {
+        let segments = self.on_device.iter().flat_map(|on| &on.segments);
+        segments
+            .clone()
+            .find(|(_, parts)| parts.contains(&part))
+            .map_or(Location::Cpu, |(location, _)| *location)
+    }
+
+    /// The devices that have parts of the model, the CPU before GPUs.
+    pub fn locations(&self) -> Vec<Location> {
+        let Some(on) = &self.on_device else { return vec![Location::Cpu] };
+        let cpu = on.on_cpu().next().map(|_| Location::Cpu);
+        cpu.into_iter().chain((0..on.gpus.len()).map(Location::Gpu)).collect()
     }
 
     /// Gives back what the model has on devices. Sessions that are made from now on run on the CPU.

@@ -20,7 +20,7 @@ mod fit;
 mod split;
 mod weights;
 
-pub use device::{DEVICE_OVERHEAD, DevicePlan, Placement};
+pub use device::{DEVICE_OVERHEAD, DevicePlan};
 pub use fit::Fit;
 pub(crate) use fit::warning;
 pub use split::{GpuLayers, GpuRoom, Needs, PartNeeds, Refusal};

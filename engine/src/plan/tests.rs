@@ -5,6 +5,7 @@ use crate::gguf::{ToValue, Writer};
 use crate::measure::synthetic;
 use crate::memory::Memory;
 use crate::session::{Session, SessionOptions};
+use braise_kernels::cuda::Properties;
 use braise_kernels::ops::KvType;
 use braise_kernels::quant::Type;
 
@@ -67,6 +68,10 @@ fn kernels() -> Kernels {
     Kernels::new(Isa::best()).expect("is supported")
 }
 
+fn gpu() -> Properties {
+    Properties { name: "A GPU".to_owned(), compute: (8, 0), multiprocessors: 108, shared_bytes: 163 << 10 }
+}
+
 const REQUEST: Request = Request {
     n_ctx: 8192,
     n_seq: 1,
@@ -98,9 +103,9 @@ fn layers_with_windows_keep_what_they_see_and_some_spare() {
     // twice the context is twice the full layers alone
     let twice = outline.plan(&Request { n_ctx: 16_384, ..REQUEST }).expect("is a number");
     assert_eq!(twice.keys_and_values() - plan.keys_and_values(), 8 * 64 * MIB);
-    // on a GPU: (1024 + 512 + 512) / 64 pages and one more
-    let device = outline.on_device(&REQUEST, &outline.everything()).expect("is a number");
-    assert_eq!(device.cache, 8 * 64 * MIB + 40 * 33 * 64 * 8192);
+    // on a GPU the same, and two tables of pages of 64
+    let device = outline.on_device(&REQUEST, &gpu()).expect("is a number");
+    assert_eq!(device.cache, plan.keys_and_values() + 2 * 4 * 8192 / 64);
     // a context that is no longer than what is kept anyway
     let short = outline.plan(&Request { n_ctx: 2000, ..REQUEST }).expect("is a number");
     assert_eq!(short.keys_and_values(), 48 * 2048 * 8192);
@@ -130,10 +135,11 @@ fn latent_attention_keeps_one_short_vector() {
     // a GPU fills rows up to 16 bytes
     let device = |kv| {
         let request = Request { kv, ..REQUEST };
-        outline.on_device(&request, &outline.everything()).expect("is a number").cache
+        outline.on_device(&request, &gpu()).expect("is a number").cache
     };
-    assert_eq!(device(REQUEST.kv), bytes(REQUEST.kv));
-    assert_eq!(device(q8_0), 61 * 8192 * (624 + 544));
+    let table = 4 * 8192 / 64;
+    assert_eq!(device(REQUEST.kv), bytes(REQUEST.kv) + table);
+    assert_eq!(device(q8_0), 61 * 8192 * (624 + 544) + table);
 }
 
 /// Granite 4 H Micro: 4 of 40 layers attend, the others are state spaces of 64 heads.
@@ -201,13 +207,14 @@ fn experts_are_counted_apart() {
     let all = 48 * (experts + others) + 2 * table + weights.rest;
     assert_eq!((weights.bytes(), outline.plan(&REQUEST).expect("is a number").weights), (all, all));
 
-    let on_device = |placement: &Placement| outline.on_device(&REQUEST, placement).expect("is a number");
-    let whole = on_device(&outline.everything());
-    assert_eq!((whole.weights, whole.cache), (all - weights.rest, 48 * 8192 * 2048));
+    let on_device = |outline: Outline| outline.on_device(&REQUEST, &gpu()).expect("is a number");
+    let table = 4 * 8192 / 64;
+    let whole = on_device(outline.clone());
+    assert_eq!((whole.weights, whole.cache), (all - weights.rest, 48 * 8192 * 2048 + table));
     assert!(whole.is_lean() && whole.total() > whole.weights + whole.cache);
-    let some = on_device(&Placement { layers: 10..14, experts: false, ends: false });
-    assert_eq!((some.weights, some.cache), (4 * others, 4 * 8192 * 2048));
-    assert_eq!(outline.on_device(&REQUEST, &Placement { layers: 40..49, ..outline.everything() }), None);
+    let mixers = 10..14;
+    let some = on_device(outline.only(|part| matches!(part, Part::Mixer(i) if mixers.contains(&i))));
+    assert_eq!((some.weights, some.cache), (4 * others, 4 * 8192 * 2048 + table));
 }
 
 fn llama_8b() -> Outline {
@@ -223,7 +230,7 @@ fn a_shape_alone_says_how_large_its_file_is() {
     assert!(error.abs() < 1e-3, "{error}");
     let plan = outline.plan(&REQUEST).expect("is a number");
     assert_eq!(plan.keys_and_values(), 8192 * 128 * 1024);
-    let device = outline.on_device(&REQUEST, &outline.everything()).expect("is a number");
+    let device = outline.on_device(&REQUEST, &gpu()).expect("is a number");
     assert!(device.is_lean(), "{device:?}");
 }
 
@@ -235,7 +242,7 @@ fn a_shape_and_its_model_have_the_same_plan() {
         let model = Model::new(synthetic("test", &shape, mix).expect("is made"), Isa::best());
         let model = model.expect("is a model");
         let of_shape = Outline::of_shape(&shape, mix, Isa::best()).expect("is a shape");
-        for (n_ctx, chunk) in [(1, 1), (128, 64), (5000, 512)] {
+        for (n_ctx, chunk) in [(1, 1), (100, 64), (256, 64), (5000, 512)] {
             let request = Request { n_ctx, chunk: Some(chunk), ..REQUEST };
             let plan = Outline::of(&model).plan(&request).expect("is a number");
             let shaped = of_shape.plan(&request).expect("is a number");
@@ -249,7 +256,9 @@ fn a_shape_and_its_model_have_the_same_plan() {
             };
             let session = Session::new(&model, &options).expect("starts");
             assert_eq!(session.plan(), Some(&plan));
-            assert_eq!(session.cache_bytes(), plan.keys_and_values());
+            // of pages that are longer than the context, what it fills in blocks of 16 positions
+            let (written, of_page) = (n_ctx.next_multiple_of(16).min(256), 256);
+            assert_eq!(session.cache_bytes() * written as u64, plan.keys_and_values() * of_page);
         }
     }
 }

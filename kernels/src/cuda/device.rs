@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::DerefMut;
 
-use super::{Error, Launch};
+use super::{Error, Kernel, Launch};
 
 /// A place in a device's memory. No host memory can be reached through it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -183,6 +183,15 @@ pub trait Device {
     /// # Errors
     /// Those of the driver.
     fn clear(&mut self, at: Address, bytes: usize) -> Result<(), Error>;
+
+    /// Gets a kernel ready, so that launches of it do not fail for want of it. A device may also do that when it is launched.
+    ///
+    /// # Errors
+    /// The device cannot run it ([`Error::Unsupported`]), the driver cannot translate it ([`Error::Load`]), or the driver's
+    /// other errors.
+    fn prepare(&mut self, _kernel: &'static Kernel) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Starts a kernel.
     ///

@@ -1,11 +1,12 @@
 //! A GPU through NVIDIA's driver, which only this file and its folder name.
 //!
 //! One primary context, one stream for all but the copies of [`Device::send`], which have one of their own. Modules are loaded
-//! when a kernel of theirs is first launched: a model needs few of them. Uploads go through two buffers of pinned memory, so
+//! when a kernel of theirs is first asked for: a model needs few of them. Uploads go through two buffers of pinned memory, so
 //! that copying into one overlaps the transfer of the other.
 
 mod host;
 mod library;
+mod management;
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -19,6 +20,7 @@ use super::{
 };
 use host::{Context, Pinned};
 use library::error;
+pub use management::Managed;
 
 /// The least compute capability: kernels use integer dot products, and copies of registers within warps.
 const LEAST: (u32, u32) = (7, 5);
@@ -54,6 +56,15 @@ pub struct Gpu {
     capturing: bool,
 }
 
+/// What is known of a GPU that was not opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// What it is.
+    pub properties: Properties,
+    /// What its management says; nothing where the driver's management library is not there, or knows no such device.
+    pub managed: Option<Managed>,
+}
+
 /// A buffer of pinned memory, and the event behind its last transfer.
 struct Stage {
     memory: Pinned,
@@ -79,18 +90,21 @@ impl Gpu {
         library::count()
     }
 
+    /// What is known of GPU number `index` before it is opened, which takes some of its memory.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`], but for a GPU that is busy.
+    pub fn survey(index: usize) -> Result<Survey, Error> {
+        let (number, properties) = find(index)?;
+        Ok(Survey { properties, managed: management::look(number) })
+    }
+
     /// GPU number `index`.
     ///
     /// # Errors
     /// There is no driver, it is too old, there is no such GPU, or it is too old, or busy.
     pub fn open(index: usize) -> Result<Gpu, Error> {
-        let count = Gpu::count()?;
-        if index >= count {
-            return Err(Error::NoDevice { index, count });
-        }
-        let number = result::device::get(index as i32).map_err(|e| error("cuDeviceGet", e))?;
-        let properties = properties(number)?;
-        require(&properties, LEAST, "braise")?;
+        let (number, properties) = find(index)?;
         let context = Arc::new(Context::of(number)?);
         let mut gpu = Gpu {
             context,
@@ -186,6 +200,18 @@ impl Gpu {
         self.made += 1;
         self.made
     }
+}
+
+/// The device of the driver that is GPU number `index`.
+fn find(index: usize) -> Result<(sys::CUdevice, Properties), Error> {
+    let count = Gpu::count()?;
+    if index >= count {
+        return Err(Error::NoDevice { index, count });
+    }
+    let number = result::device::get(index as i32).map_err(|e| error("cuDeviceGet", e))?;
+    let properties = properties(number)?;
+    require(&properties, LEAST, "braise")?;
+    Ok((number, properties))
 }
 
 /// A new event, of the current context.
@@ -364,6 +390,11 @@ impl Device for Gpu {
         // SAFETY: a wrong device address is an error of the driver.
         unsafe { result::memset_d8_async(at.0, 0, bytes, self.stream) }
             .map_err(|e| error("cuMemsetD8Async", e))
+    }
+
+    fn prepare(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
+        self.enter_outside("kernels cannot be loaded")?;
+        self.function(kernel).map(drop)
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! A device that stays lost.
 
-use super::{Address, Device, Error, Graph, HostBuffer, Launch, Memory, Piece, Properties, Transfer};
+use super::{Address, Device, Error, Graph, HostBuffer, Kernel, Launch, Memory, Piece, Properties, Transfer};
 
 /// A device of which nothing more is asked once it was lost: all fails at once then, for the reason that was given first. A
 /// driver may answer some calls even so, or give each another reason.
@@ -70,6 +70,10 @@ impl Device for Fused {
 
     fn clear(&mut self, at: Address, bytes: usize) -> Result<(), Error> {
         self.ask(|device| device.clear(at, bytes))
+    }
+
+    fn prepare(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
+        self.ask(|device| device.prepare(kernel))
     }
 
     fn launch(&mut self, launch: &Launch) -> Result<(), Error> {

@@ -16,7 +16,7 @@ pub mod module;
 pub mod ops;
 
 pub use device::{Address, Device, Graph, HostBuffer, Memory, Piece, Properties, Transfer};
-pub use driver::Gpu;
+pub use driver::{Gpu, Managed, Survey};
 pub use error::Error;
 pub use fused::Fused;
 pub use module::{Arg, Kernel, Launch, Module};

@@ -3,7 +3,8 @@
 //!
 //! What is asynchronous is done as late as a driver may do it: a copy reads its bytes when it is waited for. `FAKE_CUDA` says
 //! what else it is, for instance `cuInit=803`, `compute=61 cuMemAlloc_v2=2@5`: sizes and numbers by name, and functions that
-//! fail with an error from their n-th call on (the first if there is no `@n`). After an error by which a context is lost all
+//! fail with an error from their n-th call on (the first if there is no `@n`). `slow` is the milliseconds that an event is
+//! waited for, at the begin of which the report says `slow`. After an error by which a context is lost all
 //! calls fail with it, as they do with a driver. When the context goes, `FAKE_CUDA_REPORT` names a file that gets a line for
 //! each kind of things: how many were made, and how many are left.
 #![allow(non_snake_case)]
@@ -164,6 +165,13 @@ functions! {
         }
         SUCCESS
     };
+    cuDeviceGetPCIBusId(id: *mut c_char, len: c_int, device: c_int) |s| {
+        let place = format!("0000:{:02x}:00.0\0", device + 1);
+        for (i, byte) in place.bytes().take(len as usize).enumerate() {
+            put(id.wrapping_add(i), byte as c_char);
+        }
+        SUCCESS
+    };
     cuDeviceGetAttribute(value: *mut c_int, attribute: u32, _device: c_int) |s| {
         let compute = s.number("compute", 80);
         let of = match attribute {
@@ -263,6 +271,13 @@ functions! {
         SUCCESS
     };
     cuEventSynchronize(event: usize) |s| {
+        let slow = s.number("slow", 0);
+        if let Ok(path) = std::env::var("FAKE_CUDA_REPORT")
+            && slow > 0
+        {
+            let _ = std::fs::write(path, "slow\n"); // its reader will miss it
+            std::thread::sleep(std::time::Duration::from_millis(slow));
+        }
         if let Some((stream, until)) = s.events.remove(&event) {
             s.wait(stream, until);
         }
@@ -335,6 +350,7 @@ fn words(error: u32) -> Option<(&'static CStr, &'static CStr)> {
         100 => (c"CUDA_ERROR_NO_DEVICE", c"no CUDA-capable device is detected"),
         218 => (c"CUDA_ERROR_INVALID_PTX", c"a PTX JIT compilation failed"),
         221 => (c"CUDA_ERROR_JIT_COMPILER_NOT_FOUND", c"PTX JIT compiler library not found"),
+        500 => (c"CUDA_ERROR_NOT_FOUND", c"named symbol not found"),
         700 => (c"CUDA_ERROR_ILLEGAL_ADDRESS", c"an illegal memory access was encountered"),
         719 => (c"CUDA_ERROR_LAUNCH_FAILED", c"unspecified launch failure"),
         999 => (c"CUDA_ERROR_UNKNOWN", c"unknown error"),

@@ -11,17 +11,23 @@ use braise_kernels::cuda::{Address, Device, Error, Gpu, Launch, Piece};
 fn library(cfg: Option<&str>) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = folder.join(format!("driver-{}-{}", cfg.unwrap_or("whole"), std::process::id()));
-    std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver/libcuda.rs");
+    compile("libcuda.rs", &folder.join("libcuda.so"), cfg)?;
+    Ok(folder)
+}
+
+fn compile(source: &str, to: &Path, cfg: Option<&str>) -> Result<(), String> {
+    let folder = to.parent().expect("a folder");
+    std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/driver").join(source);
     let rustc = std::env::var_os("RUSTC").unwrap_or("rustc".into());
     let mut command = Command::new(rustc);
     command.args(["--edition", "2024", "--crate-type", "cdylib", "-D", "warnings", "-o"]);
-    command.arg(folder.join("libcuda.so")).arg(source);
-    command.args(["--check-cfg", "cfg(lacks_graphs)"]);
+    command.arg(to).arg(source);
+    command.args(["--check-cfg", "cfg(lacks_graphs)", "--check-cfg", "cfg(lacks_nothing)"]);
     command.args(cfg.into_iter().flat_map(|cfg| ["--cfg", cfg]));
     let output = command.output().map_err(|e| format!("rustc cannot be started: {e}"))?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(folder)
+    Ok(())
 }
 
 fn whole_library() -> Result<PathBuf, String> {
@@ -36,6 +42,7 @@ fn run(name: &str, folder: &Path, settings: &str, report: &Path) -> String {
         .args(["--exact", name, "--ignored", "--nocapture"])
         .env("LD_LIBRARY_PATH", folder)
         .env("FAKE_CUDA", settings)
+        .env("FAKE_NVML", settings)
         .env("FAKE_CUDA_REPORT", report)
         .output()
         .expect("this program starts");
@@ -224,4 +231,48 @@ fn errors_say_what_is_wrong_and_what_helps() {
     let lacking = library(Some("lacks_graphs")).expect("was compiled before");
     let text = run("a_gpu_in_trouble", &lacking, "", &report);
     assert!(text.contains("(libcuda) cannot be used: it has no cuGraphLaunch>"), "{text}");
+}
+
+/// What is known of GPUs 0 and 1 before they are opened.
+#[test]
+#[ignore = "runs in a process of its own"]
+fn a_gpu_before_it_is_opened() {
+    for index in 0..2 {
+        let survey = Gpu::survey(index).expect("it is there");
+        assert_eq!(survey.properties.name, "Fake GPU");
+        println!("<{:?}, {:?}>", survey.managed, survey.managed.and_then(|managed| managed.bandwidth()));
+    }
+    assert!(matches!(Gpu::survey(2), Err(Error::NoDevice { index: 2, count: 2 })));
+}
+
+#[test]
+fn management_tells_what_is_free_without_a_context() {
+    let plain = match whole_library() {
+        Ok(folder) => folder,
+        Err(e) => return println!("skipped: {e}"),
+    };
+    let managed = library(Some("lacks_nothing")).expect("was compiled before");
+    compile("libnvml.rs", &managed.join("libnvidia-ml.so.1"), None).expect("was compiled before");
+    let survey = |folder: &Path, nvml: &str| {
+        let report = folder.join("survey");
+        let text = run("a_gpu_before_it_is_opened", folder, &format!("count=2 {nvml}"), &report);
+        assert!(!report.exists(), "a context was made");
+        text.lines()
+            .filter_map(|line| line.strip_prefix('<')?.strip_suffix('>').map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let all = "Some(Managed { memory: Memory { free: 5000, total: 9000 }, processes: Some((2, 7000)), bus: Some((5120, 2619)) })";
+    let found = survey(&managed, "free=5000 total=9000");
+    // the management knows nothing of the second
+    assert_eq!(found, [format!("{all}, Some(3352320000000.0)"), "None, None".to_owned()]);
+    let bare = all.replace("Some((2, 7000))", "None").replace("Some((5120, 2619))", "None");
+    let lacking =
+        "nvmlDeviceGetComputeRunningProcesses_v3=3 nvmlDeviceGetMemoryBusWidth=3 nvmlDeviceGetMigMode=3";
+    assert_eq!(survey(&managed, &format!("free=5000 total=9000 {lacking}"))[0], format!("{bare}, None"));
+    for settings in
+        ["mig=1", "nvmlInit_v2=9", "nvmlDeviceGetMemoryInfo=4", "nvmlDeviceGetHandleByPciBusId_v2=6"]
+    {
+        assert_eq!(survey(&managed, settings)[0], "None, None", "{settings}");
+    }
+    assert_eq!(survey(&plain, "")[0], "None, None", "without the library");
 }

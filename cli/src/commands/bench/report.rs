@@ -7,7 +7,7 @@ use indicatif::BinaryBytes;
 use serde_json::{Map, Value};
 use std::path::Path;
 
-use super::row::{Row, count};
+use super::row::{self, Row, count};
 use crate::output::{markdown, print, print_json};
 
 /// The form of the report.
@@ -84,6 +84,7 @@ impl Report {
             };
             text += &format!("\n{machine}, {cache}braise {}\n", row.build_commit);
         }
+        text.extend(self.rows.iter().filter_map(divided));
         if self.explain {
             text.extend(self.rows.iter().map(|row| format!("\n{}\n", explanation(row))));
         }
@@ -111,13 +112,24 @@ fn cells(row: &Row) -> [String; 12] {
 
 /// The most memory that was taken where the test ran.
 fn taken(row: &Row) -> Option<u64> {
-    if row.gpu_info.is_empty() { row.peak_rss } else { row.device_bytes }
+    row::taken(row.n_threads, !row.gpu_info.is_empty(), row.peak_rss, row.device_bytes)
 }
 
 /// The bytes that were planned, and how far that was from what was taken.
 fn planned(row: &Row) -> String {
     let error = row.plan_error.map_or_else(String::new, |error| format!(" ({:+.1}%)", error * 100.0));
     format!("{}{error}", BinaryBytes(row.plan_bytes))
+}
+
+/// Where the parts of a model are that is on several devices, and whose time the limit is, in a line.
+fn divided(row: &Row) -> Option<String> {
+    let share = |share: &str| {
+        let (device, share) = share.split_once('=')?;
+        Some(format!("{device} {:.0}%", share.parse::<f64>().ok()? * 100.0))
+    };
+    let shares: Vec<_> = row.limit_shares.split(' ').filter_map(share).collect();
+    let line = || format!("\n{}: {}; time at the limit: {}\n", row.test(), row.split, shares.join(", "));
+    (!row.split.is_empty()).then(line)
 }
 
 /// What bounds a result, in a paragraph.
@@ -134,7 +146,12 @@ fn explanation(row: &Row) -> String {
             "the rest of the time goes to instructions around the multiply-adds and to threads that wait for each other"
         }
     };
-    let place = if on_gpu { row.gpu_info.clone() } else { threads(row.n_threads) };
+    let on_cpu = row.n_threads > 0;
+    let place = match (on_gpu, on_cpu) {
+        (true, true) => format!("{} and {}", row.gpu_info, threads(row.n_threads)),
+        (true, false) => row.gpu_info.clone(),
+        (false, _) => threads(row.n_threads),
+    };
     let peaks = [("int8", row.limit_int8_gops), ("f32", row.limit_f32_gops), ("bf16", row.limit_bf16_gops)];
     let peaks: Vec<_> =
         peaks.iter().filter_map(|(name, gops)| Some(format!("{:.0} in {name}", (*gops)?))).collect();
@@ -148,7 +165,7 @@ fn explanation(row: &Row) -> String {
         row.limit_read_gbs,
         row.gops,
     );
-    if !on_gpu {
+    if on_cpu {
         text += &of_cpu(row);
     }
     let size = |bytes: u64| BinaryBytes(bytes).to_string();
@@ -273,6 +290,8 @@ mod tests {
             ttft_ms: 25.0,
             isa: "avx512vnni",
             device: "cpu".into(),
+            split: String::new(),
+            limit_shares: String::new(),
             kernels: "Q4_K:avx512vnni Q6_K:avx2:slow".into(),
             bound: "memory bandwidth",
             read_gbs: 32.0,
@@ -360,6 +379,30 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("threads:") && !text.contains("fast"), "{text}");
+    }
+
+    #[test]
+    fn several_devices_are_named_with_their_shares() {
+        let split = Row {
+            gpu_info: "A GPU".into(),
+            backends: "CPU+CUDA",
+            device: "cpu+cuda:0".into(),
+            split: "layers 0-3: CPU (--gpu-layers 4); layers 4-7 and the output: cuda:0 A GPU".into(),
+            limit_shares: "cpu=0.75 cuda:0=0.25".into(),
+            peak_rss: Some(1_000_000),
+            device_bytes: Some(2_000_000),
+            ..row()
+        };
+        let text = Report { format: Format::Md, explain: true, rows: vec![split] }.markdown();
+        for part in [
+            "| CPU+CUDA |       2 | tg128 @ d64 |",
+            "| 2.86 MiB |",
+            "\ntg128 @ d64: layers 0-3: CPU (--gpu-layers 4); layers 4-7 and the output: cuda:0 A GPU; time at the limit: \
+             cpu 75%, cuda:0 25%\n",
+            "on A GPU and 2 threads: bound by memory bandwidth",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

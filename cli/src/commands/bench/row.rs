@@ -9,7 +9,7 @@ use braise_engine::session::default_chunk;
 use serde::Serialize;
 
 use super::source::Loaded;
-use super::{Can, Where};
+use super::{Can, Share, Where};
 
 /// A result. What llama-bench reports too has its name there; the other names are explained at the fields.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -73,8 +73,12 @@ pub struct Row {
     pub ttft_ms: f64,
     /// Instruction set level.
     pub isa: &'static str,
-    /// `cpu` or `cuda:N`.
+    /// `cpu` or `cuda:N`; several with `+` between.
     pub device: String,
+    /// Which parts of the model are where, and why; nothing where all are on one device.
+    pub split: String,
+    /// Each of several devices, and what share of the time at the limit is its: `cpu=0.62 cuda:0=0.38`.
+    pub limit_shares: String,
     /// Each format of the weights, and the level that its kernel is written for, for many tokens where there is a prompt;
     /// whether it is slower than those of others: `Q4_K:avx512vnni Q6_K:avx2:slow`.
     pub kernels: String,
@@ -116,7 +120,7 @@ pub struct Measured<'a> {
     pub stats: Stats,
     pub peak_rss: Option<u64>,
     pub weights_read: Option<f64>,
-    pub can: Can,
+    pub shares: &'a [Share],
     pub limit: Limit,
     pub reached: Reached,
 }
@@ -127,14 +131,32 @@ impl Row {
         let (model, test) = (&m.loaded.model, m.test);
         let gguf = model.gguf();
         let plan = Bytes::of(&m.runs.plan);
-        let taken = if m.on == &Where::Cpu { m.peak_rss } else { m.runs.device_bytes };
-        let (device, gpu) = match m.on {
-            Where::Cpu => ("cpu".to_owned(), ""),
-            Where::Gpu(index, name) => (format!("cuda:{index}"), name.as_str()),
+        let gpus = m.on.gpus();
+        let taken = taken(m.n_threads, !gpus.is_empty(), m.peak_rss, m.runs.device_bytes);
+        let devices: Vec<&str> = m.shares.iter().map(|share| share.device.as_str()).collect();
+        let of_cpu = m.shares.iter().find_map(|share| match share.can {
+            Can::Cpu(peaks) => Some(peaks),
+            Can::Gpu(_) => None,
+        });
+        let bf16 = m.shares.iter().find_map(|share| match share.can {
+            Can::Gpu(peaks) => peaks.bf16,
+            Can::Cpu(_) => None,
+        });
+        let read = match m.shares {
+            [alone] => alone.can.peaks().read,
+            // what they reach together, one after the other
+            _ => m.limit.bytes as f64 / m.limit.memory,
         };
-        let (read, of_cpu, bf16) = match m.can {
-            Can::Cpu(peaks) => (peaks.read, Some(peaks), None),
-            Can::Gpu(peaks) => (peaks.copy, None, peaks.bf16),
+        let limit_shares = match m.shares {
+            [_] => String::new(),
+            several => {
+                let share = |of: &Share| format!("{}={:.2}", of.device, of.limit.seconds / m.limit.seconds);
+                several.iter().map(share).collect::<Vec<_>>().join(" ")
+            }
+        };
+        let split = match m.on {
+            Where::Split(split) => split.to_string(),
+            Where::Cpu | Where::Gpu(..) => String::new(),
         };
         let limit_ts = test.n_tokens() as f64 / m.limit.seconds;
         let many = test.n_prompt > 0;
@@ -144,6 +166,8 @@ impl Row {
             match m.on {
                 Where::Cpu => format!("{ty}:{isa}{}", if slow.contains(&kernel) { ":slow" } else { "" }),
                 Where::Gpu(..) => format!("{ty}:cuda"),
+                Where::Split(_) if m.n_threads == 0 => format!("{ty}:cuda"),
+                Where::Split(_) => format!("{ty}:{isa}+cuda"),
             }
         });
         let kernels: Vec<_> = kernels.collect();
@@ -152,8 +176,12 @@ impl Row {
         Row {
             build_commit: env!("BRAISE_COMMIT"),
             cpu_info: m.cpu.to_owned(),
-            gpu_info: gpu.to_owned(),
-            backends: if gpu.is_empty() { "CPU" } else { "CUDA" },
+            backends: match (m.n_threads > 0, gpus.is_empty()) {
+                (_, true) => "CPU",
+                (false, false) => "CUDA",
+                (true, false) => "CPU+CUDA",
+            },
+            gpu_info: gpus,
             model: m.loaded.name.clone(),
             model_filename: gguf.path().display().to_string(),
             model_type: model_type(model),
@@ -188,7 +216,9 @@ impl Row {
             load_ms: (m.loaded.load + m.runs.start).as_secs_f64() * 1e3,
             ttft_ms: m.runs.first_token.as_secs_f64() * 1e3,
             isa: model.kernels().isa().name(),
-            device,
+            device: devices.join("+"),
+            split,
+            limit_shares,
             kernels: kernels.join(" "),
             bound: m.reached.bound.name(),
             read_gbs: m.reached.bytes * 1e-9,
@@ -215,7 +245,17 @@ impl Row {
     }
 }
 
+/// The most memory that was taken where a test ran: on the CPU, on GPUs, or both together.
+pub fn taken(n_threads: usize, on_gpu: bool, rss: Option<u64>, device_bytes: Option<u64>) -> Option<u64> {
+    match (n_threads > 0, on_gpu) {
+        (_, false) => rss,
+        (false, true) => device_bytes,
+        (true, true) => rss.zip(device_bytes).map(|(rss, bytes)| rss.saturating_add(bytes)),
+    }
+}
+
 /// Bytes of a plan.
+#[derive(Default)]
 struct Bytes {
     all: u64,
     cache: u64,
@@ -224,18 +264,19 @@ struct Bytes {
 
 impl Bytes {
     fn of(plan: &Planned) -> Bytes {
-        match plan {
-            Planned::Machine(plan) => Bytes {
-                // a bench makes no tokenizer
-                all: plan.without_tokenizer(),
-                cache: plan.keys_and_values().saturating_add(plan.states()),
-                batch: plan.activations.saturating_add(plan.scratch),
-            },
-            Planned::Device(plan) => {
-                let plan = plan.unwrap_or_default();
-                Bytes { all: plan.total(), cache: plan.cache, batch: plan.activations }
-            }
-        }
+        let gpus =
+            plan.gpus.iter().map(|gpu| Bytes { all: gpu.total(), cache: gpu.cache, batch: gpu.activations });
+        // a bench makes no tokenizer
+        let machine = plan.machine.iter().map(|plan| Bytes {
+            all: plan.without_tokenizer(),
+            cache: plan.keys_and_values().saturating_add(plan.states()),
+            batch: plan.activations.saturating_add(plan.scratch),
+        });
+        machine.chain(gpus).fold(Bytes::default(), |sum, of| Bytes {
+            all: sum.all.saturating_add(of.all),
+            cache: sum.cache.saturating_add(of.cache),
+            batch: sum.batch.saturating_add(of.batch),
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use braise_checkkern::cuda;
 use braise_checkkern::report::Report;
 use braise_engine::device::GpuLayers;
 use braise_engine::measure::{Agreement, GpuPeaks};
-use braise_kernels::cuda::{Device, Error, Gpu};
+use braise_kernels::cuda::{Device, Error, Gpu, Managed};
 use indicatif::DecimalBytes;
 
 use super::check::{Check, Status};
@@ -32,6 +32,7 @@ pub fn count(found: &[Check]) -> usize {
 /// Checks the kernels on a GPU; gives whether it was lost on the way.
 pub fn check(index: usize, report: &mut Report) -> bool {
     let part = Part::Gpu(index);
+    let managed = Gpu::survey(index).ok().and_then(|survey| survey.managed);
     let mut gpu = match Gpu::open(index) {
         Ok(gpu) => gpu,
         Err(e) => {
@@ -39,6 +40,9 @@ pub fn check(index: usize, report: &mut Report) -> bool {
             return false;
         }
     };
+    if let Some(managed) = managed.filter(|_| !report.is_resumed()) {
+        tell(&Line::Check(Check::new(part, "memory", Status::Ok, in_words(&managed))));
+    }
     if !report.is_resumed() {
         let memory = gpu.memory().map_or(0, |memory| memory.total as u64);
         let of = gpu.properties();
@@ -49,6 +53,20 @@ pub fn check(index: usize, report: &mut Report) -> bool {
         tell(&Line::Check(Check::new(part, "device", Status::Ok, detail)));
     }
     matches!(cuda::check(&mut gpu, report), Err(Error::Lost(_)))
+}
+
+/// What is free of a GPU's memory, who has the rest, and how fast it could be.
+fn in_words(Managed { memory, processes, bus }: &Managed) -> String {
+    let bytes = |bytes: usize| DecimalBytes(bytes as u64);
+    let mut text = format!("{} of {} are free", bytes(memory.free), bytes(memory.total));
+    if let Some((n @ 1.., taken)) = processes {
+        text += &format!(", programs that compute there: {n}, with {}", DecimalBytes(*taken));
+    }
+    if let Some((bits, mhz)) = bus {
+        let rate = 2e-3 * f64::from(*mhz) * f64::from(*bits) / 8.0;
+        text += &format!("; {bits} bits at {mhz} MHz transfer {rate:.0} GB/s at most");
+    }
+    text
 }
 
 /// A GPU that cannot be used: too old, or broken.

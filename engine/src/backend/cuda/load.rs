@@ -129,15 +129,30 @@ impl From<DeviceError> for Stop {
 /// need not stay in memory.
 pub(super) fn load(model: &Model, device: &mut dyn Device, mut uploads: Vec<Upload<'_>>) -> Result<()> {
     uploads.sort_by_key(|upload| upload.bytes.as_ptr().addr());
-    let watch = |loading| model.watch.as_ref().map_or(ControlFlow::Continue(()), |watch| (watch.0)(loading));
-    copy(device, &uploads, BUFFER, &watch).map_err(|stop| match stop {
+    copy(device, &uploads, BUFFER, &|loading| ask(model, loading)).map_err(|stop| match stop {
         Stop::Device(e) => super::error(model, e),
-        Stop::Asked => Error::new(ErrorKind::Cancelled, "loading was stopped").file(model.gguf().path()),
+        Stop::Asked => stopped(model),
     })?;
     for upload in &uploads {
         model.gguf().release(&upload.bytes);
     }
     Ok(())
+}
+
+/// Tells the model's watch how far a copy is.
+///
+/// # Errors
+/// The watch ended it.
+pub(super) fn tell(model: &Model, loading: Loading) -> Result<()> {
+    if ask(model, loading).is_break() { Err(stopped(model)) } else { Ok(()) }
+}
+
+fn ask(model: &Model, loading: Loading) -> ControlFlow<()> {
+    model.watch.as_ref().map_or(ControlFlow::Continue(()), |watch| (watch.0)(loading))
+}
+
+fn stopped(model: &Model) -> Error {
+    Error::new(ErrorKind::Cancelled, "loading was stopped").file(model.gguf().path())
 }
 
 /// Copies all `uploads` by way of buffers of at most `size` bytes. Whatever happens, the device copies nothing any more when

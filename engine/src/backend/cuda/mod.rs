@@ -25,6 +25,7 @@ mod needs;
 mod pass;
 mod products;
 mod recurrent;
+mod rehearsal;
 mod room;
 mod sequence;
 mod support;
@@ -39,12 +40,14 @@ use braise_kernels::cuda::{Device, Error as DeviceError, Fused};
 
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Model, OnDevices};
+use crate::kv::{KvTypes, Room as Sizes};
+use crate::model::Model;
 use crate::parts::Part;
+use crate::plan::DevicePlan;
 
 pub use load::{Loading, Watch};
 pub(crate) use needs::needs;
-pub(crate) use sequence::{OnDevice, bytes as sequence_bytes};
+pub(crate) use sequence::{OnDevice, count, lock};
 pub(crate) use support::MAX_BEST;
 pub use support::{slow, unsupported, unsupported_part};
 
@@ -81,6 +84,11 @@ impl Loaded {
         }
         let free_before = device.memory().map_err(|e| error(model, e))?.free;
         let all = weight_bytes(model, parts.iter().copied())?;
+        // what the driver cannot load is better found out before much is copied than in the middle of a text
+        for kernel in rehearsal::kernels(model, parts, device.properties())? {
+            load::tell(model, Loading { done: 0, total: all as u64 })?;
+            device.prepare(kernel).map_err(|e| error(model, e))?;
+        }
         device.reserve(all).map_err(|e| error(model, e))?;
         let mut room = Room::on(&mut *device);
         let taken = Weights::new(model, parts.iter().copied(), &mut room).map_err(|e| error(model, e));
@@ -103,6 +111,15 @@ impl Loaded {
     /// Bytes of its memory that the weights take.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What sequences of these sizes make of it.
+    ///
+    /// # Errors
+    /// The context is too large for a GPU.
+    pub(crate) fn plan(&self, sizes: Sizes, kv: KvTypes) -> std::result::Result<DevicePlan, DeviceError> {
+        let of_sequences = DevicePlan::of_sequences(&self.spec, sizes, kv, self.device.properties())?;
+        Ok(DevicePlan { weights: self.bytes as u64, ..of_sequences })
     }
 
     /// Bytes of its memory that were taken since the model came, by all that runs there.
@@ -128,16 +145,16 @@ pub(crate) fn weight_bytes(model: &Model, parts: impl Iterator<Item = Part>) -> 
     Ok(room.into_held().1)
 }
 
-/// What `ask` finds out about the device that `model` is on as a whole; `None` if it is on no GPU, or on several devices.
+/// What `ask` finds out about each GPU that `model` is on.
 ///
 /// # Errors
-/// Those of the device.
-pub(crate) fn on_device<T>(
+/// Those of the devices.
+pub(crate) fn on_each<T>(
     model: &Model,
-    ask: impl FnOnce(&mut Loaded) -> std::result::Result<T, DeviceError>,
-) -> Result<Option<T>> {
-    let loaded = model.on_device.as_ref().and_then(OnDevices::alone).map(sequence::lock);
-    loaded.map(|mut loaded| ask(&mut loaded).map_err(|e| error(model, e))).transpose()
+    mut ask: impl FnMut(&mut Loaded) -> std::result::Result<T, DeviceError>,
+) -> Result<Vec<T>> {
+    let gpus = model.on_device.iter().flat_map(|on| &on.gpus);
+    gpus.map(|loaded| ask(&mut sequence::lock(loaded)).map_err(|e| error(model, e))).collect()
 }
 
 /// What a user is told of a device's error.

@@ -2,27 +2,30 @@
 
 use braise_kernels::cuda::Properties;
 
-use super::{sequence_bytes, weight_bytes};
+use super::{count, error, weight_bytes};
 use crate::block::{Layer, Mlp, Spec};
-use crate::error::Result;
-use crate::kv::KvTypes;
+use crate::error::{Error, Result};
+use crate::kv::{KvTypes, Room as Sizes};
 use crate::model::{MlpWeights, Model};
 use crate::parts::{Part, bound_to};
 use crate::plan::{Needs, PartNeeds};
 
-/// What each part of `model` needs in a session that has room for `n_ctx` tokens, read `n_batch` at a time; and the bytes that
-/// one takes on a device of these properties besides, whichever parts are there: those of all parts, which are the most.
+/// What each part of `model` needs for sequences of these sizes; and the bytes that these take on a device of these properties
+/// besides, whichever parts are there: those of all parts, which are the most.
 ///
 /// # Errors
 /// The context is too large for a GPU.
 pub(crate) fn needs(
     model: &Model,
-    sizes: (usize, usize),
+    sizes: Sizes,
     kv: KvTypes,
     properties: &Properties,
 ) -> Result<(Needs, usize)> {
     let spec = model.spec();
-    let session = |spec: &Spec| sequence_bytes(model, spec, sizes, kv, properties);
+    let session = |spec: &Spec| {
+        let (cache, buffers) = count(spec, sizes, kv, properties).map_err(|e| error(model, e))?;
+        Ok::<_, Error>(cache.saturating_add(buffers))
+    };
     let whole = session(spec)?;
     let mut remembered: Vec<usize> = Vec::new();
     for (i, layer) in spec.layers.iter().enumerate() {

@@ -114,18 +114,9 @@ impl Pass<'_> {
         epilogue: Epilogue,
         y: Results,
     ) -> Result<Matmul, Error> {
-        Ok(Matmul {
-            ty: weight.matmul.weights(),
-            w: self.weights.matrix(self.model, weight)?,
-            x: acts.bf16,
-            k: narrow(weight.cols())?,
-            rows: narrow(weight.rows())?,
-            columns: narrow(n)?,
-            experts: None,
-            epilogue,
-            y: y.at,
-            y_stride: narrow(y.stride)?,
-        })
+        let Matvec { ty, w: [w, _], k, rows, columns, epilogue, y, y_stride, .. } =
+            self.matvec(weight, acts, n, epilogue, y)?;
+        Ok(Matmul { ty, w, x: acts.bf16, k, rows, columns, experts: None, epilogue, y, y_stride })
     }
 
     /// The same in the form of few columns, however many there are.

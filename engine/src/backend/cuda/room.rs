@@ -24,6 +24,11 @@ impl<'d> Room<'d> {
         Room { device: None, held: Vec::new(), bytes: 0 }
     }
 
+    /// Bytes that were taken so far.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// What was taken, and how many bytes that are.
     pub(super) fn into_held(self) -> (Vec<Address>, usize) {
         (self.held, self.bytes)

@@ -114,7 +114,8 @@ impl<'m> OnDevice<'m> {
         let properties = on.device.properties().clone();
         let Loaded { device, spec, .. } = &mut *on;
         // what is refused at once is refused with all that it takes
-        let reserved = count(spec, sizes, kv, &properties).and_then(|all| device.reserve(all));
+        let reserved = count(spec, sizes, kv, &properties)
+            .and_then(|(cache, buffers)| device.reserve(cache.saturating_add(buffers)));
         reserved.map_err(|e| error(model, e))?;
         let mut room = Room::on(&mut **device);
         let taken = take(spec, sizes, kv, &properties, &mut room);
@@ -183,6 +184,9 @@ impl<'m> OnDevice<'m> {
         let launched = self.launch(&mut on, &shape, program);
         // whatever went wrong, nothing is captured any longer
         let graph = on.device.end_capture();
+        if let (Err(_), Ok(graph)) = (&launched, &graph) {
+            let _ = on.device.destroy(*graph); // one error is enough
+        }
         launched?;
         let graph = graph?;
         self.graphs.insert(shape, Launches::Captured(graph));
@@ -317,27 +321,18 @@ fn take(
     Ok((cache, Buffers::new(spec, sizes, properties, room)?))
 }
 
-/// Bytes that a sequence would take for the blocks of `spec` on a device of these properties.
-pub(crate) fn bytes(
-    model: &Model,
-    spec: &Spec,
-    (n_ctx, n_batch): (usize, usize),
-    kv: KvTypes,
-    properties: &Properties,
-) -> Result<usize> {
-    count(spec, Sizes::of_one(n_ctx, n_batch), kv, properties).map_err(|e| error(model, e))
-}
-
-/// Bytes that sequences of these sizes take for the blocks of `spec`.
-pub(super) fn count(
+/// Bytes of the cache, and of what batches need besides, that sequences of these sizes take for the blocks of `spec`.
+pub(crate) fn count(
     spec: &Spec,
     sizes: Sizes,
     kv: KvTypes,
     properties: &Properties,
-) -> std::result::Result<usize, DeviceError> {
+) -> std::result::Result<(usize, usize), DeviceError> {
     let mut room = Room::counting();
-    take(spec, sizes, kv, properties, &mut room)?;
-    Ok(room.into_held().1)
+    Cache::new(spec, sizes, kv, &mut room)?;
+    let cache = room.bytes();
+    Buffers::new(spec, sizes, properties, &mut room)?;
+    Ok((cache, room.bytes() - cache))
 }
 
 /// Copies numbers from the device.
@@ -355,7 +350,7 @@ fn download<T: bytemuck::Pod>(
 }
 
 /// A panic in an earlier pass cannot have left anything on the device that is read again.
-pub(super) fn lock(loaded: &Mutex<Loaded>) -> MutexGuard<'_, Loaded> {
+pub(crate) fn lock(loaded: &Mutex<Loaded>) -> MutexGuard<'_, Loaded> {
     loaded.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

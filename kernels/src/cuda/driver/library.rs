@@ -15,6 +15,7 @@ const VERSION: i32 = 12_000;
 const FUNCTIONS: &[&CStr] = &[
     c"cuInit", c"cuDriverGetVersion", c"cuGetErrorName", c"cuGetErrorString",
     c"cuDeviceGet", c"cuDeviceGetAttribute", c"cuDeviceGetCount", c"cuDeviceGetName",
+    c"cuDeviceGetPCIBusId",
     c"cuDevicePrimaryCtxRetain", c"cuDevicePrimaryCtxRelease_v2", c"cuCtxSetCurrent",
     c"cuMemAlloc_v2", c"cuMemFree_v2", c"cuMemGetInfo_v2", c"cuMemHostAlloc", c"cuMemFreeHost",
     c"cuMemcpyHtoDAsync_v2", c"cuMemcpyDtoHAsync_v2", c"cuMemsetD8Async",

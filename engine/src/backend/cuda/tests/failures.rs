@@ -13,7 +13,7 @@ fn lost() -> DeviceError {
 
 fn place(model: &mut Model, fake: &Fake) -> Placement {
     let device = Ok(Box::new(fake.clone()) as Box<dyn Device + Send>);
-    place_on(model, vec![(0, device)], GpuLayers::Auto, &options()).expect("a place")
+    place_on(model, vec![(0, device)], GpuLayers::Auto, Capacity::ONE, &options()).expect("a place")
 }
 
 /// Nothing is left but so many bytes, not even on its way.
@@ -93,9 +93,7 @@ fn a_refusal_names_all_bytes() {
     let want = format!("{weights} bytes were asked for, {} of {} are free", weights - 1, weights - 1);
     assert!(error.to_string().contains(&want), "{error}");
     model.move_to(Box::new(fake.clone())).expect("the weights alone");
-    let sizes = options().sizes(model.spec());
-    let all = super::super::sequence_bytes(&model, model.spec(), sizes, options().kv, &fake.properties);
-    let all = all.expect("is a number");
+    let all = of_session(&model, model.spec(), &fake.properties);
     let error = Session::new(&model, &options()).expect_err("no room for a cache");
     assert!(error.to_string().contains(&format!("{all} bytes were asked for")), "{error}");
     let log = fake.log();
@@ -152,6 +150,56 @@ fn graphs_end_with_their_session() {
         drop(session);
         assert_eq!(fake.log().graphs, []);
     }
+}
+
+#[test]
+fn a_launch_that_fails_leaves_no_graph() {
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let mut session = Session::new(&model, &options()).expect("there is room");
+    read(&mut session, &[1]).expect("is launched");
+    fake.fail(Call::Launch, 3, DeviceError::Operands("it is odd".to_owned()));
+    read(&mut session, &[1]).expect_err("is captured");
+    let log = fake.log();
+    assert_eq!((log.captures, &log.graphs[..]), (1, &[][..]));
+}
+
+/// A kernel that cannot be loaded is found out before anything is copied, and all that are launched were loaded.
+#[test]
+fn kernels_are_loaded_before_weights() {
+    let bad = || DeviceError::Load {
+        module: "norm",
+        message: "a PTX JIT compilation failed".to_owned(),
+        log: "line 12; fatal".to_owned(),
+    };
+    for after in [0, 4] {
+        let fake = Fake::new(1 << 30);
+        let mut model = model();
+        fake.fail(Call::Prepare, after, bad());
+        let Placement::Cpu { because: Some(because), beside_gpu: true } = place(&mut model, &fake) else {
+            panic!("it cannot run there")
+        };
+        assert!(because.contains("kernels norm: a PTX JIT compilation failed; line 12; fatal"), "{because}");
+        assert_clean(&fake, 0);
+        let log = fake.log();
+        assert_eq!((log.prepared.len(), log.allocations, log.uploaded), (after, 0, 0));
+    }
+    let fake = Fake::new(1 << 30);
+    let mut model = model();
+    model.move_to(Box::new(fake.clone())).expect("there is room");
+    let prepared: Vec<_> = fake.log().prepared.iter().map(|name| module_of(name)).collect();
+    let mut session = Session::new(&model, &options()).expect("there is room");
+    [1, 2, 8, 9, 60].into_iter().for_each(|n| read(&mut session, &vec![1; n]).expect("is read"));
+    let launched: Vec<_> = fake.log().launches.iter().map(|name| module_of(name)).collect();
+    assert!(launched.len() > 100 && launched.iter().all(|module| prepared.contains(module)), "{prepared:?}");
+    // no others: of one format those for few and for many columns
+    let of_format = prepared.iter().filter(|module| module.contains("_q") && !module.ends_with("_q8_0"));
+    assert_eq!(of_format.count(), 0, "{prepared:?}");
+}
+
+fn module_of(kernel: &str) -> &'static str {
+    Kernel::find(kernel).expect("is a kernel").module.name
 }
 
 #[test]
