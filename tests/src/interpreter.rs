@@ -31,6 +31,7 @@ impl Default for Interpreter {
             compute: (8, 0),
             multiprocessors: 4,
             shared_bytes: 164 << 10,
+            warpgroups: false,
         };
         Interpreter {
             machine: ptx::Machine::new(),
@@ -55,6 +56,7 @@ impl Interpreter {
     pub fn of_compute(compute: (u32, u32)) -> Interpreter {
         let mut interpreter = Interpreter::default();
         interpreter.properties.compute = compute;
+        interpreter.properties.warpgroups = compute == Properties::WARPGROUPS;
         interpreter
     }
 
@@ -74,7 +76,7 @@ impl Interpreter {
     fn interpret(&mut self, launch: &Launch) -> Result<(), Error> {
         let module = launch.kernel.module;
         let (major, minor) = self.properties.compute;
-        if module.compute > (major, minor) {
+        if !module.runs_on((major, minor)) {
             let (name, least) = (self.properties.name.clone(), module.compute);
             return Err(Error::Unsupported { name, major, minor, needed: module.name, least });
         }
