@@ -17,18 +17,19 @@ const COLUMNS: usize = 261;
 /// exact one. So two results differ by at most k 2^-23 S.
 ///
 /// # Errors
-/// Those of the device, but that it cannot load the kernels.
+/// The device was lost, or has no memory left.
 pub fn distrust_warpgroups(device: &mut dyn Device, ty: Type) -> Result<Option<String>, Error> {
     let writes = |ty: &Type| ty.scalar().is_some_and(|scalar| scalar.quantize.is_some());
     let problem = Problem::new(Some(ty).filter(writes).unwrap_or(Type::Q8_0))?;
     let mut held = Vec::new();
     let compared = problem.compare(device, &mut held);
     let freed = held.into_iter().try_for_each(|address| device.free(address));
-    let found = match compared {
-        Err(e @ (Error::Load { .. } | Error::Unsupported { .. })) => Some(e.to_string()),
-        compared => compared?,
-    };
-    freed.map(|()| found)
+    match compared {
+        Err(e @ (Error::Lost(_) | Error::OutOfMemory { .. })) => Err(e),
+        // the driver cannot load or start them
+        Err(e) => freed.map(|()| Some(e.to_string())),
+        Ok(found) => freed.map(|()| found),
+    }
 }
 
 /// A product, with its weights as a file has them and as they are.
