@@ -258,6 +258,7 @@ fn try_on(
     let devices = devices.map_err(|e| cuda::error(model, e))?;
     let bytes = model.split(devices, &assignment)?;
     gpus.iter_mut().zip(bytes).for_each(|(gpu, bytes)| gpu.weight_bytes = bytes);
+    gpus.iter_mut().zip(cuda::slow_on_devices(model)).for_each(|(gpu, slow)| gpu.slow = slow);
     if let ([gpu], [_]) = (&gpus[..], &assignment.segments()[..]) {
         let UsedGpu { index, name, weight_bytes, slow } = gpu.clone();
         return Ok(Placement::Gpu { index, name, weight_bytes, slow });

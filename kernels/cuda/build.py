@@ -47,6 +47,12 @@ def outputs():
         yield f"matmul_{ty.lower()}", "matmul.cu", 80, [f"FORMAT={ty}", f"NAME={ty.lower()}"]
     for ty in FLOAT_FORMATS:
         yield f"matmul_{ty.lower()}", "matmul.cu", 80, [f"FORMAT={ty}", f"NAME={ty.lower()}", "FLOATS"]
+    # the same by warpgroups, for compute capability 9.0 alone
+    yield "peak_wgmma", "peak.cu", "90a", ["WARPGROUPS"]
+    for ty in BLOCK_FORMATS:
+        yield f"matmul_wgmma_{ty.lower()}", "matmul_wgmma.cu", "90a", [f"FORMAT={ty}", f"NAME={ty.lower()}"]
+    for ty in FLOAT_FORMATS:
+        yield f"matmul_wgmma_{ty.lower()}", "matmul_wgmma.cu", "90a", [f"FORMAT={ty}", f"NAME={ty.lower()}", "FLOATS"]
 
 
 def codebooks():

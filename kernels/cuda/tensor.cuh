@@ -17,7 +17,12 @@ __device__ __forceinline__ void copy_16(void* to, const void* from, bool is) {
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+
+// Waits until all groups of copies but the last GROUPS are done.
+template <int GROUPS = 0>
+__device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
 
 // Four 8x8 matrices of 16-bit numbers, of which each lane names a row of one: lane l gets row l / 4, numbers 2 (l % 4) and
 // the next, of each.

@@ -34,6 +34,7 @@ impl Default for Interpreter {
             compute: (8, 0),
             multiprocessors: 4,
             shared_bytes: 164 << 10,
+            warpgroups: false,
         };
         Interpreter {
             machine: ptx::Machine::new(),
@@ -73,6 +74,7 @@ impl Interpreter {
     pub fn of_compute(compute: (u32, u32)) -> Interpreter {
         let mut interpreter = Interpreter::default();
         interpreter.properties.compute = compute;
+        interpreter.properties.warpgroups = compute == Properties::WARPGROUPS;
         interpreter
     }
 
@@ -93,7 +95,7 @@ impl Interpreter {
     fn load(&mut self, kernel: &'static Kernel) -> Result<(), Error> {
         let module = kernel.module;
         let (major, minor) = self.properties.compute;
-        if module.compute > (major, minor) {
+        if !module.runs_on((major, minor)) {
             let (name, least) = (self.properties.name.clone(), module.compute);
             return Err(Error::Unsupported { name, major, minor, needed: module.name, least });
         }

@@ -3,7 +3,9 @@
 use braise_checkkern::cuda::check;
 use braise_checkkern::report::{Event, Report};
 use braise_engine::measure::GpuPeaks;
-use braise_kernels::cuda::{Error, Gpu};
+use braise_kernels::cuda::ops::distrust_warpgroups;
+use braise_kernels::cuda::{Error, Gpu, Properties};
+use braise_kernels::quant::Type;
 use braise_tests::interpreter::Interpreter;
 use std::io::Write as _;
 use std::path::Path;
@@ -24,14 +26,29 @@ fn run(device: &mut dyn braise_kernels::cuda::Device) {
 
 #[test]
 fn every_kernel_in_an_interpreter() {
-    run(&mut Interpreter::default());
+    run(&mut Interpreter::of_compute(Properties::WARPGROUPS));
 }
 
 #[test]
 fn peaks_are_measured_in_an_interpreter() {
-    let peaks = GpuPeaks::measure(&mut Interpreter::default()).expect("is measured");
-    let rates = [peaks.copy, peaks.upload, peaks.download, peaks.bf16.expect("its tensor cores know bf16")];
-    assert!(rates.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{peaks:?}");
+    for compute in [(8, 0), Properties::WARPGROUPS] {
+        let peaks = GpuPeaks::measure(&mut Interpreter::of_compute(compute)).expect("is measured");
+        let rates =
+            [peaks.copy, peaks.upload, peaks.download, peaks.bf16.expect("its tensor cores know bf16")];
+        assert!(rates.iter().all(|rate| rate.is_finite() && *rate > 0.0), "{peaks:?}");
+    }
+}
+
+#[test]
+fn products_of_warpgroups_are_trusted_where_they_are_right() {
+    for ty in [Type::Q4_K, Type::Q8_0, Type::IQ2_XXS, Type::F16] {
+        let distrust = |compute| distrust_warpgroups(&mut Interpreter::of_compute(compute), ty);
+        assert_eq!(distrust(Properties::WARPGROUPS), Ok(None), "{ty}");
+        for other in [(8, 9), (10, 0)] {
+            let why = distrust(other).expect("no failure of the device").expect("they do not run there");
+            assert!(why.contains("needs 9.0"), "{why}");
+        }
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use braise_engine::block::{Attention, Experts, Layer, Mixer, Mlp, Pooling, Spec}
 use braise_engine::kv::{KvCache, KvTypes, Room};
 use braise_engine::model::Model;
 use braise_engine::session::{Logits, Session, SessionOptions};
+use braise_kernels::cuda::Properties;
 use braise_kernels::cuda::ops::Flash;
 use braise_kernels::isa::Isa;
 use braise_kernels::ops::KvType;
@@ -269,6 +270,28 @@ fn gpus_without_tensor_cores_agree_with_the_cpu() {
     let error = nmse(&want, &got);
     println!("{error:.1e}");
     assert!(error <= QUANTIZED, "NMSE {error:.1e}");
+}
+
+/// A dense model, one of compressed keys, whose heads have maps of their own, and a mixture.
+#[test]
+fn products_of_warpgroups_agree_with_the_cpu() {
+    let file = NamedTempFile::new().expect("a temporary file");
+    for mut model in [quantized(&file), recipe("deepseek2", true), recipe("qwen3moe", true)] {
+        let tokens = tokens(model.spec().n_vocab);
+        let want = of_many(&model, &tokens, &options(64));
+        let on_warps = {
+            model.move_to(Box::new(Interpreter::default())).expect("there is room");
+            of_many(&model, &tokens, &options(64))
+        };
+        model.move_to(Box::new(Interpreter::of_compute(Properties::WARPGROUPS))).expect("there is room");
+        let got = of_many(&model, &tokens, &options(64));
+        let (error, bound) = (nmse(&want, &got), MANY * latent(model.spec()));
+        println!("{}: {error:.1e}", model.spec().arch);
+        assert!(error <= bound, "{}: NMSE {error:.1e}", model.spec().arch);
+        // rounded to the same numbers, added up in another order
+        let other = nmse(&on_warps, &got);
+        assert!(other <= error.max(FEW), "{}: NMSE {other:.1e} between kernels", model.spec().arch);
+    }
 }
 
 /// One by one the first token is launched, the second captured, and the others replayed; together all are launched.

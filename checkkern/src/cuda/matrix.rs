@@ -2,9 +2,9 @@
 
 use braise_kernels::cuda::ops::{
     Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Norm, NormKind, NormRows, OrderByExpert, Ordered, Q8_BYTES,
-    Then,
+    Then, Tiles,
 };
-use braise_kernels::cuda::{Address, Error};
+use braise_kernels::cuda::{Address, Error, Properties};
 use braise_kernels::quant::Type;
 use braise_kernels::table::Rounding;
 use fastrand::Rng;
@@ -15,8 +15,8 @@ use super::super::inputs::{Activations, realistic_activations, realistic_weights
 use super::super::matmul::{Problem, exact, extremes, realistic, special};
 use super::super::ops::{U, expect_all};
 use super::super::report::Cases;
-use super::Bench;
 use super::rows::{ACTIVATIONS, activated, expect_q8, normals, q8_bytes};
+use super::{Bench, SENTINEL};
 
 /// All types of weights that there are kernels for.
 pub(super) fn types() -> impl Iterator<Item = Type> {
@@ -101,7 +101,7 @@ pub(super) fn matmul(bench: &mut Bench<'_>, ty: Type, cases: &mut Cases) -> Resu
         let mut random = Rng::with_seed(21);
         let k = if ty == Type::Q4_K { 512 } else { 96 };
         let w = realistic_weights(ty, 150 * k, &mut random);
-        let x = realistic_activations(ty, 133 * k, &mut random);
+        let x = realistic_activations(ty, 261 * k, &mut random);
         all.push(Problem::new("realistic", ty, Rounding::Bf16, k, w, x));
     }
     for problem in all {
@@ -109,13 +109,22 @@ pub(super) fn matmul(bench: &mut Bench<'_>, ty: Type, cases: &mut Cases) -> Resu
         let x: Vec<u16> = problem.x.values().iter().map(|x| bf16::from_f32(*x as f32).to_bits()).collect();
         let w = Matrix { data: bench.put(&problem.w)?, ..Matrix::default() };
         let (x, y) = (bench.put(&x)?, bench.room(columns * rows)?);
-        bench.run(Matmul { w, x, y, ..plain_matmul(ty, k, rows, columns) }.launch())?;
-        let what = format!("{}, {columns} columns", problem.name);
-        let got = bench.results(y, columns * rows, &what, cases)?;
-        expect_all(&what, &got, problem.want.iter().copied(), cases);
+        for tiles in tiles(bench.device.properties()) {
+            bench.device.upload(y, bytemuck::cast_slice(&vec![SENTINEL; columns * rows]))?;
+            bench.run(Matmul { w, x, y, tiles, ..plain_matmul(ty, k, rows, columns) }.launch())?;
+            let what = format!("{}, {columns} columns, {tiles:?}", problem.name);
+            let got = bench.results(y, columns * rows, &what, cases)?;
+            expect_all(&what, &got, problem.want.iter().copied(), cases);
+        }
         bench.let_go()?;
     }
     Ok(())
+}
+
+/// All tiles that a device may multiply in.
+pub(super) fn tiles(properties: &Properties) -> Vec<Tiles> {
+    let of_warpgroups = if properties.compute == Properties::WARPGROUPS { &Tiles::WIDTHS[..] } else { &[] };
+    [Tiles::Warps].into_iter().chain(of_warpgroups.iter().map(|width| Tiles::Warpgroups(*width))).collect()
 }
 
 pub(super) fn plain_matmul(ty: Type, k: usize, rows: usize, columns: usize) -> Matmul {
@@ -130,6 +139,7 @@ pub(super) fn plain_matmul(ty: Type, k: usize, rows: usize, columns: usize) -> M
         epilogue: Epilogue::Store,
         y: Address::NONE,
         y_stride: rows as u32,
+        tiles: Tiles::Warps,
     }
 }
 
@@ -274,11 +284,13 @@ pub(super) fn ordered_experts(bench: &mut Bench<'_>, cases: &mut Cases) -> Resul
     let x: Vec<u16> = normals(tokens * k, &mut random).iter().map(|x| bf16::from_f32(*x).to_bits()).collect();
     let matrix = Matrix { data: bench.put(&w)?, scale: bench.put(&scales)?, bias: bench.put(&bias)? };
     let (x, y) = (bench.put(&x)?, bench.room(n * rows)?);
-    let base = Matmul { w: matrix, x, ..plain_matmul(ty, k, rows, n) };
     let ordered = Ordered { order, starts, experts: n_expert as u32, rows: rows as u32, share: used as u32 };
-    bench.run(Matmul { y, experts: Some(ordered), ..base }.launch())?;
-    let got = bench.results(y, n * rows, "experts", cases)?;
-    for e in 0..n_expert {
+    for (tiles, e) in
+        tiles(bench.device.properties()).into_iter().flat_map(|t| (0..n_expert).map(move |e| (t, e)))
+    {
+        let base = Matmul { w: matrix, x, tiles, ..plain_matmul(ty, k, rows, n) };
+        bench.run(Matmul { y, experts: Some(ordered), ..base }.launch())?;
+        let got = bench.results(y, n * rows, "experts", cases)?;
         let one = Matrix {
             data: matrix.data.offset((e * rows * ty.row_bytes(k).expect("whole blocks")) as u64),
             scale: matrix.scale.offset(4 * e as u64),

@@ -113,7 +113,7 @@ pub fn check(device: &mut dyn Device, report: &mut Report) -> Result<(), Error> 
     for (name, check) in CHECKS {
         row((*name).to_owned(), &mut |bench, cases| check(bench, cases))?;
     }
-    let can_run = |kernel: &&Kernel| kernel.module.compute <= compute;
+    let can_run = |kernel: &&Kernel| kernel.module.runs_on(compute);
     let all: BTreeSet<&str> = Kernel::all().filter(can_run).map(|kernel| kernel.name).collect();
     if report.is_resumed() {
         report.skip("all kernels", "some were launched by an earlier process");
@@ -260,8 +260,13 @@ mod tests {
 
     #[test]
     fn a_lost_device_fails_one_row_and_ends_the_checks() {
-        let properties =
-            Properties { name: "dead".to_owned(), compute: (9, 0), multiprocessors: 1, shared_bytes: 0 };
+        let properties = Properties {
+            name: "dead".to_owned(),
+            compute: (9, 0),
+            multiprocessors: 1,
+            shared_bytes: 0,
+            warpgroups: false,
+        };
         let mut report = Report::default();
         let ended = check(&mut Dead(properties), &mut report);
         assert!(matches!(ended, Err(Error::Lost(_))), "{ended:?}");

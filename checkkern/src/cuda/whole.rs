@@ -3,7 +3,7 @@
 use braise_kernels::cuda::ops::{
     ActivateRows, AddValues, Argmax, CopyWords, MultiplyTiles, Norm, NormKind, NormRows,
 };
-use braise_kernels::cuda::{Address, Error, Launch, Piece};
+use braise_kernels::cuda::{Address, Error, Launch, Piece, Properties};
 use braise_kernels::ops::Activation;
 use fastrand::Rng;
 
@@ -82,12 +82,17 @@ pub(super) fn copies(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Err
 
 /// Products of tiles of ones: each sum is as large as the work that was asked for.
 pub(super) fn tiles(bench: &mut Bench<'_>, cases: &mut Cases) -> Result<(), Error> {
-    for (blocks, rounds) in [(1, 0), (1, 1), (3, 7)] {
+    let of_warpgroups = bench.device.properties().compute == Properties::WARPGROUPS;
+    let kinds = if of_warpgroups { &[false, true][..] } else { &[false] };
+    for (warpgroups, (blocks, rounds)) in
+        kinds.iter().flat_map(|kind| [(1, 0), (1, 1), (3, 7)].map(|n| (*kind, n)))
+    {
         let n = (blocks * MultiplyTiles::SUMS) as usize;
         let sums = bench.room(n)?;
-        bench.run(MultiplyTiles { blocks, rounds, sums }.launch())?;
-        let what = format!("{rounds} rounds in {blocks} blocks");
-        let want = (rounds * MultiplyTiles::SUM) as f32;
+        let tiles = MultiplyTiles { blocks, rounds, sums, warpgroups };
+        bench.run(tiles.launch())?;
+        let what = format!("{rounds} rounds in {blocks} blocks, of warpgroups: {warpgroups}");
+        let want = (rounds * tiles.sum()) as f32;
         let got = bench.results(sums, n, &what, cases)?;
         cases.expect(got.iter().all(|sum| *sum == want), || format!("{what}: {got:?} instead of {want}"));
     }

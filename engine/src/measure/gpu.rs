@@ -19,8 +19,8 @@ pub struct GpuPeaks {
     pub upload: f64,
     /// Bytes per second to the host's memory.
     pub download: f64,
-    /// Operations per second of tensor cores in bf16, two for each multiply-add, by the instruction that kernels use
-    /// (`mma.sync`). Nothing where they know no bf16.
+    /// Operations per second of tensor cores in bf16, two for each multiply-add, by the instruction that products of matrices
+    /// use there (`wgmma` or `mma.sync`). Nothing where they know no bf16.
     pub bf16: Option<f64>,
 }
 
@@ -128,11 +128,12 @@ fn of_memory(
 
 /// Operations per second of tensor cores.
 fn of_tiles(device: &mut dyn Device, blocks: u32) -> Result<f64, Error> {
+    let warpgroups = device.properties().warpgroups;
     let sums = device.allocate(4 * (blocks * MultiplyTiles::SUMS) as usize)?;
     let measure = |device: &mut dyn Device| {
         let mut rounds = 1;
         loop {
-            let tiles = MultiplyTiles { blocks, rounds, sums };
+            let tiles = MultiplyTiles { blocks, rounds, sums, warpgroups };
             let mut pass = |device: &mut dyn Device| {
                 device.launch(&tiles.launch()?)?;
                 Ok(tiles.operations() as f64)

@@ -69,7 +69,13 @@ fn kernels() -> Kernels {
 }
 
 fn gpu() -> Properties {
-    Properties { name: "A GPU".to_owned(), compute: (8, 0), multiprocessors: 108, shared_bytes: 163 << 10 }
+    Properties {
+        name: "A GPU".to_owned(),
+        compute: (8, 0),
+        multiprocessors: 108,
+        shared_bytes: 163 << 10,
+        warpgroups: false,
+    }
 }
 
 const REQUEST: Request = Request {

@@ -30,6 +30,13 @@ pub struct Properties {
     pub multiprocessors: u32,
     /// Largest shared memory of a block, in bytes.
     pub shared_bytes: u32,
+    /// Whether matrices may be multiplied by warpgroups: see [`super::ops::Tiles`].
+    pub warpgroups: bool,
+}
+
+impl Properties {
+    /// The compute capability whose products of warpgroups there are kernels for: no later one knows them.
+    pub const WARPGROUPS: (u32, u32) = (9, 0);
 }
 
 /// Bytes of a device's memory.

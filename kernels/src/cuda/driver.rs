@@ -146,7 +146,8 @@ impl Gpu {
         let module = match self.modules.get(kernel.module.name) {
             Some(module) => *module,
             None => {
-                require(&self.properties, kernel.module.compute, kernel.module.name)?;
+                let runs = kernel.module.runs_on(self.properties.compute);
+                require(&self.properties, runs, kernel.module.compute, kernel.module.name)?;
                 let module = load(kernel.module)?;
                 self.modules.insert(kernel.module.name, module);
                 module
@@ -210,7 +211,7 @@ fn find(index: usize) -> Result<(sys::CUdevice, Properties), Error> {
     }
     let number = result::device::get(index as i32).map_err(|e| error("cuDeviceGet", e))?;
     let properties = properties(number)?;
-    require(&properties, LEAST, "braise")?;
+    require(&properties, properties.compute >= LEAST, LEAST, "braise")?;
     Ok((number, properties))
 }
 
@@ -242,9 +243,14 @@ fn load(module: &'static Module) -> Result<sys::CUmodule, Error> {
     }
 }
 
-/// Fails unless the GPU has compute capability `least`.
-fn require(properties: &Properties, least: (u32, u32), needed: &'static str) -> Result<(), Error> {
-    if properties.compute >= least {
+/// Fails unless the GPU `runs` what is needed, which takes compute capability `least`.
+fn require(
+    properties: &Properties,
+    runs: bool,
+    least: (u32, u32),
+    needed: &'static str,
+) -> Result<(), Error> {
+    if runs {
         return Ok(());
     }
     let (major, minor) = properties.compute;
@@ -259,14 +265,16 @@ fn properties(number: sys::CUdevice) -> Result<Properties, Error> {
             .map(|value| value as u32)
             .map_err(|e| error("cuDeviceGetAttribute", e))
     };
+    let compute = (
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
     Ok(Properties {
         name: result::device::get_name(number).map_err(|e| error("cuDeviceGetName", e))?,
-        compute: (
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        ),
+        compute,
         multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         shared_bytes: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        warpgroups: compute == Properties::WARPGROUPS,
     })
 }
 
@@ -555,9 +563,14 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_too_old_is_named() {
-        let old =
-            Properties { name: "Tesla P4".to_owned(), compute: (6, 1), multiprocessors: 20, shared_bytes: 0 };
-        let error = require(&old, LEAST, "braise").expect_err("6.1 is less than 7.5");
+        let old = Properties {
+            name: "Tesla P4".to_owned(),
+            compute: (6, 1),
+            multiprocessors: 20,
+            shared_bytes: 0,
+            warpgroups: false,
+        };
+        let error = require(&old, old.compute >= LEAST, LEAST, "braise").expect_err("6.1 is less than 7.5");
         assert_eq!(error.to_string(), "Tesla P4 has compute capability 6.1, but braise needs 7.5");
     }
 }

@@ -6,13 +6,20 @@ use super::{Address, Device, Error, Graph, HostBuffer, Kernel, Launch, Memory, P
 /// driver may answer some calls even so, or give each another reason.
 pub struct Fused {
     device: Box<dyn Device + Send>,
+    properties: Properties,
     lost: Option<Error>,
 }
 
 impl Fused {
     /// `device`, as long as it lasts.
     pub fn new(device: Box<dyn Device + Send>) -> Fused {
-        Fused { device, lost: None }
+        let properties = device.properties().clone();
+        Fused { device, properties, lost: None }
+    }
+
+    /// From now on no matrix is multiplied by warpgroups.
+    pub fn forgo_warpgroups(&mut self) {
+        self.properties.warpgroups = false;
     }
 
     fn ask<T>(&mut self, what: impl FnOnce(&mut dyn Device) -> Result<T, Error>) -> Result<T, Error> {
@@ -29,7 +36,7 @@ impl Fused {
 
 impl Device for Fused {
     fn properties(&self) -> &Properties {
-        self.device.properties()
+        &self.properties
     }
 
     fn memory(&mut self) -> Result<Memory, Error> {

@@ -17,9 +17,16 @@ pub struct Module {
     text: &'static str,
     /// The compute capability that it needs.
     pub compute: (u32, u32),
+    /// Whether it needs this one and no other.
+    pub alone: bool,
 }
 
 impl Module {
+    /// Whether devices of a compute capability run it.
+    pub fn runs_on(&self, compute: (u32, u32)) -> bool {
+        if self.alone { self.compute == compute } else { self.compute <= compute }
+    }
+
     /// The PTX.
     pub fn ptx(&self) -> &'static str {
         self.text.trim_end_matches('\0')
@@ -43,18 +50,28 @@ pub struct Kernel {
 }
 
 macro_rules! modules {
-    ($($compute:literal: $($name:literal)*;)*) => {
+    ($($compute:literal $which:ident: $($name:literal)*;)*) => {
         /// All modules.
         pub static MODULES: &[Module] = &[$($(Module {
             name: $name,
             text: concat!(include_str!(concat!("../../cuda/ptx/", $name, ".ptx")), "\0"),
             compute: ($compute / 10, $compute % 10),
+            alone: is_alone!($which),
         },)*)*];
     };
 }
 
+macro_rules! is_alone {
+    (upwards) => {
+        false
+    };
+    (alone) => {
+        true
+    };
+}
+
 modules! {
-    75:
+    75 upwards:
         "attention" "convolve" "delta_net" "elementwise" "experts" "heads" "norm" "peak" "rows" "sample" "state_space" "matvec_float" "matvec_q4_0"
         "matvec_q4_1" "matvec_q5_0" "matvec_q5_1" "matvec_q8_0" "matvec_q2_k" "matvec_q3_k" "matvec_q4_k"
         "matvec_q5_k" "matvec_q6_k" "matvec_iq2_xxs" "matvec_iq2_xs" "matvec_iq3_xxs" "matvec_iq1_s"
@@ -67,12 +84,19 @@ modules! {
         "qkv_q5_k_q6_k" "qkv_q5_k_q8_0" "qkv_iq1_s_q4_k" "qkv_iq1_m_q4_k" "qkv_iq2_xxs_q4_k"
         "qkv_iq2_xs_q4_k" "qkv_iq2_s_q4_k" "qkv_iq3_xxs_q4_k" "qkv_iq3_s_q4_k" "qkv_iq4_nl_q5_k"
         "qkv_iq4_xs_q5_k" "qkv_float";
-    80:
+    80 upwards:
         "flash" "peak_tensor" "matmul_q4_0" "matmul_q4_1" "matmul_q5_0" "matmul_q5_1" "matmul_q8_0" "matmul_q2_k"
         "matmul_q3_k" "matmul_q4_k" "matmul_q5_k" "matmul_q6_k" "matmul_iq2_xxs" "matmul_iq2_xs"
         "matmul_iq3_xxs" "matmul_iq1_s" "matmul_iq4_nl" "matmul_iq3_s" "matmul_iq2_s" "matmul_iq4_xs"
         "matmul_iq1_m" "matmul_tq1_0" "matmul_tq2_0" "matmul_mxfp4" "matmul_nvfp4" "matmul_f32" "matmul_f16"
         "matmul_bf16";
+    90 alone:
+        "peak_wgmma" "matmul_wgmma_q4_0" "matmul_wgmma_q4_1" "matmul_wgmma_q5_0" "matmul_wgmma_q5_1" "matmul_wgmma_q8_0"
+        "matmul_wgmma_q2_k" "matmul_wgmma_q3_k" "matmul_wgmma_q4_k" "matmul_wgmma_q5_k" "matmul_wgmma_q6_k"
+        "matmul_wgmma_iq2_xxs" "matmul_wgmma_iq2_xs" "matmul_wgmma_iq3_xxs" "matmul_wgmma_iq1_s"
+        "matmul_wgmma_iq4_nl" "matmul_wgmma_iq3_s" "matmul_wgmma_iq2_s" "matmul_wgmma_iq4_xs"
+        "matmul_wgmma_iq1_m" "matmul_wgmma_tq1_0" "matmul_wgmma_tq2_0" "matmul_wgmma_mxfp4"
+        "matmul_wgmma_nvfp4" "matmul_wgmma_f32" "matmul_wgmma_f16" "matmul_wgmma_bf16";
 }
 
 static KERNELS: LazyLock<HashMap<&'static str, Kernel>> = LazyLock::new(|| {
@@ -221,10 +245,22 @@ mod tests {
     #[test]
     fn modules_are_of_the_version_that_drivers_from_525_on_load() {
         for module in MODULES {
-            let target = format!(".target sm_{}{}", module.compute.0, module.compute.1);
+            let alone = if module.alone { "a" } else { "" };
+            let target = format!(".target sm_{}{}{alone}", module.compute.0, module.compute.1);
             assert!(module.ptx().starts_with(&format!(".version 8.0\n{target}\n")), "{}", module.name);
             assert_eq!(module.c_string().to_str(), Ok(module.ptx()));
         }
+    }
+
+    #[test]
+    fn modules_of_one_compute_capability_run_on_no_other() {
+        let runs = |name: &str| {
+            let module = MODULES.iter().find(|module| module.name == name).expect("a module");
+            [(7, 5), (8, 0), (8, 9), (9, 0), (10, 0), (12, 0)].map(|compute| module.runs_on(compute))
+        };
+        assert_eq!(runs("norm"), [true; 6]);
+        assert_eq!(runs("matmul_q4_k"), [false, true, true, true, true, true]);
+        assert_eq!(runs("matmul_wgmma_q4_k"), [false, false, false, true, false, false]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod rows;
 mod sample;
 #[cfg(test)]
 mod tests;
+mod warpgroups;
 
 pub use attention::{
     Attend, Cache, FinishHeads, Flash, HeadNorm, HeadPlace, HeadRows, Heads, Rotations, Scores, Temperature,
@@ -22,12 +23,13 @@ pub use attention::{
 };
 pub use experts::{Choose, OrderByExpert, Route, SumExperts};
 pub use latent::FinishLatent;
-pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, takes_q8};
+pub use matrix::{Epilogue, ExpertsOf, Matmul, Matrix, Matvec, Ordered, Then, Tiles, takes_q8};
 pub use peak::{CopyWords, MultiplyTiles};
 pub use qkv::Qkv;
 pub use recurrent::{Convolve, DeltaGates, DeltaNet, GateHeads, NormParts, Runs, StateSpace};
 pub use rows::{ActivateRows, AddValues, EmbedRows, NormRows, ScaleValues, SumRows, WeighRows};
 pub use sample::{Argmax, Draw, Penalize, Sample, SharedTopK, TopK};
+pub use warpgroups::distrust_warpgroups;
 
 use super::{Address, Error, Kernel};
 use crate::ops::Activation;

@@ -1,8 +1,9 @@
 //! A block: its warps take turns, and meet at barriers.
 
-use super::code::{Constant, Kernel, LANES, Reduction, Reg, Special};
+use super::code::{Constant, Kernel, LANES, Op, Reduction, Reg, Special};
 use super::memory::SHARED_START;
 use super::warp::{Arrival, Failure, Stop, Warp, World, lanes};
+use super::warpgroup::{Group, WARPS};
 use super::{Counts, Fault};
 
 /// Where a block is, and how a launch is laid out.
@@ -49,9 +50,19 @@ const BARRIERS: usize = 16;
 /// A block's warps and barriers. A failure comes with the number of its warp.
 pub struct Block {
     pub warps: Vec<Warp>,
-    /// The barrier and the line where a warp waits.
-    blocked: Vec<Option<(usize, u32)>>,
+    /// Where a warp waits, and the line.
+    blocked: Vec<Option<(At, u32)>>,
     barriers: Vec<Barrier>,
+    /// Four warps each.
+    groups: Vec<Group>,
+}
+
+/// What a warp waits at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Barrier(usize),
+    /// An instruction of its warpgroup, by its place in the code.
+    Warpgroup(usize),
 }
 
 impl Block {
@@ -71,7 +82,8 @@ impl Block {
             warp
         };
         let warps = (0..count).map(warp).collect();
-        Self { warps, blocked: vec![None; count], barriers: vec![Barrier::default(); BARRIERS] }
+        let groups = (0..count.div_ceil(WARPS)).map(|_| Group::default()).collect();
+        Self { warps, blocked: vec![None; count], barriers: vec![Barrier::default(); BARRIERS], groups }
     }
 
     /// Runs until all threads have exited.
@@ -87,6 +99,10 @@ impl Block {
                         Stop::Slice => break,
                         Stop::Barrier(arrival) => {
                             self.arrive(index, arrival).map_err(|failure| (index, failure))?
+                        }
+                        Stop::Meet(place, line) => {
+                            self.blocked[index] = Some((At::Warpgroup(place), line));
+                            self.meet(world, index, place)?;
                         }
                     }
                 }
@@ -128,7 +144,7 @@ impl Block {
         }
         if arrival.wait {
             barrier.waiting.push(index);
-            self.blocked[index] = Some((id, arrival.line));
+            self.blocked[index] = Some((At::Barrier(id), arrival.line));
         }
         if barrier.arrived >= expected {
             self.release(id);
@@ -156,16 +172,45 @@ impl Block {
         }
     }
 
-    /// Why the barrier at which warp `index` waits is never complete.
+    /// Runs the instruction of a warpgroup at `place` if all its warps are there.
+    fn meet(&mut self, world: &mut World<'_>, index: usize, place: usize) -> Result<(), (usize, Failure)> {
+        let first = index / WARPS * WARPS;
+        let all = first..first + WARPS;
+        let here = |at: &Option<(At, u32)>| at.is_some_and(|(at, _)| at == At::Warpgroup(place));
+        if !self.blocked.get(all.clone()).is_some_and(|at| at.iter().all(here)) {
+            return Ok(());
+        }
+        let inst = &world.kernel.code[place];
+        if let Op::Warpgroup(instruction) = &inst.op {
+            let step = world.counts.warp_instructions as u32;
+            self.groups[index / WARPS]
+                .run(instruction, &mut self.warps[all.clone()], world.shared, step)
+                .map_err(|(warp, fault)| (first + warp, Failure { lane: 0, line: inst.line, fault }))?;
+        }
+        self.blocked[all].fill(None);
+        Ok(())
+    }
+
+    /// Why what warp `index` waits at is never complete.
     fn missing(&self, index: usize) -> Failure {
-        let (id, line) = self.blocked[index].unwrap_or_default();
-        let elsewhere = self.blocked.iter().position(|at| at.is_none_or(|(other, _)| other != id));
+        let (here, line) = self.blocked[index].unwrap_or((At::Barrier(0), 0));
+        let first = index / WARPS * WARPS;
+        let all = match here {
+            At::Barrier(_) => 0..self.blocked.len(),
+            At::Warpgroup(_) => first..self.blocked.len().min(first + WARPS),
+        };
+        let elsewhere = all.clone().find(|&warp| self.blocked[warp].is_none_or(|(other, _)| other != here));
         let (missing, why) = match elsewhere {
             Some(warp) if self.blocked[warp].is_some() => (warp, "it waits at another one"),
             Some(warp) => (warp, "it has exited"),
+            None if all.len() < WARPS => (index, "there are fewer than four warps"),
             None => (index, "the barrier waits for more threads than there are"),
         };
-        let fault = Fault::Barrier { missing: (missing * LANES) as u16, why };
+        let missing = (missing * LANES) as u16;
+        let fault = match here {
+            At::Barrier(_) => Fault::Barrier { missing, why },
+            At::Warpgroup(_) => Fault::Warpgroup { missing, why },
+        };
         Failure { lane: self.warps[index].alive.trailing_zeros() % LANES as u32, line, fault }
     }
 }
@@ -202,7 +247,7 @@ fn value(constant: &Constant, kernel: &Kernel, layout: &Layout, variables: &[u64
 impl Kernel {
     /// Where dynamic shared memory begins.
     pub fn dynamic_start(&self) -> u64 {
-        self.shared_end.next_multiple_of(128)
+        self.shared_end.next_multiple_of(self.dynamic_align.max(128))
     }
 }
 

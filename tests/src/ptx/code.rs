@@ -142,6 +142,29 @@ pub struct Product {
     pub c: Vec<Reg>,
 }
 
+/// What four warps do together.
+pub enum Collective {
+    /// Accesses to registers of sums are ordered before the products that follow.
+    Fence,
+    /// The products since the last one are a group.
+    Commit,
+    /// Until no more than so many groups are under way.
+    Wait(usize),
+    Multiply(Box<WarpgroupProduct>),
+}
+
+/// `d = a * b * factor + d` for four warps; a is 64 x 16 and b 16 x `columns`, in shared memory.
+pub struct WarpgroupProduct {
+    pub columns: usize,
+    /// Whether what was in `d` is added.
+    pub adds: Reg,
+    pub factor: f64,
+    pub d: Vec<Reg>,
+    /// Descriptors of the factors.
+    pub a: Reg,
+    pub b: Reg,
+}
+
 pub enum Op {
     Pure {
         apply: Pure,
@@ -240,6 +263,9 @@ pub enum Op {
         s: Reg,
     },
     Product(Box<Product>),
+    Warpgroup(Collective),
+    /// What the thread wrote to shared memory is shown to asynchronous readers.
+    ProxyFence,
     /// In which space an address lies.
     IsSpace {
         space: Space,
@@ -266,6 +292,49 @@ pub struct Inst {
     /// A predicate, and whether it is negated.
     pub guard: Option<(Reg, bool)>,
     pub op: Op,
+    /// Registers that it accesses, of those in which products of warpgroups add up.
+    pub sums: Vec<Reg>,
+}
+
+impl Op {
+    /// The registers that it reads and writes, but for those in which products of warpgroups add up.
+    pub fn registers(&self) -> Vec<Reg> {
+        let bases = |places: &[&Place]| places.iter().map(|at| at.base).collect::<Vec<_>>();
+        match self {
+            Self::Pure { d, s, .. } => [*d].iter().chain(s).copied().collect(),
+            Self::Load { at, d, .. } | Self::LoadMatrix { at, d, .. } => [&bases(&[at])[..], d].concat(),
+            Self::Store { at, s, .. } | Self::StoreMatrix { at, s, .. } => [&bases(&[at])[..], s].concat(),
+            Self::Atomic { at, d, s, .. } => [&bases(&[at])[..], s, d.as_slice()].concat(),
+            Self::CopyAsync { to, from, size, .. } => [&bases(&[to, from])[..], size.as_slice()].concat(),
+            Self::BranchTable { index, .. } => vec![*index],
+            Self::Barrier { id, threads, reduce, .. } => {
+                let reduced = reduce.iter().flat_map(|(_, d, p)| [*d, *p]);
+                threads.iter().copied().chain(reduced).chain([*id]).collect()
+            }
+            Self::WarpSync { mask } => vec![*mask],
+            Self::Shuffle { d, p, s, mask, .. } => [&[*d, *mask][..], s, p.as_slice()].concat(),
+            Self::Vote { d, p, mask, .. } => vec![*d, *p, *mask],
+            Self::Reduce { d, s, mask, .. } => vec![*d, *s, *mask],
+            Self::Match { d, p, s, mask, .. } => [&[*d, *s, *mask][..], p.as_slice()].concat(),
+            Self::ActiveMask { d } | Self::Clock { d, .. } => vec![*d],
+            Self::TransposeMatrix { d, s } | Self::IsSpace { d, s, .. } => vec![*d, *s],
+            Self::Product(product) => {
+                let Product { d, a, b, c, .. } = &**product;
+                [&d[..], a, b, c].concat()
+            }
+            Self::Warpgroup(Collective::Multiply(product)) => vec![product.a, product.b, product.adds],
+            Self::Warpgroup(_)
+            | Self::CopyCommit
+            | Self::CopyWait(_)
+            | Self::Branch(_)
+            | Self::Exit
+            | Self::ProxyFence
+            | Self::Fence
+            | Self::Nothing
+            | Self::Trap(_)
+            | Self::Unknown(_) => Vec::new(),
+        }
+    }
 }
 
 /// A variable in shared memory: its first byte and the one behind its last.
@@ -289,4 +358,8 @@ pub struct Kernel {
     /// Bytes of each thread's local memory.
     pub local: u64,
     pub threads: Option<Threads>,
+    /// What dynamic shared memory begins at a multiple of.
+    pub dynamic_align: u64,
+    /// Whether it has products of warpgroups.
+    pub warpgroups: bool,
 }

@@ -1,8 +1,8 @@
 //! Statements to code: names become numbers, functions are inlined.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::code::{Constant, Extent, Inst, Kernel, Op, Reg, Special};
+use super::code::{Collective, Constant, Extent, Inst, Kernel, Op, Reg, Special};
 use super::memory::SHARED_START;
 use super::parse::{Function, Instruction, Statement, Text, Variable};
 use super::types::Space;
@@ -31,6 +31,7 @@ pub struct Lowering<'t> {
     shared: HashMap<String, u64>,
     extents: Vec<Extent>,
     shared_end: u64,
+    dynamic_align: u64,
     local: u64,
     pub granule: u64,
     /// The carry of sums, if any is used.
@@ -54,6 +55,7 @@ pub fn lower(text: &Text, entry: &Function) -> Result<Kernel, String> {
         shared: HashMap::new(),
         extents: Vec::new(),
         shared_end: SHARED_START,
+        dynamic_align: 1,
         local: 0,
         granule: 16,
         carry: None,
@@ -73,6 +75,7 @@ pub fn lower(text: &Text, entry: &Function) -> Result<Kernel, String> {
     lowering.guard = None;
     lowering.push(Op::Exit);
     lowering.resolve()?;
+    let warpgroups = note_sums(&mut lowering.code);
     let constants = lowering.constants.into_iter().map(|(constant, reg)| (reg, constant)).collect();
     Ok(Kernel {
         code: lowering.code,
@@ -84,7 +87,23 @@ pub fn lower(text: &Text, entry: &Function) -> Result<Kernel, String> {
         granule: lowering.granule,
         local: lowering.local.next_multiple_of(16),
         threads: entry.threads,
+        dynamic_align: lowering.dynamic_align,
+        warpgroups,
     })
+}
+
+/// Notes which instructions access registers in which products of warpgroups add up; whether there are such.
+fn note_sums(code: &mut [Inst]) -> bool {
+    let products = code.iter().filter_map(|inst| match &inst.op {
+        Op::Warpgroup(Collective::Multiply(product)) => Some(&product.d),
+        _ => None,
+    });
+    let sums: HashSet<Reg> = products.flatten().copied().collect();
+    for inst in code {
+        inst.sums = inst.op.registers();
+        inst.sums.retain(|reg| sums.contains(reg));
+    }
+    !sums.is_empty()
 }
 
 impl Lowering<'_> {
@@ -189,6 +208,7 @@ impl Lowering<'_> {
     fn shared(&mut self, variable: &Variable) -> Symbol {
         let space = Space::Shared;
         if variable.size == 0 {
+            self.dynamic_align = self.dynamic_align.max(variable.align);
             return Symbol::Variable { space, address: Constant::DynamicShared(0) };
         }
         // an inlined function has its shared variables once
@@ -222,7 +242,7 @@ impl Lowering<'_> {
     }
 
     pub fn push(&mut self, op: Op) {
-        self.code.push(Inst { line: self.line, guard: self.guard, op });
+        self.code.push(Inst { line: self.line, guard: self.guard, op, sums: Vec::new() });
     }
 
     /// The same, as the last thing that is done for an instruction.

@@ -10,9 +10,12 @@
 //! (a counter, back to zero). That the two fit together is not checked. Writing what is there already is no race in global
 //! memory.
 
+use std::collections::HashMap;
+
 use super::Fault;
-use super::code::Extent;
+use super::code::{Extent, LANES};
 use super::races::{Access, Event, Granule, Race, Who};
+use super::warpgroup::WARPS;
 
 /// Generic addresses from here on are shared memory's.
 pub const SHARED_WINDOW: u64 = 1 << 62;
@@ -267,6 +270,19 @@ pub struct Shared {
     pending: Vec<bool>,
     /// Events of lower clocks are those of blocks before, when this was another memory.
     base: u32,
+    /// Of each 16 bytes, what warpgroups read there on their own; empty as long as none did.
+    readers: Vec<Vec<Reader>>,
+    /// When each thread fenced its writes for them: steps and clocks.
+    fences: HashMap<u16, Vec<(u32, u32)>>,
+}
+
+/// How a warpgroup reads memory on its own.
+#[derive(Clone, Copy, Default)]
+struct Reader {
+    /// Products under way.
+    running: u32,
+    /// The clocks of its warps when they had waited for the last one that is done.
+    ended: [u32; WARPS],
 }
 
 impl Shared {
@@ -275,13 +291,24 @@ impl Shared {
         let granule = granule.max(1);
         let count = end.div_ceil(granule) as usize;
         let shadow = vec![Granule::default(); count];
-        Self { bytes: vec![0; end as usize], extents, granule, shadow, pending: vec![false; count], base: 1 }
+        Self {
+            bytes: vec![0; end as usize],
+            extents,
+            granule,
+            shadow,
+            pending: vec![false; count],
+            base: 1,
+            readers: Vec::new(),
+            fences: HashMap::new(),
+        }
     }
 
     /// Forgets what was written: the next block begins, whose clocks start at `base`.
     pub fn begin(&mut self, base: u32) {
         self.base = base;
         self.pending.fill(false);
+        self.readers.clear();
+        self.fences.clear();
     }
 
     fn granules(&self, address: u64, bytes: u64) -> Result<std::ops::Range<usize>, Fault> {
@@ -296,6 +323,9 @@ impl Shared {
 
     /// Records an access and finds what is wrong with it.
     fn record(&mut self, address: u64, bytes: u64, who: &Who<'_>, access: Access) -> Result<(), Fault> {
+        if access != Access::Read {
+            self.check_readers(address, bytes, who)?;
+        }
         for place in self.granules(address, bytes)? {
             let granule = &mut self.shadow[place];
             let address = place as u64 * self.granule;
@@ -323,6 +353,84 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// That what `who` writes is not read by a product that it does not know to be done.
+    fn check_readers(&self, address: u64, bytes: u64, who: &Who<'_>) -> Result<(), Fault> {
+        for chunk in address / 16..(address + bytes).div_ceil(16) {
+            for (group, reader) in self.readers.get(chunk as usize).into_iter().flatten().enumerate() {
+                let mut warps = (WARPS * group..).zip(reader.ended);
+                let knows =
+                    |(warp, ended)| ended < who.known[warp] || usize::from(who.thread) / LANES == warp;
+                if reader.running > 0 || !warps.all(knows) {
+                    return Err(Fault::BeingRead { address, by: (group * WARPS * LANES) as u16 });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What thread `who` wrote before is shown to those that read on their own.
+    pub fn fence_proxy(&mut self, who: &Who<'_>) {
+        let clock = who.known[usize::from(who.thread) / LANES];
+        self.fences.entry(who.thread).or_default().push((who.step, clock));
+    }
+
+    /// A product of warpgroup `group` begins to read 16 bytes: they must have been written, fenced, and be known to each of
+    /// its warps, of which `known` says what they know of the clocks. What goes wrong, with the warp.
+    pub fn begin_read(
+        &mut self,
+        address: u64,
+        group: usize,
+        known: &[&[u32; LANES]],
+    ) -> Result<[u8; 16], (usize, Fault)> {
+        for place in self.granules(address, 16).map_err(|fault| (0, fault))? {
+            let (write, address) = (self.shadow[place].write, place as u64 * self.granule);
+            if write.clock < self.base {
+                return Err((0, Fault::Unwritten { space: "shared", address }));
+            }
+            if self.pending[place] {
+                return Err((0, Fault::Pending { address, by: write.thread }));
+            }
+            let fences = self.fences.get(&write.thread).map_or(&[][..], Vec::as_slice);
+            let fence = fences.get(fences.partition_point(|(step, _)| *step <= write.step));
+            for (i, known) in known.iter().enumerate() {
+                let known = known[usize::from(write.thread) / LANES];
+                if write.clock >= known {
+                    let (other, block) = (write.thread, None);
+                    let race = Fault::Race {
+                        space: "shared",
+                        address,
+                        other,
+                        block,
+                        other_wrote: true,
+                        wrote: false,
+                    };
+                    return Err((i, race));
+                }
+                if fence.is_none_or(|(_, clock)| *clock >= known) {
+                    return Err((i, Fault::Proxy { address, by: write.thread }));
+                }
+            }
+        }
+        if self.readers.is_empty() {
+            self.readers.resize(self.bytes.len().div_ceil(16), Vec::new());
+        }
+        let readers = &mut self.readers[address as usize / 16];
+        if readers.len() <= group {
+            readers.resize(group + 1, Reader::default());
+        }
+        readers[group].running += 1;
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.bytes[address as usize..][..16]);
+        Ok(bytes)
+    }
+
+    /// A product that read there was waited for, by warps whose clocks these are.
+    pub fn end_read(&mut self, address: u64, group: usize, clocks: [u32; WARPS]) {
+        let reader = &mut self.readers[address as usize / 16][group];
+        reader.running -= 1;
+        reader.ended = clocks;
     }
 
     pub fn read(&mut self, address: u64, bytes: u64, who: &Who<'_>) -> Result<&[u8], Fault> {

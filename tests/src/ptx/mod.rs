@@ -30,6 +30,7 @@ mod races;
 mod translate;
 mod types;
 mod warp;
+mod warpgroup;
 
 pub use machine::{Machine, Module};
 
@@ -160,6 +161,48 @@ pub enum Fault {
         missing: u32,
         /// Where it is instead.
         why: &'static str,
+    },
+    /// An instruction that four warps must run together, and that one of them does not reach.
+    #[error("thread {missing} does not run this instruction with the rest of its four warps: {why}")]
+    Warpgroup {
+        /// The number of a thread in the block that is missing.
+        missing: u16,
+        /// Where it is instead.
+        why: &'static str,
+    },
+    /// Registers are accessed in which a product adds up that was not waited for.
+    #[error("registers are accessed in which a product adds up that nobody waited for")]
+    Busy,
+    /// A product with registers that were accessed since the last `wgmma.fence`, or in products of another shape.
+    #[error("no wgmma.fence between an access to the sums of a product, and it")]
+    Unfenced,
+    /// A product reads what was not shown to the asynchronous proxy.
+    #[error(
+        "what thread {by} wrote at {address} of shared memory is read by a product, and no fence.proxy.async shows it"
+    )]
+    Proxy {
+        /// Where.
+        address: u64,
+        /// The number of the thread that wrote.
+        by: u16,
+    },
+    /// A write to what a product reads that is not known to be done.
+    #[error(
+        "a write at {address} of shared memory, which a product of the warps from thread {by} on may still read"
+    )]
+    BeingRead {
+        /// Where.
+        address: u64,
+        /// The number of the first thread of those warps.
+        by: u16,
+    },
+    /// A matrix descriptor that cannot be.
+    #[error("the matrix descriptor {bits:#x}: {what}")]
+    Descriptor {
+        /// Its bits.
+        bits: u64,
+        /// What is wrong with it.
+        what: String,
     },
     /// A shuffle that reads from a lane that does not take part.
     #[error("reads from lane {lane}, which does not take part")]

@@ -8,6 +8,7 @@ use super::access::Copies;
 use super::code::{Inst, Kernel, LANES, Op, Reduction, Reg, Row};
 use super::memory::{Global, LOCAL_WINDOW, SHARED_WINDOW, Shared};
 use super::types::Space;
+use super::warpgroup::Sums;
 use super::{Counts, Fault};
 
 /// What a warp works with.
@@ -34,6 +35,8 @@ pub enum Stop {
     /// It has run for a while; it is another warp's turn.
     Slice,
     Barrier(Arrival),
+    /// It waits for its warpgroup at an instruction: its place in the code, and its line.
+    Meet(usize, u32),
 }
 
 /// A warp arrives at a barrier.
@@ -64,6 +67,8 @@ pub struct Warp {
     pub copies: Vec<Copies>,
     /// What it knows of the clocks of the block's warps; its own is at `index`.
     pub known: [u32; LANES],
+    /// Registers in which products of its warpgroup add up.
+    pub sums: Sums,
 }
 
 /// What an operation does to the order of instructions.
@@ -77,6 +82,8 @@ enum Flow {
     /// These lanes have to wait; the others of the group are through.
     Wait(u32),
     Arrive(Arrival),
+    /// All lanes are at an instruction of the warpgroup.
+    Meet,
 }
 
 /// The lanes in `mask`, from the lowest.
@@ -102,6 +109,7 @@ impl Warp {
             local: vec![0; kernel.local as usize * LANES],
             copies: (0..LANES).map(|_| Copies::default()).collect(),
             known: [clock; LANES],
+            sums: if kernel.warpgroups { Sums::new(kernel.registers) } else { Sums::default() },
         }
     }
 
@@ -115,8 +123,8 @@ impl Warp {
             };
             let group = self.at(runnable, place);
             let other = lanes(runnable & !group).map(|lane| self.places[lane]).min().unwrap_or(usize::MAX);
-            if let Some(arrival) = self.run_group(world, group, place, other)? {
-                return Ok(Stop::Barrier(arrival));
+            if let Some(stop) = self.run_group(world, group, place, other)? {
+                return Ok(stop);
             }
             if world.counts.warp_instructions > until {
                 return Ok(Stop::Slice);
@@ -141,7 +149,7 @@ impl Warp {
         group: u32,
         mut place: usize,
         other: usize,
-    ) -> Result<Option<Arrival>, Failure> {
+    ) -> Result<Option<Stop>, Failure> {
         let kernel = world.kernel;
         let until = world.counts.warp_instructions + SLICE;
         loop {
@@ -203,7 +211,12 @@ impl Warp {
                 Flow::Arrive(arrival) => {
                     self.move_to(self.alive, next);
                     self.waiting = 0;
-                    return Ok(Some(arrival));
+                    return Ok(Some(Stop::Barrier(arrival)));
+                }
+                Flow::Meet => {
+                    self.move_to(self.alive, next);
+                    self.waiting = 0;
+                    return Ok(Some(Stop::Meet(place, inst.line)));
                 }
             }
             if place >= other || steps > until {
@@ -286,6 +299,7 @@ impl Warp {
     ) -> Result<Flow, (usize, Fault)> {
         let here = (active, group, place);
         let first = active.trailing_zeros() as usize;
+        self.sums.touch(&inst.sums, world.counts.warp_instructions as u32).map_err(|fault| (first, fault))?;
         match &inst.op {
             Op::Pure { apply, d, s } => {
                 let row = |i: usize| &self.registers[s[i] as usize];
@@ -392,6 +406,18 @@ impl Warp {
                     warp.product(product);
                     Ok(())
                 });
+            }
+            Op::Warpgroup(_) => {
+                let (ready, _) = self.gather(active, place, None)?;
+                if ready == 0 {
+                    return self.together(here, None, |_, _| Ok(()));
+                }
+                return Ok(Flow::Meet);
+            }
+            Op::ProxyFence => {
+                for lane in lanes(active) {
+                    world.shared.fence_proxy(&self.who(lane, world.counts, false));
+                }
             }
             Op::IsSpace { space, d, s } => {
                 for lane in lanes(active) {

@@ -94,7 +94,8 @@ impl Pass<'_> {
         if self.form(weight, self.n) == Form::Bf16 {
             let ordered = Ordered { order, starts, experts: narrow(n_head)?, rows, share: 1 };
             let all = self.matmul(weight, acts, columns, Epilogue::Store, y)?;
-            return self.launch(Matmul { rows, experts: Some(ordered), ..all }.launch_of(narrow(self.n)?));
+            let all = Matmul { rows, experts: Some(ordered), ..all }.on(self.device.properties());
+            return self.launch(all.launch_of(narrow(self.n)?));
         }
         let all = self.matvec(weight, acts, columns, Epilogue::Store, y)?;
         self.launch(Matvec { rows, experts: Some(ExpertsOf { ids, rows, share: 1 }), ..all }.launch())

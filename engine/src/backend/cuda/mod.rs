@@ -35,8 +35,9 @@ mod weights;
 
 use std::fmt;
 
-use braise_kernels::cuda::ops::COLUMNS;
+use braise_kernels::cuda::ops::{COLUMNS, distrust_warpgroups};
 use braise_kernels::cuda::{Device, Error as DeviceError, Fused};
+use braise_kernels::quant::Type;
 
 use crate::block::Spec;
 use crate::error::{Error, ErrorKind, Result};
@@ -81,6 +82,13 @@ impl Loaded {
             return Err(Error::new(ErrorKind::Unsupported, what)
                 .file(model.gguf().path())
                 .next("run the model on the CPU"));
+        }
+        if device.properties().warpgroups {
+            let mut types = parts.iter().flat_map(|part| model.stored_types(*part));
+            let ty = types.find(|ty| ty.block() > 1).unwrap_or(Type::F16);
+            if distrust_warpgroups(&mut *device, ty).map_err(|e| error(model, e))?.is_some() {
+                device.forgo_warpgroups();
+            }
         }
         let free_before = device.memory().map_err(|e| error(model, e))?.free;
         let all = weight_bytes(model, parts.iter().copied())?;
@@ -143,6 +151,12 @@ pub(crate) fn weight_bytes(model: &Model, parts: impl Iterator<Item = Part>) -> 
     let mut room = Room::counting();
     Weights::new(model, parts, &mut room).map_err(|e| error(model, e))?;
     Ok(room.into_held().1)
+}
+
+/// What is slow on each of the devices that `model` is on: see [`slow`].
+pub(crate) fn slow_on_devices(model: &Model) -> Vec<Option<String>> {
+    let gpus = model.on_device.iter().flat_map(|on| &on.gpus);
+    gpus.map(|loaded| slow(model.spec(), sequence::lock(loaded).device.properties())).collect()
 }
 
 /// What `ask` finds out about each GPU that `model` is on.

@@ -1,6 +1,6 @@
 //! Matrix products, in the form of activations that each takes.
 
-use braise_kernels::cuda::ops::{Epilogue, ExpertsOf, Matmul, Matvec, Ordered, Q8_BYTES, takes_q8};
+use braise_kernels::cuda::ops::{Epilogue, ExpertsOf, Matmul, Matvec, Ordered, Q8_BYTES, Tiles, takes_q8};
 use braise_kernels::cuda::{Address, Error};
 use braise_kernels::quant::Type;
 
@@ -99,7 +99,7 @@ impl Pass<'_> {
         y: Results,
     ) -> Result<(), Error> {
         let launch = match self.form(weight, n) {
-            Form::Bf16 => self.matmul(weight, acts, n, epilogue, y)?.launch(),
+            Form::Bf16 => self.matmul(weight, acts, n, epilogue, y)?.on(self.device.properties()).launch(),
             Form::F32 | Form::Q8 => self.matvec(weight, acts, n, epilogue, y)?.launch(),
         };
         self.launch(launch)
@@ -116,7 +116,19 @@ impl Pass<'_> {
     ) -> Result<Matmul, Error> {
         let Matvec { ty, w: [w, _], k, rows, columns, epilogue, y, y_stride, .. } =
             self.matvec(weight, acts, n, epilogue, y)?;
-        Ok(Matmul { ty, w, x: acts.bf16, k, rows, columns, experts: None, epilogue, y, y_stride })
+        Ok(Matmul {
+            ty,
+            w,
+            x: acts.bf16,
+            k,
+            rows,
+            columns,
+            experts: None,
+            epilogue,
+            y,
+            y_stride,
+            tiles: Tiles::Warps,
+        })
     }
 
     /// The same in the form of few columns, however many there are.
@@ -170,7 +182,7 @@ impl Pass<'_> {
         let w = self.weights.expert_matrix(self.model, matrix)?;
         let matmul = self.matmul(weight, acts, self.n * self.used, epilogue, y)?;
         let matmul = Matmul { w, rows: narrow(rows)?, experts: Some(ordered), ..matmul };
-        self.launch(matmul.launch())
+        self.launch(matmul.on(self.device.properties()).launch())
     }
 
     /// The same in the form of few columns.

@@ -47,6 +47,13 @@ pub fn slow(spec: &Spec, properties: &Properties) -> Option<String> {
              this GPU has {major}.{minor}"
         ));
     }
+    if properties.compute == Properties::WARPGROUPS && !properties.warpgroups {
+        return Some(
+            "prompts are multiplied by the kernels of older GPUs: those for this one did not give the same numbers, or \
+             could not be loaded; `braise doctor` says more"
+                .to_owned(),
+        );
+    }
     let mut attentions = spec.layers.iter().filter_map(|layer| layer.mixer.attention());
     let heads = &attentions.find(|a| !has_flash(a, properties))?.heads;
     Some(format!(

@@ -88,6 +88,7 @@ impl Fake {
         let properties = Properties {
             name: "fake".to_owned(),
             compute: (8, 0),
+            warpgroups: false,
             multiprocessors: 8,
             shared_bytes: 100 << 10,
         };
@@ -446,6 +447,32 @@ fn many_tokens_go_through_tensor_cores_where_there_are_some() {
         assert!(products >= 6 * model.spec().layers.len(), "{compute:?}: {launches:?}");
         let matmuls = launches.contains(&"matmul");
         assert_eq!(matmuls, product == "matmul", "{launches:?}");
+    }
+}
+
+#[test]
+fn products_of_warpgroups_are_used_unless_they_cannot_be_relied_on() {
+    for fails in [false, true] {
+        let mut fake = Fake::new(1 << 30);
+        fake.properties.compute = Properties::WARPGROUPS;
+        fake.properties.warpgroups = true;
+        if fails {
+            let message = "not for this GPU".to_owned();
+            let e = DeviceError::Load { module: "matmul_wgmma", message, log: String::new() };
+            fake.fail(Call::Launch, 1, e);
+        }
+        let mut model = model();
+        model.move_to(Box::new(fake.clone())).expect("there is room");
+        let [slow] = &super::slow_on_devices(&model)[..] else { panic!("one device") };
+        assert_eq!(slow.as_ref().is_some_and(|slow| slow.contains("older GPUs")), fails, "{slow:?}");
+        let mut session = Session::new(&model, &options()).expect("there is room");
+        fake.forget();
+        read(&mut session, &[1; 40]).expect("is read");
+        let log = fake.log();
+        let (wgmma, other): (Vec<&str>, Vec<&str>) = (log.launches.iter())
+            .filter(|name| name.starts_with("matmul_"))
+            .partition(|name| name.starts_with("matmul_wgmma_"));
+        assert_eq!((wgmma.is_empty(), other.is_empty()), (fails, !fails), "{wgmma:?}, {other:?}");
     }
 }
 

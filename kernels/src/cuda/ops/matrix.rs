@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::{COLUMNS, Norm, activation_number, check};
-use crate::cuda::{Address, Arg, Error, Launch};
+use crate::cuda::{Address, Arg, Error, Launch, Properties};
 use crate::ops::Activation;
 use crate::quant::{Dot, Type};
 
@@ -167,6 +167,63 @@ pub struct Ordered {
     pub share: u32,
 }
 
+/// The tiles of rows and columns in which blocks multiply, and by which instructions. Results differ in the order of sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tiles {
+    /// 128 columns, by products of warps.
+    Warps,
+    /// As many columns as one of [`Tiles::WIDTHS`] says, by products of warpgroups.
+    Warpgroups(u32),
+}
+
+impl Tiles {
+    /// Rows of a tile.
+    const ROWS: u32 = 128;
+
+    /// Columns of tiles for warpgroups.
+    pub const WIDTHS: [u32; 3] = [64, 128, 256];
+
+    /// Those in which a matrix of `rows`, or each of some experts', meets its share of `columns` soonest. This is the one
+    /// place where that is chosen.
+    ///
+    /// A step of 64 values takes tensor cores 4 cycles a column, and to unpack 128 rows of it some 650 cycles (330 instructions
+    /// of 8 warps, 4 of which begin one in a cycle), beside each other; what is waited for adds some 75. Tiles go to multiprocessors in rounds, the last of which may be
+    /// nearly empty: so few columns or rows are better cut into narrow tiles.
+    pub fn of(properties: &Properties, rows: u32, columns: u32, experts: u32) -> Tiles {
+        if !properties.warpgroups {
+            return Tiles::Warps;
+        }
+        let (each, matrices) = (columns.div_ceil(experts.max(1)), u64::from(experts.max(1)));
+        let time = |width: &u32| {
+            let tiles = u64::from(rows.div_ceil(Tiles::ROWS)) * u64::from(each.div_ceil(*width)) * matrices;
+            let cycles = u64::from((4 * width).max(650) + 75);
+            tiles.div_ceil(u64::from(properties.multiprocessors.max(1))) * cycles
+        };
+        Tiles::Warpgroups(Tiles::WIDTHS.into_iter().min_by_key(time).unwrap_or(64))
+    }
+
+    fn columns(self) -> u32 {
+        match self {
+            Tiles::Warps => 128,
+            Tiles::Warpgroups(width) => width,
+        }
+    }
+
+    /// Shared memory of a block: steps of 64 values in bf16, two of both factors, or three of weights and four of activations.
+    fn shared(self) -> u32 {
+        let (of_weights, of_activations) = if self == Tiles::Warps { (2, 2) } else { (3, 4) };
+        (of_weights * Tiles::ROWS + of_activations * self.columns()) * 64 * 2
+    }
+
+    fn kernel(self, ty: Type) -> String {
+        let ty = ty.name().to_lowercase();
+        match self {
+            Tiles::Warps => format!("matmul_{ty}"),
+            Tiles::Warpgroups(width) => format!("matmul_wgmma_{ty}_{width}"),
+        }
+    }
+}
+
 /// Many columns of activations times a matrix, on tensor cores: weights and activations are rounded to bf16.
 #[derive(Debug, Clone, Copy)]
 pub struct Matmul {
@@ -190,13 +247,16 @@ pub struct Matmul {
     pub y: Address,
     /// Distance of columns in y.
     pub y_stride: u32,
+    /// How it is cut.
+    pub tiles: Tiles,
 }
 
 impl Matmul {
-    /// Rows and columns of a tile.
-    const TILE: u32 = 128;
-    /// Bytes of two steps of 64 values of a tile of weights and one of activations.
-    const SHARED: u32 = 2 * 2 * Matmul::TILE * 64 * 2;
+    /// The same in the tiles that are best on a device.
+    pub fn on(self, properties: &Properties) -> Matmul {
+        let experts = self.experts.map_or(1, |of| of.experts);
+        Matmul { tiles: Tiles::of(properties, self.rows, self.columns, experts), ..self }
+    }
 
     /// Its launch.
     ///
@@ -241,10 +301,10 @@ impl Matmul {
             self.y.into(),
             self.y_stride.into(),
         ];
-        let name = format!("matmul_{}", ty.name().to_lowercase());
         let most = if self.experts.is_some() { most } else { columns };
-        let grid = [most.div_ceil(Matmul::TILE), rows.div_ceil(Matmul::TILE), experts.experts];
-        Launch::new(&name, grid, 256, Matmul::SHARED, &args)
+        let tiles = self.tiles;
+        let grid = [most.div_ceil(tiles.columns()), rows.div_ceil(Tiles::ROWS), experts.experts];
+        Launch::new(&tiles.kernel(ty), grid, 256, tiles.shared(), &args)
     }
 }
 

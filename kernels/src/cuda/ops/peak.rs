@@ -31,23 +31,27 @@ impl CopyWords {
     }
 }
 
-/// Multiplies tiles of ones in bf16 on tensor cores.
+/// Multiplies tiles of ones in bf16 on tensor cores, by products of warps or of warpgroups.
 #[derive(Debug, Clone, Copy)]
 pub struct MultiplyTiles {
     /// Blocks, each of [`MultiplyTiles::SUMS`] threads.
     pub blocks: u32,
     /// Times that all tiles are multiplied.
     pub rounds: u32,
-    /// f32 (blocks, [`MultiplyTiles::SUMS`]): what each thread has added up, [`MultiplyTiles::SUM`] in a round.
+    /// f32 (blocks, [`MultiplyTiles::SUMS`]): what each thread has added up, [`MultiplyTiles::sum`] in a round.
     pub sums: Address,
+    /// Whether by warpgroups, which compute capability 9.0 alone knows.
+    pub warpgroups: bool,
 }
 
 impl MultiplyTiles {
     /// Sums of a block.
     pub const SUMS: u32 = THREADS;
 
-    /// What a round adds to each sum: 16 to each of a thread's 4 numbers of 8 tiles.
-    pub const SUM: u32 = 16 * 4 * 8;
+    /// What a round adds to each sum: 16 to each of a thread's 4 numbers of 8 tiles; or 64 to 128 numbers.
+    pub fn sum(&self) -> u32 {
+        if self.warpgroups { 64 * 128 } else { 16 * 4 * 8 }
+    }
 
     /// Its launch.
     ///
@@ -55,12 +59,14 @@ impl MultiplyTiles {
     /// There is nothing to run.
     pub fn launch(&self) -> Result<Launch, Error> {
         let args = [self.rounds.into(), self.sums.into()];
-        Launch::new("multiply_tiles", [self.blocks, 1, 1], THREADS, 0, &args)
+        let name = if self.warpgroups { "multiply_tiles_wgmma" } else { "multiply_tiles" };
+        Launch::new(name, [self.blocks, 1, 1], THREADS, 0, &args)
     }
 
-    /// Its operations, two for each multiply-add: 16 x 16 x 8 of them a tile, 8 tiles a warp.
+    /// Its operations, two for each multiply-add: 16 x 16 x 8 of them a tile, 8 tiles a warp; or 64 x 64 x 256 a warpgroup.
     pub fn operations(&self) -> u64 {
-        let warps = u64::from(self.blocks) * u64::from(THREADS / 32);
-        2 * 16 * 16 * 8 * 8 * warps * u64::from(self.rounds)
+        let of_block =
+            u64::from(THREADS / 32) * if self.warpgroups { 64 * 64 * 256 / 4 } else { 16 * 16 * 8 * 8 };
+        2 * of_block * u64::from(self.blocks) * u64::from(self.rounds)
     }
 }

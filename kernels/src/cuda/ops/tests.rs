@@ -1,7 +1,7 @@
 //! Operands that do not fit each other are refused before anything is launched.
 
 use super::*;
-use crate::cuda::Launch;
+use crate::cuda::{Launch, Properties};
 use crate::ops::KvType;
 use crate::quant::Type;
 
@@ -159,4 +159,48 @@ fn candidates_of_the_next_token() {
         Sample { places: at, values: at, k: 0, rows: 1, options: at, tokens: at }.launch(),
         "no candidates",
     );
+}
+
+#[test]
+fn products_of_many_columns_are_cut_for_the_device() {
+    let mut h100 = Properties {
+        name: "H100".to_owned(),
+        compute: Properties::WARPGROUPS,
+        multiprocessors: 132,
+        shared_bytes: 227 << 10,
+        warpgroups: true,
+    };
+    // layers of 8B, and experts that get 128 columns each
+    for ([rows, columns, experts], width) in [
+        ([4096, 9, 1], 64),
+        ([4096, 64, 1], 64),
+        ([1024, 2048, 1], 128),
+        ([4096, 512, 1], 128),
+        ([4096, 2048, 1], 256),
+        ([14336, 512, 1], 256),
+        ([768, 16384, 128], 128),
+    ] {
+        let tiles = Tiles::of(&h100, rows, columns, experts);
+        assert_eq!(tiles, Tiles::Warpgroups(width), "{rows} rows, {columns} columns, {experts} experts");
+    }
+    let at = Address(256);
+    let product = Matmul {
+        ty: Type::Q4_K,
+        w: Matrix { data: at, ..Matrix::default() },
+        x: at,
+        k: 4096,
+        rows: 4000,
+        columns: 2000,
+        experts: None,
+        epilogue: Epilogue::Store,
+        y: at,
+        y_stride: 4000,
+        tiles: Tiles::Warps,
+    };
+    let launch = product.on(&h100).launch().expect("what there is a kernel for");
+    assert_eq!((launch.kernel.name, launch.grid), ("matmul_wgmma_q4_k_256", [8, 32, 1]));
+    assert!(launch.shared <= h100.shared_bytes, "{} bytes", launch.shared);
+    h100.warpgroups = false;
+    let launch = product.on(&h100).launch().expect("what there is a kernel for");
+    assert_eq!((launch.kernel.name, launch.grid), ("matmul_q4_k", [16, 32, 1]));
 }

@@ -63,6 +63,8 @@ impl Lowering<'_> {
             "shfl" | "vote" | "redux" | "match" | "activemask" | "elect" => self.collective(op, operands),
             "ldmatrix" | "stmatrix" | "movmatrix" => self.matrix(op, operands),
             "mma" => self.product(op, operands),
+            "wgmma" => self.warpgroup(op, operands),
+            "fence" if op.has("proxy") && op.has("async") => self.proxy_fence(op, operands),
             "membar" | "fence" if ["gl", "gpu", "sys", "cluster"].iter().any(|scope| op.has(scope)) => {
                 self.emit(Op::Fence)
             }
@@ -146,7 +148,7 @@ impl Lowering<'_> {
     }
 
     fn apply(&mut self, function: Function, d: Reg, sources: &[Reg]) {
-        let mut s = [0; 4];
+        let mut s = [d; 4];
         s[..sources.len()].copy_from_slice(sources);
         self.push(Op::Pure { apply: function.apply, d, s });
     }

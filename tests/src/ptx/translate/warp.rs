@@ -1,6 +1,6 @@
 //! Instructions that threads run together.
 
-use super::super::code::{Element, Op, Product, Reduction, Reg, Shuffle, Vote};
+use super::super::code::{Collective, Element, Op, Product, Reduction, Reg, Shuffle, Vote, WarpgroupProduct};
 use super::super::lower::Lowering;
 use super::super::opcode::Opcode;
 use super::super::parse::Operand;
@@ -209,5 +209,66 @@ impl Lowering<'_> {
         }
         self.push(Op::Product(Box::new(Product { m, k, left, right, half_sums, clamp, d, a, b, c })));
         Ok(())
+    }
+
+    pub(super) fn proxy_fence(&mut self, op: &mut Opcode<'_>, operands: &[Operand]) -> Done {
+        op.take("proxy");
+        op.take("async");
+        let elsewhere = op.take("global") || op.take("shared::cluster");
+        op.take("shared::cta");
+        op.finish()?;
+        exactly::<0>(operands)?;
+        self.emit(if elsewhere { Op::Nothing } else { Op::ProxyFence })
+    }
+
+    pub(super) fn warpgroup(&mut self, op: &mut Opcode<'_>, operands: &[Operand]) -> Done {
+        let kinds = ["fence", "commit_group", "wait_group", "mma_async"];
+        let kind = op.take_some(|part| kinds.into_iter().find(|&kind| kind == part)).ok_or("no operation")?;
+        if !(op.take("sync") & op.take("aligned")) {
+            return Err("`.sync.aligned` expected".into());
+        }
+        if kind == "mma_async" {
+            return self.warpgroup_product(op, operands);
+        }
+        op.finish()?;
+        let collective = match (kind, operands) {
+            ("fence", []) => Collective::Fence,
+            ("commit_group", []) => Collective::Commit,
+            ("wait_group", [Operand::Number(groups)]) => Collective::Wait(*groups as usize),
+            _ => return Err("other operands expected".into()),
+        };
+        self.emit(Op::Warpgroup(collective))
+    }
+
+    fn warpgroup_product(&mut self, op: &mut Opcode<'_>, operands: &[Operand]) -> Done {
+        let columns =
+            op.take_some(|part| part.strip_prefix("m64n")?.strip_suffix("k16")?.parse::<usize>().ok());
+        let Some(columns) = columns.filter(|n| (8..=256).contains(n) && n.is_multiple_of(8)) else {
+            return Err("a shape that is not known here".into());
+        };
+        if [op.ty()?, op.ty()?, op.ty()?] != [Type::F32, Type::Bf16, Type::Bf16] {
+            return Err("sums of f32 of factors of bf16 alone are known here".into());
+        }
+        op.finish()?;
+        let [d, a, b, adds, scale_a, scale_b, transposed_a, transposed_b] = exactly(operands)?;
+        if matches!(a, Operand::Vector(_)) {
+            return Err("a factor in registers is not known here".into());
+        }
+        if [transposed_a, transposed_b] != [&Operand::Number(0); 2] {
+            return Err("transposed factors are not known here".into());
+        }
+        let sign = |scale: &Operand| match scale {
+            Operand::Number(1) => Ok(1.0),
+            Operand::Number(bits) if *bits as i32 == -1 => Ok(-1.0),
+            _ => Err("1 or -1 expected".to_owned()),
+        };
+        let factor = sign(scale_a)? * sign(scale_b)?;
+        let d: Vec<_> = self.targets(d)?.into_iter().map(|(d, _)| d).collect();
+        if d.len() != columns / 2 {
+            return Err("another number of registers expected".into());
+        }
+        let (a, b, adds) = (self.source(a)?, self.source(b)?, self.source(adds)?);
+        let product = WarpgroupProduct { columns, adds, factor, d, a, b };
+        self.emit(Op::Warpgroup(Collective::Multiply(Box::new(product))))
     }
 }

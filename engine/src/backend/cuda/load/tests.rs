@@ -20,8 +20,13 @@ struct Late {
 
 impl Late {
     fn new(bytes: usize, lasts: usize) -> Late {
-        let properties =
-            Properties { name: "late".to_owned(), compute: (8, 0), multiprocessors: 1, shared_bytes: 0 };
+        let properties = Properties {
+            name: "late".to_owned(),
+            compute: (8, 0),
+            multiprocessors: 1,
+            shared_bytes: 0,
+            warpgroups: false,
+        };
         let random = fastrand::Rng::with_seed(bytes as u64);
         Late {
             memory: vec![0xaa; bytes],
