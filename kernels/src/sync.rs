@@ -210,6 +210,25 @@ fn write_mode(columns: bool, chunk: &Chunk<'_>, units: Units) -> Mode {
 /// Where buffers begin: at a cache line, because matrix tiles are read line by line.
 const LINE: usize = 64;
 
+/// Bytes of a large page.
+#[cfg(any(target_os = "linux", test))]
+const LARGE_PAGE: usize = 2 << 20;
+
+/// The addresses of large pages within `all` that are at least half `used`, given its used parts in order.
+#[cfg(any(target_os = "linux", test))]
+fn large_pages(
+    used: impl Iterator<Item = Range<usize>> + Clone,
+    all: Range<usize>,
+) -> impl Iterator<Item = usize> {
+    let pages = (all.start.next_multiple_of(LARGE_PAGE)..all.end).step_by(LARGE_PAGE);
+    let whole = pages.filter(move |page| page + LARGE_PAGE <= all.end);
+    whole.filter(move |page| {
+        let parts =
+            used.clone().map(|part| part.end.min(page + LARGE_PAGE).saturating_sub(part.start.max(*page)));
+        parts.sum::<usize>() >= LARGE_PAGE / 2
+    })
+}
+
 /// A buffer of rows that a team shares. It begins at a cache line.
 #[derive(Debug)]
 pub struct Shared<T> {
@@ -269,6 +288,24 @@ impl<T: bytemuck::Zeroable + Copy + Send + Sync> Shared<T> {
 
     #[cfg(not(target_os = "linux"))]
     fn ask_for_large_pages(&self) {}
+
+    /// Makes large pages of what lies in small ones, where at least half of a large one is among the first `used` elements of
+    /// rows: for buffers of which nobody knows at first how much will be in use. What they hold stays.
+    pub fn collapse(&mut self, used: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            let (begin, size) = (self.first() as usize, size_of::<T>());
+            let rows = (0..self.n_rows()).map(|row| begin + row * self.row_len * size);
+            let used = used.min(self.row_len) * size;
+            for page in large_pages(rows.map(|row| row..row + used), begin..begin + self.bytes()) {
+                // SAFETY: the page lies within the buffer, nobody else uses it (`&mut self`), and the advice changes nothing
+                // that it holds; systems that do not know it refuse.
+                unsafe { libc::madvise(page as *mut libc::c_void, LARGE_PAGE, libc::MADV_COLLAPSE) };
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = used;
+    }
 
     /// Elements in a row.
     pub fn row_len(&self) -> usize {
@@ -391,6 +428,32 @@ mod tests {
                 s.spawn(move || team.join(index, program));
             }
         });
+    }
+
+    #[test]
+    fn large_pages_are_used_at_least_by_half() {
+        const MIB: usize = 1 << 20;
+        let of = |used: &[Range<usize>], all| large_pages(used.iter().cloned(), all).collect::<Vec<_>>();
+        assert_eq!(of(&[2 * MIB..3 * MIB], 0..8 * MIB), [2 * MIB]);
+        assert_eq!(of(&[2 * MIB..3 * MIB - 1], 0..8 * MIB), []);
+        // parts of several rows, pages that are not whole, and a buffer without any
+        let rows = [MIB..2 * MIB, 5 * MIB / 2..3 * MIB, 7 * MIB / 2..5 * MIB, 7 * MIB..8 * MIB];
+        assert_eq!(of(&rows, MIB..8 * MIB), [2 * MIB, 4 * MIB, 6 * MIB]);
+        assert_eq!(of(&rows, MIB..8 * MIB - 1), [2 * MIB, 4 * MIB]);
+        assert_eq!(of(&[0..MIB], 0..MIB), []);
+    }
+
+    #[test]
+    fn what_is_collapsed_keeps_what_it_holds() {
+        let team = Team::new(1);
+        let mut a = Shared::<u32>::zeroed(&team, 3, 1 << 20).unwrap();
+        for (i, x) in a.get_mut().iter_mut().enumerate() {
+            *x = i as u32;
+        }
+        for used in [0, 1, 1 << 19, 1 << 20, usize::MAX] {
+            a.collapse(used);
+            assert!(a.get_mut().iter().enumerate().all(|(i, x)| *x == i as u32));
+        }
     }
 
     #[test]

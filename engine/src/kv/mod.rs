@@ -62,6 +62,8 @@ pub struct KvCache {
     layers: Vec<Option<LayerCache>>,
     /// Who has which pages of it.
     pub(crate) pages: PageTables,
+    /// Of each group of layers, how many pages were taken when large pages of memory were last asked for.
+    large: Vec<usize>,
     /// What layers remember of all tokens together, see [`Mixer::states`]: of the first table all rows of one
     /// sequence after the other, as workers share out its columns; of the second each row of all sequences.
     states: Vec<Vec<Shared<f32>>>,
@@ -135,7 +137,8 @@ impl KvCache {
             l.mixer.states().into_iter().enumerate().map(table).collect()
         });
         let states = states.collect::<Option<_>>()?;
-        Some(KvCache { types, layers, pages, states, n_seq: room.n_seq })
+        let large = vec![0; pages.n_groups()];
+        Some(KvCache { types, layers, pages, large, states, n_seq: room.n_seq })
     }
 
     /// Bytes of a full cache, or `None` if they overflow.
@@ -160,6 +163,25 @@ impl KvCache {
             for layer in self.layers.iter_mut().flatten().filter(|layer| layer.group == copy.group) {
                 copy_page(&mut layer.keys, n_pages, copy.from, copy.to);
                 copy_page(&mut layer.values, n_pages, copy.from, copy.to);
+            }
+        }
+        for group in 0..self.large.len() {
+            self.use_large_pages(group);
+        }
+    }
+
+    /// Has the system hold the keys and values of a group of layers in large pages, now and then as they grow: a core reads
+    /// them a fifth faster. Not from the beginning, since each head's are elsewhere and would take a large page at once.
+    fn use_large_pages(&mut self, group: usize) {
+        let (taken, n_pages) = (self.pages.n_taken(group), self.pages.n_pages(group));
+        let large = &mut self.large[group];
+        if taken < *large + LARGE_STEP.max(*large / 4) {
+            return;
+        }
+        *large = taken;
+        for layer in self.layers.iter_mut().flatten().filter(|layer| layer.group == group) {
+            for heads in [&mut layer.keys, &mut layer.values] {
+                heads.collapse(heads.row_len() / n_pages * taken);
             }
         }
     }
@@ -220,6 +242,9 @@ impl KvCache {
         (k, Cached { ty: self.types.v, dim: *head_dim_v, data: part(values), pages })
     }
 }
+
+/// Large pages of memory are asked for after so many more pages, or a quarter more.
+const LARGE_STEP: usize = 8;
 
 /// Copies a page of each head, of which there are `n_pages`.
 fn copy_page(heads: &mut Shared<u8>, n_pages: usize, from: u32, to: u32) {

@@ -79,6 +79,11 @@ impl PageTables {
         self.groups[group].n_pages
     }
 
+    /// So many pages of a group, its first ones, were taken at some time.
+    pub(crate) fn n_taken(&self, group: usize) -> usize {
+        self.groups[group].unused.start as usize
+    }
+
     /// The page table of a sequence in a group; pages that it has given back are still in it.
     pub(crate) fn pages(&self, group: usize, seq: usize) -> &[u32] {
         self.groups[group].pages(seq)
