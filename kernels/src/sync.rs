@@ -433,14 +433,16 @@ mod tests {
     #[test]
     fn large_pages_are_used_at_least_by_half() {
         const MIB: usize = 1 << 20;
-        let of = |used: &[Range<usize>], all| large_pages(used.iter().cloned(), all).collect::<Vec<_>>();
-        assert_eq!(of(&[2 * MIB..3 * MIB], 0..8 * MIB), [2 * MIB]);
-        assert_eq!(of(&[2 * MIB..3 * MIB - 1], 0..8 * MIB), []);
+        let of = |used: &[[usize; 2]], all| -> Vec<usize> {
+            large_pages(used.iter().map(|[start, end]| *start..*end), all).collect()
+        };
+        assert_eq!(of(&[[2 * MIB, 3 * MIB]], 0..8 * MIB), [2 * MIB]);
+        assert_eq!(of(&[[2 * MIB, 3 * MIB - 1]], 0..8 * MIB), []);
         // parts of several rows, pages that are not whole, and a buffer without any
-        let rows = [MIB..2 * MIB, 5 * MIB / 2..3 * MIB, 7 * MIB / 2..5 * MIB, 7 * MIB..8 * MIB];
+        let rows = [[MIB, 2 * MIB], [5 * MIB / 2, 3 * MIB], [7 * MIB / 2, 5 * MIB], [7 * MIB, 8 * MIB]];
         assert_eq!(of(&rows, MIB..8 * MIB), [2 * MIB, 4 * MIB, 6 * MIB]);
         assert_eq!(of(&rows, MIB..8 * MIB - 1), [2 * MIB, 4 * MIB]);
-        assert_eq!(of(&[0..MIB], 0..MIB), []);
+        assert_eq!(of(&[[0, MIB]], 0..MIB), []);
     }
 
     #[test]
