@@ -114,22 +114,57 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
             }
         }
     }
+    let f16 = (KvType::F16, KvType::F16);
+    for (n_tokens, n_kv) in [(1, 700), (9, 700), (40, 2 * SPAN + 40)] {
+        // scores that keep growing
+        let mut heads = Heads::new((n_tokens, 3), n_kv, (24, 24), f16, None, &mut random);
+        for (position, key) in heads.k.chunks_exact_mut(24).enumerate() {
+            key.iter_mut().for_each(|k| *k *= (position / 50) as f32);
+        }
+        heads.k = rounded(KvType::F16, 24, heads.k);
+        heads.check(k, by, cases);
+        // large numbers, whose products are 0
+        let mut heads = Heads::new((n_tokens, 3), n_kv, (24, 24), f16, None, &mut random);
+        for q in heads.q.chunks_exact_mut(24) {
+            (q[5], q[20]) = (1e7, 0.0);
+        }
+        for key in heads.k.chunks_exact_mut(24) {
+            (key[5], key[20]) = (0.0, 6e4);
+        }
+        heads.check(k, by, cases);
+    }
     for at in 0..140 {
-        let f16 = (KvType::F16, KvType::F16);
-        let mut heads = Heads::new((3, 5), 140, (24, 24), f16, None, &mut random);
+        let heads = Heads::new((3, 5), 140, (24, 24), f16, None, &mut random);
         let finite = heads.call(k, by, 1.0, cases);
-        heads.k[at * 24 + at % 24] = f32::NAN;
+        for (what, key, value) in [
+            ("a key is NaN", Some(f32::NAN), None),
+            ("a value is NaN", None, Some(f32::NAN)),
+            ("a value is infinite", None, Some(f32::INFINITY)),
+        ] {
+            let mut heads = heads.clone();
+            let number = at * 24 + at % 24;
+            (heads.k[number], heads.v[number]) =
+                (key.unwrap_or(heads.k[number]), value.unwrap_or(heads.v[number]));
+            let got = heads.call(k, by, 1.0, cases);
+            // tokens at the positions 137, 138 and 139
+            let seeing = finite.len() / 3 * at.saturating_sub(137);
+            // in floats, 0 times a value that a token does not see yet counts as well
+            let floats = by == By::Spans || heads.exact || k.attends_in() == Numbers::Floats;
+            if value.is_none() || !floats {
+                let unchanged = finite[..seeing].iter().map(|y| Want::Exactly(*y));
+                expect_all(&format!("later {what}"), &got[..seeing], unchanged, cases);
+            }
+            // a value spoils its column, and may spoil the others
+            let spoiled = (seeing..got.len()).filter(|i| value.is_none() || i % 24 == at % 24);
+            let spoiled: Vec<f32> = spoiled.map(|i| got[i]).collect();
+            let want = Want::NotFinite { nan: value != Some(f32::INFINITY) };
+            expect_all(what, &spoiled, vec![want; spoiled.len()], cases);
+        }
+        let (mut heads, query) = (heads, at % 15 * 24);
+        heads.q[query + at % 24] = f32::NAN;
         let got = heads.call(k, by, 1.0, cases);
-        // tokens at the positions 137, 138 and 139
-        let seeing = finite.len() / 3 * at.saturating_sub(137);
-        expect_all(
-            "a later key is NaN",
-            &got[..seeing],
-            finite[..seeing].iter().map(|y| Want::Exactly(*y)),
-            cases,
-        );
-        let nan = vec![Want::NotFinite { nan: true }; got.len() - seeing];
-        expect_all("a key is NaN", &got[seeing..], nan, cases);
+        let of_query = &got[query..query + 24];
+        expect_all("a query is NaN", of_query, vec![Want::NotFinite { nan: true }; 24], cases);
     }
 }
 
@@ -351,7 +386,8 @@ impl Heads {
     /// value is off by half a step of its power of two, and its weight by half of a 4095th of the largest weight of the
     /// block, each with the power of two of its value.
     ///
-    /// In bf16, queries, keys, values and weights are each off by up to 2^-8 of them.
+    /// In bf16, queries, keys and values are each off by up to 2^-8 of them, and weights by up to 2^-7 of what they are
+    /// beside each other: the table that makes them has 64 entries. Those below 2^-65 of the largest may be 0.
     ///
     /// A soft cap adds the error of tanh, which is that of e^x and of some roundings, times the cap, and passes on what
     /// there was; a slope adds the rounding of its product and of the sum.
@@ -397,20 +433,25 @@ impl Heads {
         let p: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum = p.iter().sum::<f64>() + sink.map_or(0.0, |sink| (sink - max).exp());
         let (n, blocks) = (seen.len(), (seen.len() / BLOCK + seen.len() / SPAN + 4) as f64);
-        // what weights may lack: in floats those below e^-70 are 0, elsewhere none is less than e^-87
-        let least: f64 = if numbers == Numbers::Floats { -69.9 } else { -86.6 };
+        // what weights may lack: in floats those below e^-70 are 0, in integers none is less than e^-87
+        let least: f64 = match numbers {
+            Numbers::Floats => -69.9,
+            Numbers::Integers => -86.6,
+            Numbers::Tiles => -65.0 * std::f64::consts::LN_2,
+        };
         let (exp, distance) = match numbers {
             Numbers::Floats => (EXP, (max - min) * U),
             // x is a sum with an exponent of at most 40, in units of ln 2
             Numbers::Integers => (2f64.powi(-18), 3.0 * (max.abs().max(min.abs()) + 40.0) * U),
-            // x is in units of ln 2
-            Numbers::Tiles => (2f64.powi(-18), 3.0 * max.abs().max(min.abs()) * U),
+            // x is in units of ln 2, and relative to a number that gives weights of up to 2^90
+            Numbers::Tiles => (2f64.powi(-22), 3.0 * (max.abs().max(min.abs()) + 217.0) * U),
         };
         // the largest score moves all of them alike, so that it cancels; 1 / sum and p / sum round, then the sum over v
         let mut relative = (2.0 * (delta + 2.0 * distance + exp + blocks * (exp + 3.0 * U))).exp_m1()
             + (of_sum(n) + 2.0 + n as f64 + 1.0) * U;
         if numbers == Numbers::Tiles {
-            relative += (1.0 + relative) * (2.0 * BF16 + BF16 * BF16);
+            let [values, weights] = [BF16, 2.0 * BF16];
+            relative += (1.0 + relative) * (values + weights + values * weights);
         }
         let mut results = vec![(0.0, 0.0, 0.0); self.v_dim];
         let values: Vec<_> = self.v.chunks_exact(self.v_dim).take(seen.end).skip(seen.start).collect();

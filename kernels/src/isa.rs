@@ -52,7 +52,18 @@ const LEVELS: [Level; 4] = [
     level!(
         Amx,
         "amx",
-        ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "avx2", "fma", "f16c"],
+        [
+            "avx512f",
+            "avx512bw",
+            "avx512dq",
+            "avx512vl",
+            "avx512vnni",
+            "avx512bf16",
+            "avx512vbmi",
+            "avx2",
+            "fma",
+            "f16c"
+        ],
         "amx-tile amx-bf16",
         crate::cpu::amx::detected
     ),

@@ -1,77 +1,119 @@
-//! Attention of many tokens in tiles of bf16.
-//!
-//! Lanes are queries, so that nothing is summed across lanes: 32 queries meet a block of positions.
+//! Attention of many tokens in tiles of bf16: 32 queries meet a block of positions.
 //!
 //! ```text
-//! scores     (position, query) = keys (position, dim) x queries (dim, query)
-//! weights    2^(score - m), rounded to bf16
-//! results    (column, query)  += values (column, position) x weights (position, query)
+//! scores     (query, position) = start (query) + queries (query, dim) x keys (dim, position)
+//! weights    2^(score / 256), rounded to bf16
+//! results    (query, column)  += weights (query, position) x values (position, column)
 //! ```
 //!
-//! Queries are scaled before they are rounded, so that scores are in units of ln 2. m is the largest score so far or up
-//! to 8 less: results are scaled down only where a score exceeds m by more (Shah et al. 2024, arXiv 2407.08608, do it with
-//! every block). Each query decides for itself, and blocks begin at fixed positions: so its result does not depend on the
-//! queries it shares a tile with, to the bit.
+//! Queries are scaled before they are rounded, so that scores are in 256ths of ln 2, and what a sum of products starts
+//! with takes a number off that is the same for all of a query: a score says by itself what its weight is. Rounded to an
+//! integer, 16 bits of it are the exponent of the weight and eight bits of the logarithm of its significand, of which a
+//! table makes the significand (Schraudolph 1999, "A fast, compact approximation of the exponential function", with a
+//! table for what is linear there). The sum of weights adds up what was rounded.
 //!
-//! A value that is not finite makes the sum of weights of those who see it, and so their results, NaN.
+//! What a query takes off gives its largest score of the first block that it sees the weight 2^-60, and changes only where
+//! a weight would exceed 2^90: floats have as many digits for any of them (Dao et al. 2022, arXiv 2205.14135, take the
+//! largest score so far off, of every block). Each query decides for itself, and blocks begin at fixed positions: so its
+//! result does not depend on the queries it shares a tile with, to the bit.
+//!
+//! A query, key or value that is not finite makes the results of those who see it NaN.
 
 use std::ops::Range;
 
-use super::gemm::{Sums, load, multiply};
-use super::pack::{TILE, bf16, pack};
+use super::gemm::load;
+use super::multiply::{Columns, Start, multiply};
+use super::pack::{TILE, bf16};
 use super::*;
-use crate::cpu::avx512vnni::attention::exp2;
-use crate::cpu::avx512vnni::transpose;
-use crate::ops::{Attention, BLOCK, FloatBlock, KEY_BLOCK, LOWEST, Lanes, Lines};
+use crate::ops::{Attention, BLOCK, FloatBlock, KEY_BLOCK, Lanes, Lines};
 
 /// Queries that meet a block together, and positions and columns that are multiplied together: two tiles of each.
 const PAIR: usize = 2 * TILE;
 
 /// Positions of a block.
-const POSITIONS: usize = 4 * BLOCK;
+const POSITIONS: usize = BLOCK;
 
 /// Pairs of tiles in a block.
 const PIECES: usize = POSITIONS / PAIR;
 
-/// How far a score may exceed m.
-const SLACK: f32 = 8.0;
+/// Bytes of keys and values that are packed at a time: they stay in the second-level cache for all queries.
+const SPAN_BYTES: usize = 256 << 10;
+
+/// Scores in a factor of two.
+const UNIT: f32 = 256.0;
+
+/// The score of the weight 1: the exponent's offset in f32 and bf16.
+const ONE: f32 = 127.0 * UNIT;
+
+/// The score that a query gives its largest, when it decides what to take off.
+const LOW: f32 = ONE - 60.0 * UNIT;
+
+/// The highest score: floats have as many digits for large weights as for small ones, and sums of 2^90 times any values of
+/// a cache do not overflow.
+const HIGH: f32 = ONE + 90.0 * UNIT;
+
+/// Queries whose sums of weights are in registers at a time.
+const ROWS: usize = 8;
+
+/// Scores that are larger might not fit an integer.
+const WILD: f32 = 1e9;
+
+/// Scores that are larger are as good as infinite: they have no digits left for the weight.
+const LARGEST: f32 = 1e9;
 
 /// What the kernel keeps from call to call.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// (group, half, dim / 32)
+    /// (group, half, dim / 32): tiles of (query, pair of dimensions).
     q: Lines<Tile>,
     groups: Vec<Group>,
-    /// (group, column / 32): weighted sums of values.
-    results: Lines<Sums>,
-    /// (piece, half, dim / 32): tiles of (position, pair of dimensions).
+    blocks: Vec<Block>,
+    /// (group, half): what scores start with, the same for all positions.
+    start: Lines<[Tile; 2]>,
+    /// (group, half): tiles of (query, sixteen parts of its sum of weights).
+    sums: Lines<[Tile; 2]>,
+    /// (group, half, column / 16): weighted sums of values.
+    results: Lines<Tile>,
+    /// (block, position / 16, dim / 32): tiles of (pair of dimensions, position).
     keys: Lines<Tile>,
-    /// (column / 32, half, piece): tiles of (column, pair of positions).
+    /// (block, column / 16, piece): tiles of (pair of positions, column), in the [order of positions](ORDER).
     values: Lines<Tile>,
-    /// What is added to the weights of a position: NaN if its value is not finite, or 0.
-    extra: Vec<f32>,
-    scores: Lines<Sums>,
-    /// (half, piece): tiles of (pair of positions, query).
+    /// (half, position / 16): tiles of (query, position).
+    scores: Lines<Tile>,
+    /// (piece): tiles of (query, pair of positions).
     weights: Lines<Tile>,
 }
 
-/// State of 32 queries.
+/// What 32 queries see.
 #[derive(Debug, Clone)]
-#[repr(align(64))]
 struct Group {
-    /// The first position that each sees, and the one after the last.
-    start: [[i32; TILE]; 2],
-    end: [[i32; TILE]; 2],
-    /// m, and the sum of weights.
-    max: [[f32; TILE]; 2],
-    sum: [[f32; TILE]; 2],
+    /// The positions that each sees.
+    seen: [Range<usize>; PAIR],
     /// Positions that any of them sees, and that all of them see.
     any: Range<usize>,
     all: Range<usize>,
+    /// Those that have seen a position already, bit by bit.
+    begun: [u16; 2],
+    /// The largest number of a query; infinite if one is not finite.
+    largest: f32,
+    /// Whether a score may have been [too large](WILD).
+    wild: bool,
+}
+
+/// What there is to know of a block of positions.
+#[derive(Debug)]
+struct Block {
+    first: usize,
+    /// The largest number of a key; infinite if one is not finite.
+    largest: f32,
+    /// Of each piece, the positions whose value is not finite, bit by bit.
+    spoiled: [u32; PIECES],
 }
 
 /// See [`crate::ops::attention`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 pub(crate) fn attention<L: Lanes>(
     a: &Attention<'_>,
     scratch: &mut crate::ops::Scratch,
@@ -79,294 +121,491 @@ pub(crate) fn attention<L: Lanes>(
     out_stride: usize,
 ) {
     a.check();
-    let crate::ops::Scratch { block, tiles: s, .. } = scratch;
+    let crate::ops::Scratch { block: floats, tiles: s, .. } = scratch;
     // SAFETY: this function is called where the CPU has the level.
     let tiles = unsafe { Tiles::new() };
-    let (dims, columns) = (a.k.dim.div_ceil(TILE_VALUES), a.v.dim.div_ceil(PAIR));
+    let (dims, columns) = (a.k.dim.div_ceil(TILE_VALUES), 2 * a.v.dim.div_ceil(PAIR));
     s.begin(a, dims, columns);
     let seen = a.seen();
-    for first in (seen.start / POSITIONS * POSITIONS..seen.end).step_by(POSITIONS) {
-        let finite = s.read::<L>(a, block, first, dims);
+    let span = (SPAN_BYTES / (size_of::<Tile>() * PIECES * (2 * dims + columns))).max(1) * POSITIONS;
+    for first in (seen.start / POSITIONS * POSITIONS..seen.end).step_by(span) {
+        s.read::<L>(a, floats, first..seen.end.min(first + span), dims, columns);
         for i in 0..s.groups.len() {
-            let group = &mut s.groups[i];
-            let within =
-                |positions: &Range<usize>| positions.start.max(first)..positions.end.min(first + POSITIONS);
-            let seen = within(&group.any);
-            if seen.is_empty() {
-                continue;
-            }
-            let pieces = (seen.start - first) / PAIR..(seen.end - first).div_ceil(PAIR);
-            let covered = first + pieces.start * PAIR..first + pieces.end * PAIR;
-            let mask = !finite || within(&group.all) != covered;
-            let q = &s.q[2 * dims * i..2 * dims * (i + 1)];
-            for piece in pieces.clone() {
-                let keys = &s.keys[2 * dims * piece..2 * dims * (piece + 1)];
-                multiply(&tiles, halves(keys), halves(q), true, &mut s.scores[piece]);
-            }
-            let results = &mut s.results[columns * i..columns * (i + 1)];
-            let scores = &s.scores[pieces.clone()];
-            let extra = &s.extra[covered.start - first..covered.end - first];
-            for h in 0..2 {
-                let weights = &mut s.weights[PIECES * h..][pieces.clone()];
-                let smaller = if mask {
-                    weigh::<true>(group, h, scores, covered.start as i32, extra, weights)
-                } else {
-                    weigh::<false>(group, h, scores, covered.start as i32, extra, weights)
-                };
-                if let Some(smaller) = smaller {
-                    scale(results, h, smaller);
-                }
-            }
-            let weights = [0, 1].map(|h| &s.weights[PIECES * h..][pieces.clone()]);
-            for (column, results) in results.iter_mut().enumerate() {
-                let values = [0, 1].map(|h| &s.values[PIECES * (2 * column + h)..][pieces.clone()]);
-                multiply(&tiles, values, weights, false, results);
+            for b in 0..s.blocks.len() {
+                s.attend(&tiles, i, b, dims, columns);
             }
         }
     }
-    for (i, group) in s.groups.iter().enumerate() {
-        finish(a, i, group, &s.results[columns * i..columns * (i + 1)], out, out_stride);
+    for i in 0..s.groups.len() {
+        finish(a, i, &s.sums[i], &s.results[2 * columns * i..2 * columns * (i + 1)], out, out_stride);
     }
-}
-
-/// Both halves of a pair of tiles.
-fn halves(tiles: &[Tile]) -> [&[Tile]; 2] {
-    let (first, second) = tiles.split_at(tiles.len() / 2);
-    [first, second]
 }
 
 impl Scratch {
     /// Gets the queries ready, and room for all else.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    )]
     fn begin(&mut self, a: &Attention<'_>, dims: usize, columns: usize) {
         let n = a.rows().div_ceil(PAIR);
         self.q.resize(n * 2 * dims);
-        self.results.resize(n * columns);
-        self.results.fill(Sums::default());
-        self.keys.resize(PIECES * 2 * dims);
-        self.values.resize(columns * 2 * PIECES);
-        self.values.fill(Tile::default());
-        self.scores.resize(PIECES);
-        self.weights.resize(2 * PIECES);
-        self.extra.resize(POSITIONS, 0.0);
+        self.start.resize(n);
+        self.start.fill([[[ONE.to_bits(); TILE]; TILE]; 2]);
+        self.sums.resize(n);
+        self.sums.fill(Default::default());
+        self.results.resize(n * 2 * columns);
+        self.results.fill(Tile::default());
+        self.scores.resize(2 * 2 * PIECES);
+        self.weights.resize(PIECES);
         self.groups.clear();
-        let mut rows = vec![0.0; TILE * dims * TILE_VALUES];
+        let mut scaled = vec![0.0; dims * TILE_VALUES];
         for i in 0..n {
-            let mut group = Group {
-                start: [[0; TILE]; 2],
-                end: [[0; TILE]; 2],
-                max: [[LOWEST; TILE]; 2],
-                sum: [[0.0; TILE]; 2],
-                any: a.seen_by(i * PAIR).start..a.seen_by(a.rows().min((i + 1) * PAIR) - 1).end,
-                all: a.seen_by(a.rows().min((i + 1) * PAIR) - 1).start..a.seen_by(i * PAIR).end,
-            };
-            for h in 0..2 {
-                for (lane, to) in rows.chunks_exact_mut(dims * TILE_VALUES).enumerate() {
-                    // queries that the last group lacks are the last one again: nobody reads their results
-                    let row = (i * PAIR + h * TILE + lane).min(a.rows() - 1);
-                    for (to, q) in to.iter_mut().zip(a.query(row)) {
-                        *to = q * (a.scale * std::f32::consts::LOG2_E);
-                    }
-                    let seen = a.seen_by(row);
-                    (group.start[h][lane], group.end[h][lane]) = (seen.start as i32, seen.end as i32);
+            // queries that the last group lacks are the last one again: nobody reads their results
+            let rows: [usize; PAIR] = std::array::from_fn(|row| (i * PAIR + row).min(a.rows() - 1));
+            let seen = rows.map(|row| a.seen_by(row));
+            let mut largest = _mm512_setzero_si512();
+            for (r, row) in rows.into_iter().enumerate() {
+                for (to, q) in scaled.iter_mut().zip(a.query(row)) {
+                    *to = q * (a.scale * std::f32::consts::LOG2_E * UNIT);
                 }
-                let tiles = &mut self.q[dims * (2 * i + h)..][..dims];
-                pack(&rows, dims * TILE_VALUES, tiles.as_flattened_mut().as_flattened_mut());
+                let tiles = &mut self.q[dims * (2 * i + r / TILE)..][..dims];
+                for (tile, values) in tiles.iter_mut().zip(scaled.as_chunks::<TILE>().0.as_chunks::<2>().0) {
+                    let [low, high] = values;
+                    largest = _mm512_max_epu32(largest, magnitudes(low));
+                    largest = _mm512_max_epu32(largest, magnitudes(high));
+                    store(bf16(load_floats(low), load_floats(high)), &mut tile[r % TILE]);
+                }
             }
-            self.groups.push(group);
+            self.groups.push(Group {
+                any: seen[0].start..seen[PAIR - 1].end,
+                all: seen[PAIR - 1].start..seen[0].end,
+                seen,
+                begun: [0; 2],
+                largest: largest_of(largest),
+                wild: false,
+            });
         }
     }
 
-    /// Reads the keys and values of a block of positions; whether all values are finite. What nobody sees is anything,
-    /// but finite in the values.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+    /// Reads the keys and values of some positions. Of what nobody sees, values are finite.
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    )]
     fn read<L: Lanes>(
         &mut self,
         a: &Attention<'_>,
-        block: &mut FloatBlock,
-        first: usize,
+        floats: &mut FloatBlock,
+        span: Range<usize>,
         dims: usize,
-    ) -> bool {
-        let mut finite = true;
-        let end = a.seen().end;
+        columns: usize,
+    ) {
         let vectors = a.v.dim.div_ceil(TILE);
-        for (i, first) in (first..end.min(first + POSITIONS)).step_by(BLOCK).enumerate() {
-            block.read::<L>(a, first, end);
-            let sixteens =
-                block.keys_of_dim(a.k.dim).zip(self.keys.chunks_exact_mut(dims).skip(i * BLOCK / TILE));
-            for (keys, tiles) in sixteens.take((end - first).div_ceil(KEY_BLOCK)) {
-                for (keys, tile) in keys.chunks(TILE_VALUES).zip(tiles) {
-                    pack_pairs(keys, 1, tile);
-                }
-            }
-            let values = &mut block.values;
-            let extra = &mut self.extra[i * BLOCK..(i + 1) * BLOCK];
-            for (value, extra) in values.chunks_exact_mut(vectors).zip(extra) {
-                *extra = 0.0;
-                if !are_finite(value) {
-                    value.fill([0.0; TILE]);
-                    (*extra, finite) = (f32::NAN, false);
-                }
-            }
-            for column in 0..vectors {
-                for (j, values) in values.chunks_exact(PAIR * vectors).enumerate() {
-                    let tile = &mut self.values[PIECES * column + i * BLOCK / PAIR + j];
-                    pack_pairs(&values[column..], vectors, tile);
-                }
-            }
+        let n = span.len().div_ceil(POSITIONS);
+        self.keys.resize(n * PIECES * 2 * dims);
+        self.values.resize(n * PIECES * columns);
+        // of dimensions and columns that there are not, tiles are 0
+        if !a.k.dim.is_multiple_of(TILE_VALUES) {
+            self.keys.fill(Tile::default());
         }
-        finite
+        if !a.v.dim.is_multiple_of(PAIR) {
+            self.values.fill(Tile::default());
+        }
+        self.blocks.clear();
+        for (b, first) in span.clone().step_by(POSITIONS).enumerate() {
+            let mut block = Block { first, largest: 0.0, spoiled: [0; PIECES] };
+            let keys = &mut self.keys[b * PIECES * 2 * dims..][..PIECES * 2 * dims];
+            let tiles_of_values = &mut self.values[b * PIECES * columns..][..PIECES * columns];
+            let mut largest = _mm512_setzero_si512();
+            for (i, first) in (first..span.end.min(first + POSITIONS)).step_by(BLOCK).enumerate() {
+                floats.read::<L>(a, first, span.end);
+                let sixteens =
+                    floats.keys_of_dim(a.k.dim).zip(keys.chunks_exact_mut(dims).skip(i * BLOCK / TILE));
+                for (keys, tiles) in sixteens.take((span.end - first).div_ceil(KEY_BLOCK)) {
+                    for (keys, row) in keys.chunks(2).zip(tiles.as_flattened_mut()) {
+                        let (even, odd) = (&keys[0], keys.get(1).unwrap_or(&[0.0; TILE]));
+                        largest = _mm512_max_epu32(largest, magnitudes(even));
+                        largest = _mm512_max_epu32(largest, magnitudes(odd));
+                        store(interleaved(even, odd), row);
+                    }
+                }
+                let values = &mut floats.values;
+                for (j, value) in values.chunks_exact_mut(vectors).enumerate() {
+                    if !are_finite(value) {
+                        value.fill([0.0; TILE]);
+                        let position = i * BLOCK + j;
+                        block.spoiled[position / PAIR] |= 1 << (position % PAIR);
+                    }
+                }
+                for column in 0..vectors {
+                    for (j, values) in values.chunks_exact(PAIR * vectors).enumerate() {
+                        let tile = &mut tiles_of_values[PIECES * column + i * BLOCK / PAIR + j];
+                        for (row, position) in tile.iter_mut().zip(ORDER) {
+                            let at = position * vectors + column;
+                            store(interleaved(&values[at], &values[at + vectors]), row);
+                        }
+                    }
+                }
+            }
+            block.largest = largest_of(largest);
+            self.blocks.push(block);
+        }
+    }
+
+    /// Adds block `b` to what group `i` has.
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    )]
+    #[inline]
+    fn attend(&mut self, tiles: &Tiles, i: usize, b: usize, dims: usize, columns: usize) {
+        let block = &self.blocks[b];
+        let first = block.first;
+        let group = &mut self.groups[i];
+        let within =
+            |positions: &Range<usize>| positions.start.max(first)..positions.end.min(first + POSITIONS);
+        let seen = within(&group.any);
+        if seen.is_empty() {
+            return;
+        }
+        let pieces = (seen.start - first) / PAIR..(seen.end - first).div_ceil(PAIR);
+        let covered = first + pieces.start * PAIR..first + pieces.end * PAIR;
+        let all_seen = within(&group.all) == covered;
+        group.wild |= group.largest * block.largest * (dims * TILE_VALUES) as f32 >= WILD;
+        let careful = group.wild || block.spoiled != [0; PIECES];
+        let keys = Columns {
+            tiles: &self.keys[b * PIECES * 2 * dims..][pieces.start * 2 * dims..pieces.end * 2 * dims],
+            stride: dims,
+        };
+        let values = &self.values[b * PIECES * columns..][..PIECES * columns];
+        let values =
+            Columns { tiles: &values[pieces.start..(columns - 1) * PIECES + pieces.end], stride: PIECES };
+        let (scores, scores_2) = self.scores.split_at_mut(2 * PIECES);
+        let mut scores = [scores, scores_2].map(|scores| &mut scores[..2 * pieces.len()]);
+        let q = self.q[2 * dims * i..].chunks_exact(dims);
+        for ((q, start), scores) in q.zip(&self.start[i]).zip(&mut scores) {
+            multiply(tiles, q, &keys, Start::With(start), scores);
+        }
+        for h in 0..2 {
+            let results = &mut self.results[columns * (2 * i + h)..][..columns];
+            let half = Half { group: &self.groups[i], h, block, pieces: pieces.clone() };
+            let scores = scores[h].as_chunks::<2>().0;
+            let weights = &mut self.weights[..pieces.len()];
+            let sums = &mut self.sums[i][h];
+            let (begun, mut less) = half.begin(scores);
+            let done = !careful
+                && if all_seen && begun == 0 {
+                    half.weigh::<false>(scores, &less, weights, sums)
+                } else {
+                    half.weigh::<true>(scores, &less, weights, sums)
+                };
+            if !done {
+                half.lower(scores, &mut less, sums, results);
+                half.weigh::<true>(scores, &less, weights, sums);
+            }
+            if begun != 0 || !done {
+                for (start, less) in self.start[i][h].iter_mut().zip(less).filter(|(_, less)| *less != 0.0) {
+                    *start = [(f32::from_bits(start[0]) - less).to_bits(); TILE];
+                }
+            }
+            self.groups[i].begun[h] |= begun;
+            multiply(tiles, weights, &values, Start::Sums, results);
+        }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
 fn are_finite(x: &[[f32; TILE]]) -> bool {
     const NAN_OR_INFINITE: i32 = 0x99;
     x.iter().fold(0, |any, x| any | _mm512_fpclass_ps_mask::<NAN_OR_INFINITE>(load_floats(x))) == 0
 }
 
-/// Turns up to 32 rows of sixteen numbers, each `stride` after the one before, into sixteen rows of 32; those that are
-/// missing become 0.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+/// Without signs, as bits: so a NaN is larger than every number.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
-fn pack_pairs(rows: &[[f32; TILE]], stride: usize, tile: &mut Tile) {
-    let mut pairs = [_mm512_setzero_si512(); TILE];
-    for (i, pair) in pairs.iter_mut().enumerate() {
-        let row = |at: usize| match rows.get(at * stride) {
-            Some(row) => load_floats(row),
-            None => _mm512_setzero_ps(),
-        };
-        *pair = interleaved(row(2 * i), row(2 * i + 1));
-    }
-    for (to, words) in tile.iter_mut().zip(transpose(pairs)) {
-        store_words(words, to);
-    }
+fn magnitudes(x: &[f32; TILE]) -> __m512i {
+    _mm512_castps_si512(_mm512_abs_ps(load_floats(x)))
 }
 
-/// Words of two numbers each, the low one of `even`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+/// The largest of magnitudes; infinite if one is not finite.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
+fn largest_of(magnitudes: __m512i) -> f32 {
+    let largest = f32::from_bits(_mm512_reduce_max_epu32(magnitudes));
+    if largest.is_finite() { largest } else { f32::INFINITY }
+}
+
+/// Words of two numbers each, rounded to bf16, the low one of `even`.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
-fn interleaved(even: __m512, odd: __m512) -> __m512i {
+fn interleaved(even: &[f32; TILE], odd: &[f32; TILE]) -> __m512i {
     // the places of two numbers in a word: i of the low half, and i of the high one
-    const ORDER: [u32; TILE] = {
-        let mut order = [0; TILE];
+    const PLACES: [u32; TILE] = {
+        let mut places = [0; TILE];
         let mut i = 0;
         while i < TILE {
-            order[i] = (i | (i + TILE) << 16) as u32;
+            places[i] = (i | (i + TILE) << 16) as u32;
             i += 1;
         }
-        order
+        places
     };
-    _mm512_permutexvar_epi16(load(&ORDER), bf16(even, odd))
+    _mm512_permutexvar_epi16(load(&PLACES), bf16(load_floats(even), load_floats(odd)))
 }
 
-/// Turns the scores of half of a group into weights, for some pieces from position `first` on. Returns what the results
-/// so far are to be multiplied with, if that is not 1 for all.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+/// The first of the two positions of a piece in each word of its weights: four words of each sixteen by turns, as
+/// `vpackusdw` leaves them.
+const ORDER: [usize; TILE] = {
+    let mut order = [0; TILE];
+    let mut i = 0;
+    while i < TILE {
+        order[i] = i / 4 * 4 + i % 2 * 2 + i / 2 % 2 * TILE;
+        i += 1;
+    }
+    order
+};
+
+/// What the table takes off eight bits of a logarithm, by the high six of them: the mean of f - 256 (2^(f / 256) - 1).
+const BENDS: [u8; 64] = [
+    0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 14, 15, 16, 16, 17, 18, 18, 19, 19, 20, 20, 21, 21, 21,
+    21, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22, 21, 21, 21, 20, 20, 20, 19, 18, 18, 17, 16, 16, 15, 14, 13,
+    12, 11, 10, 9, 8, 7, 5, 4, 2, 1,
+];
+
+/// The weights of 32 scores, in the [order of positions](ORDER); 0 for positions that are not seen.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
-fn weigh<const MASK: bool>(
-    group: &mut Group,
-    h: usize,
-    scores: &[Sums],
-    first: i32,
-    extra: &[f32],
-    weights: &mut [Tile],
-) -> Option<__m512> {
-    let (start, end) = (load(bytemuck::cast_ref(&group.start[h])), load(bytemuck::cast_ref(&group.end[h])));
-    let seen = |position: usize| {
-        let position = _mm512_set1_epi32(first + position as i32);
-        _mm512_mask_cmpgt_epi32_mask(_mm512_cmple_epi32_mask(start, position), end, position)
-    };
-    let lowest = _mm512_set1_ps(LOWEST);
-    let mut highest = [lowest; 2];
-    for (i, scores) in scores.iter().enumerate() {
-        for (j, half) in scores.iter().enumerate() {
-            for (r, scores) in half[h].iter().enumerate() {
-                let mut score = _mm512_castsi512_ps(load(scores));
-                if MASK {
-                    score = _mm512_mask_mov_ps(lowest, seen(i * PAIR + j * TILE + r), score);
-                }
-                // of a NaN and a number it takes the second, the number
-                highest[r % 2] = _mm512_max_ps(score, highest[r % 2]);
-            }
-        }
-    }
-    let highest = _mm512_max_ps(highest[0], highest[1]);
-    let old_max = load_floats(&group.max[h]);
-    let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(highest, _mm512_add_ps(old_max, _mm512_set1_ps(SLACK)));
-    let max = _mm512_mask_mov_ps(old_max, above, highest);
-
-    let mut sum = [_mm512_setzero_ps(); 2];
-    for (i, (scores, weights)) in scores.iter().zip(weights).enumerate() {
-        for (j, half) in scores.iter().enumerate() {
-            for (r, scores) in half[h].as_chunks::<2>().0.iter().enumerate() {
-                let mut two = [_mm512_setzero_ps(); 2];
-                for k in 0..2 {
-                    let score = _mm512_castsi512_ps(load(&scores[k]));
-                    let position = i * PAIR + j * TILE + 2 * r + k;
-                    if MASK {
-                        let seen = seen(position);
-                        two[k] = _mm512_maskz_mov_ps(seen, exp2(_mm512_sub_ps(score, max), 1.0));
-                        let extra = _mm512_set1_ps(extra[position]);
-                        sum[k] = _mm512_mask_add_ps(sum[k], seen, sum[k], _mm512_add_ps(two[k], extra));
-                    } else {
-                        two[k] = exp2(_mm512_sub_ps(score, max), 1.0);
-                        sum[k] = _mm512_add_ps(sum[k], two[k]);
-                    }
-                }
-                store_words(interleaved(two[0], two[1]), &mut weights[j * TILE / 2 + r]);
-            }
-        }
-    }
-    let smaller = exp2(_mm512_sub_ps(old_max, max), 1.0);
-    let sum = _mm512_fmadd_ps(load_floats(&group.sum[h]), smaller, _mm512_add_ps(sum[0], sum[1]));
-    store_words(_mm512_castps_si512(max), bytemuck::cast_mut(&mut group.max[h]));
-    store_words(_mm512_castps_si512(sum), bytemuck::cast_mut(&mut group.sum[h]));
-    (above != 0).then_some(smaller)
+fn weights_of(low: __m512, high: __m512, seen: u32, bends: __m512i) -> __m512i {
+    let low = _mm512_maskz_cvtps_epi32(seen as u16, low);
+    let high = _mm512_maskz_cvtps_epi32((seen >> TILE) as u16, high);
+    // scores below 0 become 0, which is a weight of 0
+    let score = _mm512_packus_epi32(low, high);
+    // the table says what is taken off the low byte of each score, and is never more than that
+    let bends = _mm512_permutexvar_epi8(_mm512_srli_epi16::<2>(score), bends);
+    _mm512_srli_epi16::<1>(_mm512_mask_sub_epi8(score, 0x5555_5555_5555_5555, score, bends))
 }
 
-/// Multiplies the results of half of a group, each query's with its number.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
-fn scale(results: &mut [Sums], h: usize, by: __m512) {
-    for sums in results.as_flattened_mut() {
-        for row in &mut sums[h] {
-            store_words(_mm512_castps_si512(_mm512_mul_ps(_mm512_castsi512_ps(load(row)), by)), row);
+/// Half of a group and some pieces of a block.
+struct Half<'a> {
+    group: &'a Group,
+    h: usize,
+    block: &'a Block,
+    pieces: Range<usize>,
+}
+
+impl Half<'_> {
+    /// The positions of a piece that query `r` sees, bit by bit.
+    fn seen(&self, r: usize, piece: usize) -> u32 {
+        let seen = &self.group.seen[self.h * TILE + r];
+        let first = self.block.first + (self.pieces.start + piece) * PAIR;
+        let below = |end: usize| (1_u64 << end.saturating_sub(first).min(PAIR)) - 1;
+        (below(seen.end) & !below(seen.start)) as u32
+    }
+
+    /// The largest of the scores of query `r`, and whether it sees one.
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    )]
+    #[inline]
+    fn highest(&self, r: usize, scores: &[[Tile; 2]]) -> (f32, bool) {
+        let mut highest = _mm512_set1_ps(f32::MIN);
+        let mut any = 0;
+        for (i, [low, high]) in scores.iter().enumerate() {
+            let seen = self.seen(r, i);
+            any |= seen;
+            highest = _mm512_mask_max_ps(highest, seen as u16, highest, load_sum(&low[r]));
+            highest = _mm512_mask_max_ps(highest, (seen >> TILE) as u16, highest, load_sum(&high[r]));
+        }
+        (_mm512_reduce_max_ps(highest), any != 0)
+    }
+
+    /// The queries that see their first position here, bit by bit, and what they take off their scores: what makes the
+    /// largest of them [low](LOW).
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    )]
+    fn begin(&self, scores: &[[Tile; 2]]) -> (u16, [f32; TILE]) {
+        let (mut begun, mut less) = (0, [0.0; TILE]);
+        if self.group.begun[self.h] != u16::MAX {
+            for (r, less) in less.iter_mut().enumerate() {
+                let (highest, any) = self.highest(r, scores);
+                if any && self.group.begun[self.h] & 1 << r == 0 {
+                    *less = highest - LOW;
+                    begun |= 1 << r;
+                }
+            }
+        }
+        (begun, less)
+    }
+
+    /// Turns scores, of which each query takes `less` off, into weights, and adds them to the sums. Gives up, and changes
+    /// no sum, if a score is too large.
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    )]
+    fn weigh<const MASK: bool>(
+        &self,
+        scores: &[[Tile; 2]],
+        less: &[f32; TILE],
+        weights: &mut [Tile],
+        sums: &mut Tile,
+    ) -> bool {
+        let bends = load(bytemuck::cast_ref(&BENDS));
+        let mut highest = _mm512_setzero_si512();
+        let mut new = *sums;
+        for (rows, sums) in new.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+            let mut totals = sums.map(|sum| load_sum(&sum));
+            for (i, (scores, tile)) in scores.iter().zip(&mut *weights).enumerate() {
+                for (j, total) in totals.iter_mut().enumerate() {
+                    let r = rows * ROWS + j;
+                    let (mut low, mut high) = (load_sum(&scores[0][r]), load_sum(&scores[1][r]));
+                    let mut seen = u32::MAX;
+                    if MASK {
+                        let less = _mm512_set1_ps(less[r]);
+                        (low, high) = (_mm512_sub_ps(low, less), _mm512_sub_ps(high, less));
+                        seen = self.seen(r, i);
+                    }
+                    let bits = weights_of(low, high, seen, bends);
+                    highest = _mm512_max_epu16(highest, bits);
+                    *total = add(*total, bits);
+                    store(bits, &mut tile[r]);
+                }
+            }
+            for (sum, total) in sums.iter_mut().zip(totals) {
+                store(_mm512_castps_si512(total), sum);
+            }
+        }
+        let most = _mm512_set1_epi16((HIGH / 2.0) as i16);
+        let fit = _mm512_cmpgt_epu16_mask(highest, most) == 0;
+        if fit {
+            *sums = new;
+        }
+        fit
+    }
+
+    /// Has the queries whose scores are too large take more off, and makes their results and sums so far less. Those that
+    /// meet what is not finite get a sum that is NaN, which what comes later does not change.
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+    )]
+    fn lower(&self, scores: &[[Tile; 2]], less: &mut [f32; TILE], sums: &mut Tile, results: &mut [Tile]) {
+        const NAN_OR_INFINITE: i32 = 0x99;
+        for (r, less) in less.iter_mut().enumerate() {
+            let (highest, any) = self.highest(r, scores);
+            let mut not_finite = 0;
+            for (i, [low, high]) in scores.iter().enumerate() {
+                let seen = self.seen(r, i);
+                let [low, high] = [load_sum(&low[r]), load_sum(&high[r])];
+                not_finite |= seen & self.block.spoiled[self.pieces.start + i]
+                    | u32::from(_mm512_mask_fpclass_ps_mask::<NAN_OR_INFINITE>(seen as u16, low))
+                    | u32::from(_mm512_mask_fpclass_ps_mask::<NAN_OR_INFINITE>((seen >> TILE) as u16, high));
+            }
+            if not_finite != 0 || any && highest.abs() > LARGEST {
+                sums[r] = [f32::NAN.to_bits(); TILE];
+                *less = 0.0;
+            } else if any && (highest - *less).round_ties_even() > HIGH {
+                *less = highest - LOW;
+                let smaller = _mm512_set1_ps((-*less / UNIT).exp2());
+                let rows = results.iter_mut().map(|tile| &mut tile[r]);
+                for row in rows.chain([&mut sums[r]]) {
+                    store(_mm512_castps_si512(_mm512_mul_ps(load_sum(row), smaller)), row);
+                }
+            }
         }
     }
+}
+
+/// Adds 32 weights to sixteen parts of their sum.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
+#[inline]
+fn add(sum: __m512, weights: __m512i) -> __m512 {
+    const ONES: u32 = 0x3f80_3f80;
+    let ones = _mm512_set1_epi32(ONES as i32);
+    // SAFETY: vectors of 512 bits may hold anything.
+    let (weights, ones) =
+        unsafe { std::mem::transmute::<(__m512i, __m512i), (__m512bh, __m512bh)>((weights, ones)) };
+    _mm512_dpbf16_ps(sum, weights, ones)
 }
 
 /// Writes the results of group `i`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
-fn finish(a: &Attention<'_>, i: usize, group: &Group, results: &[Sums], out: &mut [f32], out_stride: usize) {
-    for h in 0..2 {
-        let inverse = _mm512_div_ps(_mm512_set1_ps(1.0), load_floats(&group.sum[h]));
-        let queries = (i * PAIR + h * TILE..a.rows()).take(TILE);
-        for (column, sums) in results.as_flattened().iter().enumerate().take(a.v.dim.div_ceil(TILE)) {
-            let mut rows = [_mm512_setzero_si512(); TILE];
-            for (to, row) in rows.iter_mut().zip(&sums[h]) {
-                *to = _mm512_castps_si512(_mm512_mul_ps(_mm512_castsi512_ps(load(row)), inverse));
-            }
-            for (result, query) in transpose(rows).into_iter().zip(queries.clone()) {
-                let out = &mut out[a.result(query, out_stride)][column * TILE..];
-                let n = out.len().min(TILE);
-                let mut all = [0; TILE];
-                store_words(result, &mut all);
-                out[..n].copy_from_slice(&bytemuck::cast_slice(&all)[..n]);
-            }
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
+fn finish(
+    a: &Attention<'_>,
+    i: usize,
+    sums: &[Tile; 2],
+    results: &[Tile],
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    for (row, r) in (i * PAIR..a.rows().min((i + 1) * PAIR)).zip(0..) {
+        let (h, r) = (r / TILE, r % TILE);
+        let inverse = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(load_sum(&sums[h][r])));
+        let out = out[a.result(row, out_stride)].chunks_mut(TILE);
+        for (out, tile) in out.zip(&results[h * results.len() / 2..]) {
+            let mut all = [0; TILE];
+            store(_mm512_castps_si512(_mm512_mul_ps(load_sum(&tile[r]), inverse)), &mut all);
+            out.copy_from_slice(&bytemuck::cast_slice(&all)[..out.len()]);
         }
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
 fn load_floats(a: &[f32; TILE]) -> __m512 {
     _mm512_castsi512_ps(load(bytemuck::cast_ref(a)))
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+/// Floats, as their bits.
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
-fn store_words(x: __m512i, to: &mut [u32; TILE]) {
+fn load_sum(a: &[u32; TILE]) -> __m512 {
+    _mm512_castsi512_ps(load(a))
+}
+
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
+#[inline]
+fn store(x: __m512i, to: &mut [u32; TILE]) {
     // SAFETY: writes the sixteen words of `to`; the store needs no alignment.
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), x) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bends_are_means_and_never_more_than_they_are_taken_off() {
+        for (i, bend) in BENDS.into_iter().enumerate() {
+            let bent = |f: usize| f as f64 - 256.0 * ((f as f64 / 256.0).exp2() - 1.0);
+            let mean = (4 * i..4 * i + 4).map(bent).sum::<f64>() / 4.0;
+            assert!(
+                (f64::from(bend) - mean).abs() <= 0.5 && usize::from(bend) <= 4 * i,
+                "{i}: {bend}, {mean}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_hold_neighbouring_positions_and_pieces_all_of_them() {
+        let mut positions: Vec<usize> = ORDER.into_iter().flat_map(|first| [first, first + 1]).collect();
+        positions.sort_unstable();
+        assert!(positions.into_iter().eq(0..PAIR));
+    }
 }

@@ -22,7 +22,7 @@ pub(super) const SLAB: usize = 256;
 type Panel = [[Tile; SLAB / TILE_VALUES]; 2];
 
 /// Sums of 32 rows and 32 columns, (half of the rows, half of the columns): tiles of (row, column), the bits of f32.
-pub(super) type Sums = [[Tile; 2]; 2];
+type Sums = [[Tile; 2]; 2];
 
 /// Where a slab of a row goes: row `r` of its tiles.
 pub(super) struct RowOfTiles<'a> {
@@ -46,7 +46,9 @@ thread_local! {
 }
 
 /// All rows of weights times all tokens (see `table::MatMul`).
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 pub(super) fn matmul(dequantize: Dequantize, w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
     SCRATCH.with_borrow_mut(|scratch| {
         let Scratch { panel, sums } = scratch;
@@ -105,7 +107,9 @@ fn fetch(tiles: &[Tile]) {
 
 /// Makes a panel of slab number `slab` of up to 32 rows. Of rows that are missing nothing is written: nobody reads their
 /// results.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 fn unpack(dequantize: Dequantize, w: &[u8], row_bytes: usize, slab: usize, panel: &mut Panel) {
     let mut scales = Scales::default();
     for (r, row) in w.chunks_exact(row_bytes).enumerate() {
@@ -116,7 +120,9 @@ fn unpack(dequantize: Dequantize, w: &[u8], row_bytes: usize, slab: usize, panel
 }
 
 /// Turns block `b` of eight, one half of the 64 bytes of a pair, into a row of a tile.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
 pub(super) fn store_block<const HALVES: bool>(
     scales: &Scales,
@@ -137,7 +143,9 @@ pub(super) fn store_block<const HALVES: bool>(
     unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), bf16(low, high)) };
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
 pub(super) fn load(row: &[u32; 16]) -> __m512i {
     // SAFETY: reads the sixteen words of `row`; the load needs no alignment.
@@ -145,8 +153,10 @@ pub(super) fn load(row: &[u32; 16]) -> __m512i {
 }
 
 /// Adds the products of two rows of tiles and two columns of tiles to `sums`, or puts them there.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
-pub(super) fn multiply(_: &Tiles, w: [&[Tile]; 2], x: [&[Tile]; 2], put: bool, sums: &mut Sums) {
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
+fn multiply(_: &Tiles, w: [&[Tile]; 2], x: [&[Tile]; 2], put: bool, sums: &mut Sums) {
     let steps = x[0].len();
     assert!(steps > 0 && x[1].len() == steps && w[0].len() == steps && w[1].len() == steps);
     // SAFETY: the tiles are configured to 16 rows of 64 bytes, as there is a `Tiles`. Each step reads a tile of each
@@ -200,7 +210,9 @@ pub(super) fn multiply(_: &Tiles, w: [&[Tile]; 2], x: [&[Tile]; 2], put: bool, s
 }
 
 /// Writes the sums of `n_rows` rows to the first of `rows` numbers of each token in y.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 fn store(sums: &[Sums], y: &mut [f32], rows: usize, cols: usize, n_rows: usize) {
     for (i, sums) in sums.iter().enumerate() {
         for v in 0..n_rows.div_ceil(TILE_ROWS) {

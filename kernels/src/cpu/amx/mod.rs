@@ -8,6 +8,7 @@
 
 pub(crate) mod attention;
 mod gemm;
+mod multiply;
 pub(crate) mod pack;
 pub(crate) mod peak;
 
@@ -40,7 +41,7 @@ macro_rules! packed {
     ($type:ident, $format:ident) => {
         (Type::$type, {
             #[target_feature(
-                enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c"
+                enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
             )]
             fn dequantize(row: &[u8], i: usize, scales: &mut Scales, to: RowOfTiles<'_>) {
                 let RowOfTiles { tiles, r } = to;
@@ -51,7 +52,7 @@ macro_rules! packed {
                 });
             }
             #[target_feature(
-                enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c"
+                enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
             )]
             fn matmul(w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
                 gemm::matmul(dequantize, w, x, y)
@@ -66,7 +67,9 @@ pub(crate) const MATMUL_PACKED: &[(Type, MatMulPacked)] =
     table_of_formats!(packed, (Type::BF16, matmul_bf16));
 
 /// Products of BF16 weights, which are taken as they are.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 fn matmul_bf16(w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
     fn copy(row: &[u8], i: usize, _: &mut Scales, to: RowOfTiles<'_>) {
         let blocks = row.as_chunks::<{ 2 * TILE_VALUES }>().0;
@@ -78,7 +81,9 @@ fn matmul_bf16(w: &[u8], x: PackedMat<'_>, y: &mut [f32]) {
 }
 
 /// Attention in tiles, where that is possible.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 fn attend(a: &Attention<'_>, scratch: &mut Scratch, out: &mut [f32], out_stride: usize) {
     if a.scores.may_be_rounded() {
         attention::attention::<avx512vnni::ops::Level>(a, scratch, out, out_stride);

@@ -16,7 +16,9 @@ pub(crate) fn words(k: usize) -> usize {
 }
 
 /// Packs up to [`TILE`] rows of `k` values; where there are fewer, the rest of the tile becomes 0.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 pub(crate) fn pack(x: &[f32], k: usize, tile: &mut [u32]) {
     assert!(k.is_multiple_of(TILE_VALUES) && x.len() <= TILE * k && tile.len() == words(k));
     for (i, tile) in tile.as_chunks_mut::<{ TILE * TILE }>().0.iter_mut().enumerate() {
@@ -37,7 +39,9 @@ pub(crate) fn pack(x: &[f32], k: usize, tile: &mut [u32]) {
 }
 
 /// 32 floats, rounded to bf16.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 #[inline]
 pub(super) fn bf16(low: __m512, high: __m512) -> __m512i {
     // SAFETY: vectors of 512 bits may hold anything.

@@ -8,7 +8,9 @@ use crate::cpu::peak::{Peak, Peaks};
 pub(crate) const PEAKS: Peaks =
     Peaks { int8: Peak { run: bf16, ops: 4 * 2 * 16 * 16 * 32 }, f32: avx512vnni::peak::PEAKS.f32 };
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi,avx2,fma,f16c"
+)]
 fn bf16(rounds: usize) {
     // SAFETY: the caller sees to it that the CPU has the level; the tiles are configured, and nothing else is touched.
     unsafe {

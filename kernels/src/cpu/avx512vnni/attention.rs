@@ -379,7 +379,7 @@ fn products(a: &[Row<u32>], b: &[[u32; SUMS]]) -> [[__m512i; VECTORS]; SUMS] {
 /// the exponent's bits: `vscalefps` takes some hundred cycles where the result is subnormal.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-pub(crate) fn exp2(x: __m512, factor: f32) -> __m512 {
+fn exp2(x: __m512, factor: f32) -> __m512 {
     let shift = _mm512_set1_ps(MAGIC);
     // of a NaN and a number it takes the second, the NaN
     let x = _mm512_max_ps(_mm512_set1_ps(-125.0), x);
