@@ -116,13 +116,26 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
     }
     let f16 = (KvType::F16, KvType::F16);
     for (n_tokens, n_kv) in [(1, 700), (9, 700), (40, 2 * SPAN + 40)] {
-        // scores that keep growing
+        // scores that grow by 128 every 50 positions, and by 64 for one of them: the largest take all
         let mut heads = Heads::new((n_tokens, 3), n_kv, (24, 24), f16, None, &mut random);
+        let score =
+            |position: usize| (position / 50) as f32 * 128.0 + if position % 50 == 7 { 64.0 } else { 0.0 };
+        heads.q.chunks_exact_mut(24).for_each(|q| q.copy_from_slice(&FIRST));
         for (position, key) in heads.k.chunks_exact_mut(24).enumerate() {
-            key.iter_mut().for_each(|k| *k *= (position / 50) as f32);
+            key.copy_from_slice(&FIRST.map(|x| x * score(position)));
         }
-        heads.k = rounded(KvType::F16, 24, heads.k);
-        heads.check(k, by, cases);
+        let got = heads.call(k, by, 1.0, cases);
+        let want = (0..n_tokens * 3 * 24).map(|i| {
+            let seen = heads.seen(i / 72);
+            let largest = seen.clone().map(score).fold(f32::MIN, f32::max);
+            let values: Vec<f64> = (seen.filter(|at| score(*at) == largest))
+                .map(|at| f64::from(heads.v[at * 24 + i % 24]))
+                .collect();
+            let mean = |f: fn(f64) -> f64| values.iter().map(|v| f(*v)).sum::<f64>() / values.len() as f64;
+            // in integers, half a step of 13 bits of numbers below 8
+            Want::Within { exact: mean(|v| v), bound: mean(f64::abs) / 64.0 + 2f64.powi(-11) }
+        });
+        expect_all("scores grow", &got, want.collect::<Vec<_>>(), cases);
         // large numbers, whose products are 0
         let mut heads = Heads::new((n_tokens, 3), n_kv, (24, 24), f16, None, &mut random);
         for q in heads.q.chunks_exact_mut(24) {
@@ -167,6 +180,13 @@ fn check(k: Kernels, by: By, cases: &mut Cases) {
         expect_all("a query is NaN", of_query, vec![Want::NotFinite { nan: true }; 24], cases);
     }
 }
+
+/// The first of 24 directions.
+const FIRST: [f32; 24] = {
+    let mut first = [0.0; 24];
+    first[0] = 1.0;
+    first
+};
 
 /// One call of attention.
 #[derive(Debug, Clone)]

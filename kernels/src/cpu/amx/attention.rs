@@ -30,11 +30,8 @@ use crate::ops::{Attention, BLOCK, FloatBlock, KEY_BLOCK, Lanes, Lines};
 /// Queries that meet a block together, and positions and columns that are multiplied together: two tiles of each.
 const PAIR: usize = 2 * TILE;
 
-/// Positions of a block.
-const POSITIONS: usize = BLOCK;
-
 /// Pairs of tiles in a block.
-const PIECES: usize = POSITIONS / PAIR;
+const PIECES: usize = BLOCK / PAIR;
 
 /// Bytes of keys and values that are packed at a time: they stay in the second-level cache for all queries.
 const SPAN_BYTES: usize = 256 << 10;
@@ -127,8 +124,8 @@ pub(crate) fn attention<L: Lanes>(
     let (dims, columns) = (a.k.dim.div_ceil(TILE_VALUES), 2 * a.v.dim.div_ceil(PAIR));
     s.begin(a, dims, columns);
     let seen = a.seen();
-    let span = (SPAN_BYTES / (size_of::<Tile>() * PIECES * (2 * dims + columns))).max(1) * POSITIONS;
-    for first in (seen.start / POSITIONS * POSITIONS..seen.end).step_by(span) {
+    let span = (SPAN_BYTES / (size_of::<Tile>() * PIECES * (2 * dims + columns))).max(1) * BLOCK;
+    for first in (seen.start / BLOCK * BLOCK..seen.end).step_by(span) {
         s.read::<L>(a, floats, first..seen.end.min(first + span), dims, columns);
         for i in 0..s.groups.len() {
             for b in 0..s.blocks.len() {
@@ -200,7 +197,7 @@ impl Scratch {
         columns: usize,
     ) {
         let vectors = a.v.dim.div_ceil(TILE);
-        let n = span.len().div_ceil(POSITIONS);
+        let n = span.len().div_ceil(BLOCK);
         self.keys.resize(n * PIECES * 2 * dims);
         self.values.resize(n * PIECES * columns);
         // of dimensions and columns that there are not, tiles are 0
@@ -211,43 +208,36 @@ impl Scratch {
             self.values.fill(Tile::default());
         }
         self.blocks.clear();
-        for (b, first) in span.clone().step_by(POSITIONS).enumerate() {
-            let mut block = Block { first, largest: 0.0, spoiled: [0; PIECES] };
-            let keys = &mut self.keys[b * PIECES * 2 * dims..][..PIECES * 2 * dims];
-            let tiles_of_values = &mut self.values[b * PIECES * columns..][..PIECES * columns];
+        let packed =
+            self.keys.chunks_exact_mut(PIECES * 2 * dims).zip(self.values.chunks_exact_mut(PIECES * columns));
+        for (first, (keys, values)) in span.clone().step_by(BLOCK).zip(packed) {
+            floats.read::<L>(a, first, span.end);
+            let sixteens = floats.keys_of_dim(a.k.dim).zip(keys.chunks_exact_mut(dims));
             let mut largest = _mm512_setzero_si512();
-            for (i, first) in (first..span.end.min(first + POSITIONS)).step_by(BLOCK).enumerate() {
-                floats.read::<L>(a, first, span.end);
-                let sixteens =
-                    floats.keys_of_dim(a.k.dim).zip(keys.chunks_exact_mut(dims).skip(i * BLOCK / TILE));
-                for (keys, tiles) in sixteens.take((span.end - first).div_ceil(KEY_BLOCK)) {
-                    for (keys, row) in keys.chunks(2).zip(tiles.as_flattened_mut()) {
-                        let (even, odd) = (&keys[0], keys.get(1).unwrap_or(&[0.0; TILE]));
-                        largest = _mm512_max_epu32(largest, magnitudes(even));
-                        largest = _mm512_max_epu32(largest, magnitudes(odd));
-                        store(interleaved(even, odd), row);
-                    }
+            for (keys, tiles) in sixteens.take((span.end - first).div_ceil(KEY_BLOCK)) {
+                for (keys, row) in keys.chunks(2).zip(tiles.as_flattened_mut()) {
+                    let (even, odd) = (&keys[0], keys.get(1).unwrap_or(&[0.0; TILE]));
+                    largest = _mm512_max_epu32(largest, magnitudes(even));
+                    largest = _mm512_max_epu32(largest, magnitudes(odd));
+                    store(interleaved(even, odd), row);
                 }
-                let values = &mut floats.values;
-                for (j, value) in values.chunks_exact_mut(vectors).enumerate() {
-                    if !are_finite(value) {
-                        value.fill([0.0; TILE]);
-                        let position = i * BLOCK + j;
-                        block.spoiled[position / PAIR] |= 1 << (position % PAIR);
-                    }
+            }
+            let mut spoiled = [0; PIECES];
+            for (position, value) in floats.values.chunks_exact_mut(vectors).enumerate() {
+                if !are_finite(value) {
+                    value.fill([0.0; TILE]);
+                    spoiled[position / PAIR] |= 1 << (position % PAIR);
                 }
-                for column in 0..vectors {
-                    for (j, values) in values.chunks_exact(PAIR * vectors).enumerate() {
-                        let tile = &mut tiles_of_values[PIECES * column + i * BLOCK / PAIR + j];
-                        for (row, position) in tile.iter_mut().zip(ORDER) {
-                            let at = position * vectors + column;
-                            store(interleaved(&values[at], &values[at + vectors]), row);
-                        }
+            }
+            for (column, tiles) in values.chunks_exact_mut(PIECES).take(vectors).enumerate() {
+                for (tile, values) in tiles.iter_mut().zip(floats.values.chunks_exact(PAIR * vectors)) {
+                    for (row, position) in tile.iter_mut().zip(ORDER) {
+                        let at = position * vectors + column;
+                        store(interleaved(&values[at], &values[at + vectors]), row);
                     }
                 }
             }
-            block.largest = largest_of(largest);
-            self.blocks.push(block);
+            self.blocks.push(Block { first, largest: largest_of(largest), spoiled });
         }
     }
 
@@ -260,8 +250,7 @@ impl Scratch {
         let block = &self.blocks[b];
         let first = block.first;
         let group = &mut self.groups[i];
-        let within =
-            |positions: &Range<usize>| positions.start.max(first)..positions.end.min(first + POSITIONS);
+        let within = |positions: &Range<usize>| positions.start.max(first)..positions.end.min(first + BLOCK);
         let seen = within(&group.any);
         if seen.is_empty() {
             return;
